@@ -1,0 +1,426 @@
+"""The inner loop: many lanes, one student in each, advanced together by one unit of each lane's own work per tick.
+
+No lane waits for another's episode to end and no step is padding. `tick_td` reads as: finish the previous step, act, arrive.
+`tick_mc` plays an episode forward, keeping a record, and then walks it backward to give each step its return.
+
+Everything here works on [W, ...] arrays of lanes; what one lane does is written for one lane and vmapped. Reads of a table
+come before its write in every tick, or XLA would copy the table.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxdistill import random
+from jaxdistill.numerics import sample_index
+from jaxdistill.rules import Rule, Student
+from jaxdistill.tables import Worlds, count_reached, read, write
+
+START_STREAM, STEP_STREAM = 1, 0
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a compiled program depends on, besides the sizes of the worlds; hashable.
+
+    Attributes:
+      rule: how rows become policies and steps become credit.
+      monte_carlo: walk episodes backward (`tick_mc`) instead of crediting by TD(1).
+      num_lanes: W, fixed, so that a student's numbers do not depend on how many run beside it.
+      num_checkpoints: C bins of the learning curves.
+      max_steps: an episode is cut after so many steps (and counted as truncated).
+      mean: whether an episode's update is the mean over its steps; else the sum.
+      ring: iterations whose scale is remembered; `settle` must run at least once in ring - 2 iterations.
+      schedule, value_schedule: iteration -> factor of the learning rates, or None for constant rates.
+      optimizer: gradient transformation over {"logits": [O, A], "values": [O]}, or None for plain SGD.
+      episode_control: whether any control policy draws its component per episode.
+      sync_every: ticks between applications of `optimizer`.
+    """
+
+    rule: Rule
+    monte_carlo: bool
+    num_lanes: int
+    num_checkpoints: int
+    max_steps: int = 4096
+    mean: bool = True
+    ring: int = 8192
+    schedule: Schedule | None = None
+    value_schedule: Schedule | None = None
+    optimizer: optax.GradientTransformation | None = None
+    episode_control: bool = False
+    sync_every: int = 32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """TD: the step taken last, which the next tick credits."""
+
+    valid: jax.Array
+    row: jax.Array
+    teacher_row: jax.Array
+    observation: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    alive: jax.Array  # 1.0 where the episode went on
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """MC: the record of the episode and, walking backward, what step t + 1 hands to step t."""
+
+    records: jax.Array  # int32 [W * max_steps, 4]: state, observation, action, outcome
+    remaining: jax.Array  # steps still to credit; 0 while playing forward
+    next_return: jax.Array
+    next_reward: jax.Array
+    next_teacher_value: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """The whole carry; per lane unless said otherwise.
+
+    Attributes:
+      table: [W * O, R], the rows of the rule.
+      scales: [W * ring, 2], by which an iteration's directions of logits and value are multiplied.
+      curves: [W * C, 2], sums over the iterations of a bin of undiscounted return and of length.
+      student: its constants.
+      until: iteration at which the lane pauses.
+      iteration, time: episodes finished; steps taken in this one.
+      count: steps taken in all (position in the random stream).
+      state, observation: where it is.
+      control: [3], this episode's weights of student, teacher and uniform policy.
+      scale: [2], of the iteration just finished.
+      bin, bin_return, bin_length, episode_return: learning-curve accumulators.
+      truncated: episodes cut at max_steps.
+      waiting: whether it waits for `optimizer`.
+      work: `Pending` (TD) or `Replay` (MC).
+      opt_state: of `optimizer`, or None.
+    """
+
+    table: jax.Array
+    scales: jax.Array
+    curves: jax.Array
+    student: Student
+    until: jax.Array
+    iteration: jax.Array
+    time: jax.Array
+    count: jax.Array
+    state: jax.Array
+    observation: jax.Array
+    control: jax.Array
+    scale: jax.Array
+    bin: jax.Array
+    bin_return: jax.Array
+    bin_length: jax.Array
+    episode_return: jax.Array
+    truncated: jax.Array
+    waiting: jax.Array
+    work: Any
+    opt_state: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """What happened after an action."""
+
+    outcome: jax.Array
+    state: jax.Array
+    observation: jax.Array
+    reward: jax.Array
+    ended: jax.Array
+    cut: jax.Array
+
+
+def _lane(program: Program) -> jax.Array:
+    return jnp.arange(program.num_lanes, dtype=jnp.int32)
+
+
+def _slot(program: Program, iteration: jax.Array) -> jax.Array:
+    return _lane(program) * program.ring + (iteration & (program.ring - 1))
+
+
+def tick_td(program: Program, worlds: Worlds, teachers: jax.Array, num_iterations, lanes: Lanes) -> Lanes:
+    """Every lane takes one step and, knowing now where the step before led, credits that one."""
+    rule, student, last = program.rule, lanes.student, lanes.work
+    here = _lane(program) * worlds.num_observations + lanes.observation
+    scales = write(lanes.scales, _slot(program, lanes.iteration - 1), lanes.scale)
+    row, teacher_row = lax.optimization_barrier(
+        (read(lanes.table, here), read(teachers, student.teacher * worlds.num_states + lanes.state))
+    )
+    filed = lax.optimization_barrier(read(scales, _slot(program, rule.stamp(row).astype(jnp.int32))))
+
+    def finish(student, last, row, teacher_row, filed, scale, iteration, same):
+        fresh = rule.refresh(row, filed, iteration)
+        step = rule.step(
+            student, last.row, last.teacher_row, teacher_row[worlds.num_actions] * last.alive, last.action, last.reward
+        )
+        next_row = jnp.where(same, last.row, fresh)
+        target = rule.reward(student, step) + student.discount * rule.bootstrap(student, next_row, step, last.alive)
+        credited = rule.credit(student, last.row, step, target)
+        return jnp.where(last.valid, credited, fresh), jnp.where(
+            same, rule.refresh(credited, scale, iteration), fresh
+        )
+
+    same = last.valid & (last.observation == lanes.observation)
+    credited, row = lax.optimization_barrier(
+        jax.vmap(finish)(student, last, row, teacher_row, filed, lanes.scale, lanes.iteration, same)
+    )
+
+    action, arrival = act(program, worlds, lanes, row, teacher_row)
+    if rule.next_rewards:
+        credited, row = jax.vmap(functools.partial(_credit_next, rule))(
+            student, last, credited, row, teacher_row, action, same
+        )
+    credited_at = jnp.where(last.valid, here + last.observation - lanes.observation, here)
+    active = (lanes.iteration < lanes.until) & ~lanes.waiting
+    lanes = dataclasses.replace(
+        lanes,
+        table=write(lanes.table, credited_at, credited),
+        scales=scales,
+        work=Pending(
+            valid=active,
+            row=row,
+            teacher_row=teacher_row,
+            observation=lanes.observation,
+            action=action,
+            reward=arrival.reward,
+            alive=1 - arrival.ended.astype(jnp.float32),
+        ),
+    )
+    lanes = arrive(lanes, active, arrival)
+    return end_iteration(program, worlds, num_iterations, lanes, active & arrival.ended)
+
+
+def _credit_next(rule, student, last, credited, row, teacher_row, action, same):
+    """The part of rhat_t that the action at t + 1 decides, for one lane."""
+    zero = jnp.zeros_like(last.reward)
+    bonus = rule.next_reward(student, rule.step(student, row, teacher_row, zero, action, zero))
+    bonus = jnp.where(last.valid, bonus * last.alive, 0)
+    step = rule.step(student, last.row, last.teacher_row, zero, last.action, last.reward)
+    credited = jnp.where(last.valid, rule.credit_more(student, credited, step, bonus), credited)
+    return credited, jnp.where(same & (last.alive > 0), credited, row)
+
+
+def tick_mc(program: Program, worlds: Worlds, teachers: jax.Array, num_iterations, lanes: Lanes) -> Lanes:
+    """Every lane takes one step of its episode, or one step back through it when it has ended."""
+    rule, student, replay = program.rule, lanes.student, lanes.work
+    lane, a = _lane(program), worlds.num_actions
+    backward = replay.remaining > 0
+    place = lane * program.max_steps + jnp.where(backward, replay.remaining - 1, lanes.time)
+    record = lax.optimization_barrier(read(replay.records, place))
+    state = jnp.where(backward, record[:, 0], lanes.state)
+    observation = jnp.where(backward, record[:, 1], lanes.observation)
+    here = lane * worlds.num_observations + observation
+    scales = write(lanes.scales, _slot(program, lanes.iteration - 1), lanes.scale)
+    row, teacher_row = lax.optimization_barrier(
+        (read(lanes.table, here), read(teachers, student.teacher * worlds.num_states + state))
+    )
+    filed = lax.optimization_barrier(read(scales, _slot(program, rule.stamp(row).astype(jnp.int32))))
+    row = lax.optimization_barrier(jax.vmap(rule.refresh)(row, filed, lanes.iteration))
+
+    active = (lanes.iteration < lanes.until) & ~lanes.waiting & ~backward
+    now = dataclasses.replace(lanes, state=state, observation=observation)
+    action, arrival = act(program, worlds, now, row, teacher_row, (backward, record))
+    taken = jnp.stack([state, observation, action, arrival.outcome], axis=-1)
+
+    def credit(student, replay, row, teacher_row, action, reward):
+        step = rule.step(student, row, teacher_row, replay.next_teacher_value, action, reward)
+        target = rule.reward(student, step) + replay.next_reward + student.discount * replay.next_return
+        return rule.credit(student, row, step, target), target, rule.next_reward(student, step)
+
+    replay_now = dataclasses.replace(replay, records=replay.remaining)  # per-lane leaves only
+    credited, target, next_reward = jax.vmap(credit)(
+        student, replay_now, row, teacher_row, action, arrival.reward
+    )
+    row = jnp.where(backward[:, None], credited, row)
+    ended = active & arrival.ended
+    remaining = jnp.where(ended, lanes.time + 1, jnp.where(backward, replay.remaining - 1, 0))
+    lanes = dataclasses.replace(
+        lanes,
+        table=write(lanes.table, here, row),
+        scales=scales,
+        work=Replay(
+            records=write(replay.records, place, taken),
+            remaining=remaining,
+            next_return=jnp.where(backward, target, 0),
+            next_reward=jnp.where(backward, next_reward, 0),
+            next_teacher_value=jnp.where(backward, teacher_row[:, a], 0),
+        ),
+    )
+    lanes = arrive(lanes, active, arrival)
+    return end_iteration(program, worlds, num_iterations, lanes, backward & (remaining == 0))
+
+
+def act(program: Program, worlds: Worlds, lanes: Lanes, row, teacher_row, replayed=None) -> tuple[jax.Array, Arrival]:
+    """Draws an action and its outcome in every lane; `replayed` (mask, record) overrides what was already drawn."""
+    student = lanes.student
+
+    def choose(student, control, row, teacher_row, count):
+        bits, more_bits = random.threefry(student.key, count, STEP_STREAM)
+        weights = program.rule.weights(row, teacher_row, student, control)
+        return sample_index(weights, random.uniform(bits)), random.uniform(more_bits)
+
+    action, u = jax.vmap(choose)(student, lanes.control, row, teacher_row, lanes.count)
+    if replayed is not None:
+        action = jnp.where(replayed[0], replayed[1][:, 2], action)
+    action, u = lax.optimization_barrier((action, u))
+    owner = student.mdp * worlds.num_states + lanes.state if worlds.outcomes_by_state else student.mdp
+    distribution = read(worlds.outcomes, owner * worlds.num_actions + action)
+    continue_prob = read(worlds.continue_prob, student.mdp)[:, 0]
+    goes_on = u < continue_prob
+    # Given that the episode goes on (or does not), the rest of u is uniform again and selects the outcome.
+    u = jnp.where(goes_on, u / continue_prob, (u - continue_prob) / (1 - continue_prob))
+    outcome = jax.vmap(count_reached)(distribution, u)
+    if replayed is not None:
+        outcome = jnp.where(replayed[0], replayed[1][:, 3], outcome)
+    index = (student.mdp * worlds.num_states + lanes.state) * worlds.num_outcomes + outcome
+    entry = lax.optimization_barrier(read(worlds.arrivals, index))
+    over = (entry[:, 3] > 0) | ~goes_on
+    cut = ~over & (lanes.time + 1 >= program.max_steps)
+    return action, Arrival(
+        outcome=outcome,
+        state=entry[:, 0],
+        observation=entry[:, 1],
+        reward=lax.bitcast_convert_type(entry[:, 2], jnp.float32),
+        ended=over | cut,
+        cut=cut,
+    )
+
+
+def arrive(lanes: Lanes, active: jax.Array, arrival: Arrival) -> Lanes:
+    """Moves the active lanes to where they arrived."""
+    step = active.astype(jnp.int32)
+    return dataclasses.replace(
+        lanes,
+        state=jnp.where(active, arrival.state, lanes.state),
+        observation=jnp.where(active, arrival.observation, lanes.observation),
+        time=lanes.time + step,
+        count=lanes.count + step.astype(jnp.uint32),
+        episode_return=lanes.episode_return + jnp.where(active, arrival.reward, 0),
+        truncated=lanes.truncated + (active & arrival.cut).astype(jnp.int32),
+    )
+
+
+def end_iteration(program: Program, worlds: Worlds, num_iterations, lanes: Lanes, done: jax.Array) -> Lanes:
+    """Where `done`: files the iteration's scale and curves, and puts the lane at the start of its next episode."""
+    student, k = lanes.student, lanes.iteration
+    length = jnp.maximum(lanes.time, 1).astype(jnp.float32)
+    scale = jnp.ones_like(length) / length if program.mean else jnp.ones_like(length)
+    scale = jnp.stack([scale, scale], axis=-1)
+    if program.optimizer is None:
+        rates = [student.learning_rate, student.value_learning_rate]
+        for i, schedule in enumerate((program.schedule, program.value_schedule)):
+            if schedule is not None:
+                rates[i] = rates[i] * jnp.asarray(schedule(k), jnp.float32)
+        scale = scale * jnp.stack(rates, axis=-1)
+    new_bin = done & (k * program.num_checkpoints >= (lanes.bin + 1) * num_iterations)
+    current = lanes.bin + new_bin.astype(jnp.int32)
+    bin_return = jnp.where(new_bin, 0, lanes.bin_return) + jnp.where(done, lanes.episode_return, 0)
+    bin_length = jnp.where(new_bin, 0, lanes.bin_length) + jnp.where(done, length, 0)
+    curve = jnp.stack([bin_return, bin_length], axis=-1)
+    state, observation, control = begin_episode(program, worlds, lanes)
+    return dataclasses.replace(
+        lanes,
+        curves=write(lanes.curves, _lane(program) * program.num_checkpoints + current, curve),
+        iteration=k + done.astype(jnp.int32),
+        time=jnp.where(done, 0, lanes.time),
+        state=jnp.where(done, state, lanes.state),
+        observation=jnp.where(done, observation, lanes.observation),
+        control=jnp.where(done[:, None], control, lanes.control),
+        scale=jnp.where(done[:, None], scale, lanes.scale),
+        bin=current,
+        bin_return=bin_return,
+        bin_length=bin_length,
+        episode_return=jnp.where(done, 0, lanes.episode_return),
+        waiting=lanes.waiting | done if program.optimizer is not None else lanes.waiting,
+    )
+
+
+def begin_episode(program: Program, worlds: Worlds, lanes: Lanes) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Start state, its observation and the episode's control weights, for every lane."""
+    student = lanes.student
+    choice = jnp.zeros_like(student.mdp)
+    control = student.control
+    if worlds.num_starts > 1 or program.episode_control:
+        bits, more_bits = jax.vmap(random.threefry, in_axes=(0, 0, None))(student.key, lanes.count, START_STREAM)
+        if worlds.num_starts > 1:
+            choice = jax.vmap(count_reached)(read(worlds.start_cumulative, student.mdp), random.uniform(bits))
+        if program.episode_control:
+            drawn = jax.vmap(sample_index)(control, random.uniform(more_bits))
+            once = jax.nn.one_hot(drawn, 3, dtype=jnp.float32)
+            control = jnp.where(student.per_episode[:, None], once, control)
+    start = read(worlds.starts, student.mdp * worlds.num_starts + choice)
+    return start[:, 0], start[:, 1], control
+
+
+def settle(program: Program, lanes: Lanes) -> Lanes:
+    """Applies every pending direction of finished iterations to the parameters, in the whole table."""
+    rule = program.rule
+    table = lanes.table.reshape(program.num_lanes, -1, rule.width)
+    scales = write(lanes.scales, _slot(program, lanes.iteration - 1), lanes.scale)
+    scales = scales.reshape(program.num_lanes, program.ring, 2)
+
+    def refresh_lane(rows, scales, iteration):
+        filed = scales[rule.stamp(rows).astype(jnp.int32) & (program.ring - 1)]
+        return jax.vmap(rule.refresh, in_axes=(0, 0, None))(rows, filed, iteration)
+
+    table = jax.vmap(refresh_lane)(table, scales, lanes.iteration)
+    return dataclasses.replace(lanes, table=table.reshape(lanes.table.shape), scales=scales.reshape(lanes.scales.shape))
+
+
+def apply_optimizer(program: Program, lanes: Lanes) -> Lanes:
+    """Applies the transformation in the lanes whose iteration is complete and lets them go on."""
+    optimizer, rule = program.optimizer, program.rule
+    assert optimizer is not None
+    credited = ~lanes.work.valid if isinstance(lanes.work, Pending) else lanes.work.remaining == 0
+    ready = lanes.waiting & credited
+    n, a = rule.num_params, rule.num_actions
+    table = lanes.table.reshape(program.num_lanes, -1, rule.width)
+
+    def update(rows, scale, opt_state):
+        params = {"logits": rows[:, :a], "values": rows[:, a]}
+        gradients = {"logits": -scale[0] * rows[:, n : n + a], "values": -scale[1] * rows[:, n + a]}
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        fresh = jnp.concatenate([params["logits"], params["values"][:, None]], axis=1)
+        return jnp.concatenate([fresh, jnp.zeros_like(fresh), rows[:, 2 * n :]], axis=1), opt_state
+
+    new_table, new_state = jax.vmap(update)(table, lanes.scale, lanes.opt_state)
+
+    def keep(new, old):
+        return jnp.where(ready.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+    return dataclasses.replace(
+        lanes,
+        table=keep(new_table, table).reshape(lanes.table.shape),
+        opt_state=jax.tree.map(keep, new_state, lanes.opt_state),
+        waiting=lanes.waiting & ~ready,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def advance(program: Program, lanes: Lanes, worlds: Worlds, teachers, num_iterations, num_ticks) -> Lanes:
+    """`num_ticks` ticks of every lane (rounded up to `sync_every` with an optimizer)."""
+    tick = tick_mc if program.monte_carlo else tick_td
+
+    def one(_, lanes):
+        return tick(program, worlds, teachers, num_iterations, lanes)
+
+    if program.optimizer is None:
+        return lax.fori_loop(0, num_ticks, one, lanes)
+
+    def some(_, lanes):
+        return apply_optimizer(program, lax.fori_loop(0, program.sync_every, one, lanes))
+
+    return lax.fori_loop(0, -(-num_ticks // program.sync_every), some, lanes)

@@ -1,0 +1,291 @@
+"""A method is data: control policy, per-step loss, per-step reward, and how the return is estimated.
+
+Every method is the one formula of Table 1, E_q sum_t [ -grad log pi_theta(a_t) Rhat_t + grad l_t ]. The engine samples
+it, `theory` computes it exactly, and both take what differs between methods from the `Method` defined here.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill import losses, numerics
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step of one student: all that a loss or a reward can look at. A = number of actions.
+
+    Attributes:
+      student_logits: [A], the row of theta; a loss is differentiated with respect to this and nothing else.
+      frozen_logits: [A], the same numbers, never differentiated; use it where you would stop a gradient.
+      student_value: [], V_theta(o_t), return.
+      teacher_probs: [A], pi(.|s_t).
+      teacher_log_probs: [A], log max(pi(.|s_t), probability_floor), nats.
+      teacher_value: [], V_pi(s_t), discounted return.
+      next_teacher_value: [], V_pi(s_{t+1}), 0 when the episode ended with this step.
+      action: int32 [], a_t.
+      reward: [], r_t, the environment's.
+      discount: [], the student's discount in [0, 1].
+      params: the method's own numbers, by name.
+    """
+
+    student_logits: jax.Array
+    frozen_logits: jax.Array
+    student_value: jax.Array
+    teacher_probs: jax.Array
+    teacher_log_probs: jax.Array
+    teacher_value: jax.Array
+    next_teacher_value: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    discount: jax.Array
+    params: Mapping[str, jax.Array]
+
+    @property
+    def student_log_probs(self) -> jax.Array:
+        """log pi_theta(.|o_t), [A], nats."""
+        return jax.nn.log_softmax(self.student_logits)
+
+    @property
+    def student_log_prob(self) -> jax.Array:
+        """log pi_theta(a_t|o_t), nats."""
+        return numerics.pick(self.student_log_probs, self.action)
+
+    @property
+    def teacher_log_prob(self) -> jax.Array:
+        """log max(pi(a_t|s_t), probability_floor), nats."""
+        return numerics.pick(self.teacher_log_probs, self.action)
+
+
+StepFn = Callable[[Step], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """The control policy q: a mixture of the student's, the teacher's and the uniform policy.
+
+    Attributes:
+      student, teacher, uniform: weights >= 0 that sum to 1.
+      per: whether the component is drawn anew for every "step" or once for an "episode"; the two differ in the
+        states that they visit.
+    """
+
+    student: float = 0.0
+    teacher: float = 0.0
+    uniform: float = 0.0
+    per: Literal["step", "episode"] = "step"
+
+    def __post_init__(self):
+        weights = self.weights
+        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+            raise ValueError(f"Control weights must be >= 0 and sum to 1; got student, teacher, uniform = {weights}.")
+        if self.per not in ("step", "episode"):
+            raise ValueError(f"Control.per must be 'step' or 'episode'; got {self.per!r}.")
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        return (self.student, self.teacher, self.uniform)
+
+    @property
+    def is_student(self) -> bool:
+        return self.student == 1
+
+
+STUDENT = Control(student=1.0)
+TEACHER = Control(teacher=1.0)
+UNIFORM = Control(uniform=1.0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Method:
+    """One way to distill, as data.
+
+    The episode's update is theta <- theta + learning_rate * mean_t [ grad log pi_theta(a_t) Rhat_t - grad l_t ], with
+    Rhat_t = sum_{i>=t} discount^{i-t} rhat_i ("mc") or rhat_t + discount V(t+1) ("td", TD(1) of App. A.3), minus
+    V_theta(t) where `baseline`, and rhat_t = reward(step t) + next_reward(step t+1).
+
+    Attributes:
+      name: the label in results and on the command line.
+      loss: l_t, differentiated with respect to `step.student_logits` only. None: 0.
+      reward: the part of rhat_t that step t alone decides; never differentiated. None: 0.
+      next_reward: the part of rhat_t that step t+1 decides when its action is chosen (it sees no reward and no next
+        value), such as -l(t+1) of Theorem 2; 0 when the episode ended. None: 0.
+      control: q.
+      estimator: "mc" or "td" where the method fixes it (TD + V_pi); None: the configuration's.
+      bootstrap: the V(t+1) of "td": "student" V_theta, "teacher" V_pi, or "zero".
+      baseline: whether V_theta(t) is subtracted from Rhat_t.
+      params: numbers that the functions read as `step.params[name]`; they may change without recompiling.
+      needs_teacher: whether it looks at the teacher at all.
+      description: one line for people.
+    """
+
+    name: str
+    loss: StepFn | None = None
+    reward: StepFn | None = None
+    next_reward: StepFn | None = None
+    control: Control = STUDENT
+    estimator: Literal["mc", "td"] | None = None
+    bootstrap: Literal["student", "teacher", "zero"] = "student"
+    baseline: bool = True
+    params: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    needs_teacher: bool = True
+    description: str = ""
+
+    def __post_init__(self):
+        for field in ("loss", "reward", "next_reward"):
+            fn = getattr(self, field)
+            if fn is not None and not callable(fn):
+                raise ValueError(f"Method {self.name!r}: {field} must be a function of a Step or None; got {fn!r}.")
+        if self.estimator not in (None, "mc", "td"):
+            raise ValueError(f"Method {self.name!r}: estimator must be 'mc', 'td' or None; got {self.estimator!r}.")
+        if self.bootstrap not in ("student", "teacher", "zero"):
+            raise ValueError(
+                f"Method {self.name!r}: bootstrap must be 'student', 'teacher' or 'zero'; got {self.bootstrap!r}."
+            )
+        if not isinstance(self.control, Control):
+            raise ValueError(f"Method {self.name!r}: control must be a Control such as STUDENT; got {self.control!r}.")
+
+    @property
+    def has_return(self) -> bool:
+        """Whether Rhat_t can differ from 0; where it cannot, V_theta is not trained either."""
+        return self.reward is not None or self.next_reward is not None
+
+
+def loss_gradient(loss: StepFn, step: Step) -> jax.Array:
+    """grad l_t with respect to the row of logits, [A]."""
+    return jax.grad(lambda logits: loss(dataclasses.replace(step, student_logits=logits)))(step.student_logits)
+
+
+def score(step: Step) -> jax.Array:
+    """grad log pi_theta(a_t) with respect to the row of logits, [A]: one_hot(a_t) - pi_theta."""
+    probs = jax.nn.softmax(step.student_logits)
+    return jax.nn.one_hot(step.action, probs.shape[-1], dtype=probs.dtype) - probs
+
+
+def cross_entropy(step: Step) -> jax.Array:
+    """l = H(pi || pi_theta)."""
+    return losses.cross_entropy(teacher_probs=step.teacher_probs, student_logits=step.student_logits)
+
+
+def reverse_cross_entropy(step: Step) -> jax.Array:
+    """l = H(pi_theta || pi)."""
+    return losses.reverse_cross_entropy(
+        student_logits=step.student_logits, teacher_log_probs=step.teacher_log_probs
+    )
+
+
+def value_conditioned_cross_entropy(step: Step) -> jax.Array:
+    """l = H(pi || pi_theta) where V_pi(t) > V_theta(t), else 0 ("+ V cond", Proposition 2)."""
+    return jnp.where(step.teacher_value > step.student_value, cross_entropy(step), 0)
+
+
+def negative_cross_entropy(step: Step) -> jax.Array:
+    """rhat = -H(pi(t+1) || pi_theta(t+1)), the correction of Theorem 2."""
+    return -cross_entropy(step)
+
+
+def environment_reward(step: Step) -> jax.Array:
+    """rhat = r_t."""
+    return step.reward
+
+
+def teacher_log_prob(step: Step) -> jax.Array:
+    """rhat = log pi(a_t), floored."""
+    return step.teacher_log_prob
+
+
+def log_ratio(step: Step) -> jax.Array:
+    """rhat = log pi(a_t) - log pi_theta(a_t)."""
+    return step.teacher_log_prob - step.student_log_prob
+
+
+def teacher_value_reward(step: Step) -> jax.Array:
+    """rhat = r_t + discount V_pi(t+1) - V_pi(t) (Proposition 4)."""
+    # Paper: V_pi(t+1) without a discount. Here: discount * V_pi(t+1), because V_pi is a discounted value and only so does
+    # the sum telescope to return - V_pi(t), on which its beating an adversarial teacher (Fig. 6) rests.
+    return step.reward + step.discount * step.next_teacher_value - step.teacher_value
+
+
+def plus_reward(method: Method, name: str | None = None) -> Method:
+    """`method` + R: its update plus the actor-critic update on the environment reward (Figs. 5 and 8)."""
+    own = method.reward
+    reward = environment_reward if own is None else lambda step: own(step) + step.reward
+    return dataclasses.replace(
+        method,
+        name=name or f"{method.name}_r",
+        reward=reward,
+        description=f"{method.description} Plus the environment reward.".strip(),
+    )
+
+
+_ON_POLICY = Method(
+    "on_policy_distill",
+    loss=cross_entropy,
+    description="H(pi||pi_theta) on the student's own trajectories; not a gradient field (Theorem 1).",
+)
+_V_COND = Method("", loss=value_conditioned_cross_entropy, description="H(pi||pi_theta) where V_pi > V_theta.")
+_TD_V = Method("", reward=environment_reward, estimator="td", baseline=False)
+
+_ALL = (
+    Method(
+        "baseline",
+        reward=environment_reward,
+        needs_teacher=False,
+        description="Actor-critic on the environment reward, no teacher.",
+    ),
+    Method(
+        "teacher_distill",
+        loss=cross_entropy,
+        control=TEACHER,
+        description="H(pi||pi_theta) on the teacher's trajectories.",
+    ),
+    _ON_POLICY,
+    plus_reward(_ON_POLICY),
+    plus_reward(_V_COND, "on_policy_distill_r_vcond"),
+    Method("entropy_regularised", reward=teacher_log_prob, description="Reward log pi(a_t), no loss."),
+    Method(
+        "n_distill",
+        loss=cross_entropy,
+        next_reward=negative_cross_entropy,
+        description="On-policy distillation made a gradient by the reward -H(pi||pi_theta) at t+1 (Theorem 2).",
+    ),
+    Method(
+        "exp_entropy_regularised",
+        loss=reverse_cross_entropy,
+        next_reward=teacher_log_prob,
+        description="H(pi_theta||pi) with the reward log pi(a_{t+1}): entropy regularised, its first term in expectation.",
+    ),
+    Method("kl_regularised", reward=log_ratio, description="Reward log pi(a_t) - log pi_theta(a_t), no loss."),
+    Method(
+        "teacher_v_reward",
+        reward=teacher_value_reward,
+        description="Reward r_t + discount V_pi(t+1) - V_pi(t): the return, shaped by the teacher's value.",
+    ),
+    # Proposition 3 has no V_theta baseline, and the published curves fit best without one.
+    dataclasses.replace(
+        _TD_V,
+        name="td_v0",
+        bootstrap="zero",
+        needs_teacher=False,
+        description="Actor-critic with the bootstrap value removed.",
+    ),
+    dataclasses.replace(
+        _TD_V, name="td_vpi", bootstrap="teacher", description="Actor-critic bootstrapped by V_pi (Proposition 3)."
+    ),
+)
+
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+"""The six rows of Table 1 and the further methods of Figs. 5, 6, 8 and 9, by name."""
+
+
+def get(method: str | Method) -> Method:
+    """The method of that name, or the method itself; ValueError naming the valid names."""
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
+        raise ValueError(f"Unknown method {method!r}; the methods are {', '.join(METHODS)}.")
+    return METHODS[method]

@@ -1,0 +1,67 @@
+"""Rows of probabilities and logits: entropy, cross-entropy and KL in nats, with 0 log 0 = 0; picking and sampling.
+
+Roles are keyword-only where two distributions meet, because optax and rlax disagree on their order.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Rows up to this length are handled entry by entry: XLA fuses that with its neighbours, a reduction it does not.
+_UNROLL = 16
+
+
+def log_floored(probs: jax.Array, floor: jax.Array | float) -> jax.Array:
+    """log max(probs, floor), nats; -inf only where both are 0.
+
+    Paper: log pi(a) of a deterministic teacher is -inf and the text names no remedy. Here: a probability floor.
+    """
+    return jnp.log(jnp.maximum(probs, jnp.asarray(floor, probs.dtype)))
+
+
+def plogq(p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """sum_a p(a) log q(a) over the last axis, nats, with 0 * -inf = 0."""
+    return jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, log_q, 0), 0), axis=-1)
+
+
+def entropy(p: jax.Array) -> jax.Array:
+    """H(p) = -sum_a p(a) log p(a), nats, in [0, log A]."""
+    return -plogq(p, jnp.log(jnp.where(p > 0, p, 1)))
+
+
+def cross_entropy(*, p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """H(p||q) = -sum_a p(a) log q(a), nats; infinite where q misses p's support."""
+    return -plogq(p, log_q)
+
+
+def kl_divergence(*, p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """KL(p||q) = H(p||q) - H(p), nats, >= 0."""
+    return cross_entropy(p=p, log_q=log_q) - entropy(p)
+
+
+def pick(row: jax.Array, index: jax.Array) -> jax.Array:
+    """row[index] for a row [A] and an index []; a masked sum when the row is short, which vectorises over students."""
+    if row.shape[-1] > _UNROLL:
+        return row[index]
+    return jnp.sum(jnp.where(jnp.arange(row.shape[-1], dtype=jnp.int32) == index, row, 0), axis=-1)
+
+
+def sample_index(weights: jax.Array, u: jax.Array) -> jax.Array:
+    """The index drawn from unnormalised `weights` [A] >= 0 by a uniform u in [0, 1 - 2^-23]; int32 in [0, A)."""
+    num = weights.shape[-1]
+    if num > _UNROLL:
+        cumulative = jnp.cumsum(weights)
+        return jnp.minimum(jnp.sum(u * cumulative[-1] >= cumulative, dtype=jnp.int32), num - 1)
+    cumulative = [weights[0]]
+    for k in range(1, num):
+        cumulative.append(cumulative[-1] + weights[k])
+    threshold = u * cumulative[-1]
+    index = jnp.zeros((), jnp.int32)
+    for k in range(num - 1):
+        index += (threshold >= cumulative[k]).astype(jnp.int32)
+    return index
+
+
+def finite(*arrays) -> bool:
+    """Whether every entry of every array is finite (host side)."""
+    return all(bool(np.isfinite(np.asarray(a)).all()) for a in arrays)

@@ -1,0 +1,270 @@
+"""From cells (a method, a teacher, a configuration) to the tasks that the pool runs.
+
+Cells that differ in numbers only share a task and so a program; the program of a paper's method always holds the same
+functions, so that a student's numbers do not depend on which other methods run beside it.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdistill import methods, rules, tables
+from jaxdistill.engine import Program
+from jaxdistill.mdp import MDP
+from jaxdistill.methods import Method
+from jaxdistill.pool import Task, lane_width, workers
+from jaxdistill.teacher import Teacher
+
+Rate = float | Callable[[jax.Array], jax.Array] | np.ndarray | Sequence[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How students are trained. Numbers marked [M] may be one value or one per MDP, and never recompile.
+
+    Attributes:
+      num_iterations: episodes, and so updates, of each student; App. A.4's 30 000.
+      num_checkpoints: points of the learning curves; each is the mean over an equal share of the iterations.
+      estimator: "mc" (the sampled return) or "td" (TD(1), App. A.3), for methods that do not fix it.
+      reduction: an episode's update is the "mean" or the "sum" over its steps.
+      learning_rate: of the logits, [M], or a schedule (iteration -> rate), such as `optax.linear_schedule`.
+      value_learning_rate: of V_theta, [M], or a schedule.
+      discount: in [0, 1], [M]; for training only, reported returns are undiscounted.
+      probability_floor: least teacher probability inside a logarithm, in [0, 1), [M].
+      loss_weight, return_weight: factors of l and of Rhat, [M].
+      optimizer: an `optax.GradientTransformation` over {"logits": [O, A], "values": [O]} in place of SGD with the two
+        learning rates; slower, because it touches whole tables.
+      max_episode_steps: an episode is cut there as if it had ended, and counted.
+    """
+
+    num_iterations: int = 30_000
+    num_checkpoints: int = 100
+    estimator: Literal["mc", "td"] = "td"
+    reduction: Literal["mean", "sum"] = "mean"
+    learning_rate: Rate = 0.1
+    value_learning_rate: Rate = 0.1
+    discount: Any = 0.99
+    probability_floor: Any = 0.01
+    loss_weight: Any = 1.0
+    return_weight: Any = 1.0
+    optimizer: optax.GradientTransformation | None = None
+    max_episode_steps: int = 4096
+
+    def __post_init__(self):
+        for name, least in (("num_iterations", 1), ("num_checkpoints", 1), ("max_episode_steps", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+        if self.num_iterations > 2**24 or self.num_iterations * self.num_checkpoints >= 2**31:
+            raise ValueError(
+                f"num_iterations must be at most {2**24} and num_iterations * num_checkpoints below 2^31; got "
+                f"{self.num_iterations} and {self.num_checkpoints}."
+            )
+        for name, valid in (("estimator", ("mc", "td")), ("reduction", ("mean", "sum"))):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"{name} must be one of {', '.join(valid)}; got {getattr(self, name)!r}.")
+        for name in ("learning_rate", "value_learning_rate"):
+            if not callable(getattr(self, name)):
+                _number(name, getattr(self, name), 0, np.inf)
+        _number("discount", self.discount, 0, 1)
+        _number("probability_floor", self.probability_floor, 0, np.nextafter(1, 0))
+        _number("loss_weight", self.loss_weight, -np.inf, np.inf)
+        _number("return_weight", self.return_weight, -np.inf, np.inf)
+
+    @property
+    def checkpoints(self) -> np.ndarray:
+        """Last iteration of each bin, int [C], counted from 1."""
+        c = min(self.num_checkpoints, self.num_iterations)
+        return -(-np.arange(1, c + 1) * self.num_iterations // c)
+
+
+def _number(name: str, value, least: float, most: float) -> np.ndarray:
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number or an array of numbers; got {value!r}.") from None
+    if not (np.isfinite(array).all() and (array >= least).all() and (array <= most).all()):
+        wanted = "finite" if np.isinf(least) else f"in [{least:g}, {most:g}]" if np.isfinite(most) else f">= {least:g}"
+        raise ValueError(f"{name} must be {wanted}; got {value!r}.")
+    return array
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One line of an experiment: a method with its teacher and configuration, trained on every MDP.
+
+    Attributes:
+      method: the method, or its name.
+      teacher: the teachers of the MDPs; None: the one that `train` was given.
+      changes: fields of `Config` that differ in this cell, such as {"estimator": "mc", "learning_rate": 0.05}.
+    """
+
+    method: str | Method
+    teacher: Teacher | None = None
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """A cell with nothing left open."""
+
+    label: str
+    method: Method
+    teacher: Teacher | None
+    config: Config
+
+    @property
+    def estimator(self) -> str:
+        return self.method.estimator or self.config.estimator
+
+
+def stream_keys(key: jax.Array, label: str, ids: np.ndarray) -> np.ndarray:
+    """uint32 [M, 2]: the names of the random streams of the students of (key, label, MDP id)."""
+    named = jax.random.fold_in(key, np.uint32(zlib.crc32(label.encode())))
+    keys = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(named, i), (2,), jnp.uint32))
+    return np.asarray(keys(jnp.asarray(ids, jnp.uint32)))
+
+
+def as_key(key) -> jax.Array:
+    """A typed key from a typed key or the raw words of an old one; ValueError for anything else."""
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
+        return key
+    if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,):
+        return jax.random.wrap_key_data(jnp.asarray(key))
+    raise ValueError(f"key must be a random key such as jax.random.key(0); got {type(key).__name__}.")
+
+
+def companions(method: Method) -> tuple[Method, ...]:
+    """The methods whose functions share `method`'s program: the paper's of the same shape, or the method alone."""
+
+    def shape(m: Method):
+        return m.next_reward is None, m.control.is_student, m.control.per
+
+    if any(method.name == m.name and _functions(method) == _functions(m) for m in methods.METHODS.values()):
+        return tuple(m for m in methods.METHODS.values() if shape(m) == shape(method))
+    return (method,)
+
+
+def _functions(m: Method):
+    return m.loss, m.reward, m.next_reward, m.control, tuple(m.params)
+
+
+def make_tasks(
+    key: jax.Array,
+    mdps: MDP,
+    cells: Sequence[Resolved],
+    cost: np.ndarray,
+    on_parameters: Callable[..., None],
+    *,
+    pauses: Callable[[Resolved], Sequence[int]] = lambda cell: (),
+    initial: np.ndarray | None = None,
+) -> list[Task]:
+    """One task per program. `on_parameters(cell index, mdp index, pause, params, curves, truncated)`.
+
+    `cost` [M]: expected episode length. `initial` float32 [P, M, O, A + 1], or None.
+    """
+    groups: dict[Any, list[int]] = {}
+    rate_fields = ("learning_rate", "value_learning_rate")
+    for index, cell in enumerate(cells):
+        config = cell.config
+        schedules = tuple(getattr(config, name) if callable(getattr(config, name)) else None for name in rate_fields)
+        static = (config.reduction, schedules, config.optimizer, config.max_episode_steps)
+        paused = tuple(pauses(cell))
+        functions = tuple(_functions(m) for m in companions(cell.method))
+        groups.setdefault((cell.estimator, functions, static, paused), []).append(index)
+    worlds = tables.pack_worlds(mdps)
+    tasks = []
+    for (estimator, _, (reduction, schedules, optimizer, max_steps), paused), indices in groups.items():
+        group = companions(cells[indices[0]].method)
+        rule = rules.student_rule(mdps.num_actions, group)
+        program = Program(
+            rule=rule,
+            monte_carlo=estimator == "mc",
+            num_lanes=lane_width(mdps.num_observations, rule.width, workers()[0].platform),
+            num_checkpoints=len(cells[indices[0]].config.checkpoints),
+            max_steps=max_steps,
+            mean=reduction == "mean",
+            schedule=schedules[0],
+            value_schedule=schedules[1],
+            optimizer=optimizer,
+            episode_control=any(m.control.per == "episode" for m in group),
+        )
+        mine = [cells[i] for i in indices]
+        teachers, teacher_of = _pack_teachers(mine, mdps)
+        students = [
+            _students(key, mdps, cell, rule, offset) for cell, offset in zip(mine, teacher_of, strict=True)
+        ]
+        num_mdps = mdps.num_mdps
+
+        def hand_over(who, pause, *out, indices=indices):
+            on_parameters(indices[who // num_mdps], who % num_mdps, pause, *out)
+
+        tasks.append(
+            Task(
+                program=program,
+                worlds=worlds,
+                teachers=teachers,
+                students=jax.tree.map(lambda *x: np.concatenate(x), *students),
+                num_iterations=mine[0].config.num_iterations,
+                cost=np.tile(np.maximum(cost, 1.0) * (2 if program.monte_carlo else 1), len(mine)),
+                on_parameters=hand_over,
+                pauses=paused,
+                initial=None if initial is None else initial[indices].reshape(-1, *initial.shape[2:]),
+            )
+        )
+    return tasks
+
+
+def _pack_teachers(cells: Sequence[Resolved], mdps: MDP) -> tuple[jax.Array, list[int]]:
+    """Rows of every distinct teacher, and for each cell the number of its teacher's first MDP."""
+    offsets: dict[int, int] = {}
+    packed, teacher_of = [], []
+    for cell in cells:
+        if id(cell.teacher) not in offsets:
+            offsets[id(cell.teacher)] = len(packed) * mdps.num_mdps
+            shape = (mdps.num_mdps, mdps.num_states, mdps.num_actions)
+            probs, values = (
+                (np.zeros(shape, np.float32), np.zeros(shape[:2], np.float32))
+                if cell.teacher is None
+                else (cell.teacher.probs, cell.teacher.values)
+            )
+            packed.append(tables.pack_teacher(probs, values))
+        teacher_of.append(offsets[id(cell.teacher)])
+    return jnp.concatenate(packed), teacher_of
+
+
+def _students(key, mdps: MDP, cell: Resolved, rule: rules.StudentRule, teacher_offset: int) -> rules.Student:
+    """The students of one cell on every MDP, NumPy [M, ...]."""
+    num, method, config = mdps.num_mdps, cell.method, cell.config
+
+    def floats(name, value):
+        value = 1.0 if callable(value) else value
+        array = np.asarray(value, np.float32)
+        if array.shape not in ((), (num,)):
+            raise ValueError(f"{name} must be one number or one for each of the {num} MDPs; got shape {array.shape}.")
+        return np.array(np.broadcast_to(array, num))
+
+    def which(fns, fn):
+        return np.full(num, fns.index(fn) if fn is not None else -1, np.int32)
+
+    numbers = ("learning_rate", "value_learning_rate", "discount", "probability_floor", "loss_weight", "return_weight")
+    return rules.Student(
+        mdp=np.arange(num, dtype=np.int32),
+        teacher=np.arange(num, dtype=np.int32) + np.int32(teacher_offset),
+        key=stream_keys(key, cell.label, np.asarray(mdps.id)),
+        control=np.tile(np.asarray(method.control.weights, np.float32), (num, 1)),
+        per_episode=np.full(num, method.control.per == "episode"),
+        loss=which(rule.losses, method.loss),
+        reward=which(rule.rewards, method.reward),
+        next_reward=which(rule.next_rewards, method.next_reward),
+        bootstrap=np.full(num, rules.BOOTSTRAPS.index(method.bootstrap), np.int32),
+        baseline=np.full(num, method.baseline, np.float32),
+        params={name: floats(name, value) for name, value in method.params.items()},
+        **{name: floats(name, getattr(config, name)) for name in numbers},
+    )

@@ -1,0 +1,123 @@
+"""Flat tables of rows, one row per (owner, place), and how worlds and teachers are packed into them.
+
+The engine keeps what belongs together in one row, so that a step costs one read and one write of a cache line.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxdistill.mdp import MDP
+
+_READ = lax.GatherDimensionNumbers(offset_dims=(1,), collapsed_slice_dims=(0,), start_index_map=(0,))
+_WRITE = lax.ScatterDimensionNumbers(
+    update_window_dims=(1,), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
+)
+
+
+def read(table: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows `index` [W] of `table` [N, R]; [W, R]. Indices must be in range."""
+    return lax.gather(table, index[:, None], _READ, (1, table.shape[1]), mode="promise_in_bounds")
+
+
+def write(table: jax.Array, index: jax.Array, rows: jax.Array) -> jax.Array:
+    """`table` [N, R] with rows `index` [W], increasing and distinct, replaced by `rows` [W, R]."""
+    return lax.scatter(
+        table,
+        index[:, None],
+        rows,
+        _WRITE,
+        indices_are_sorted=True,
+        unique_indices=True,
+        mode="promise_in_bounds",
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Worlds:
+    """Stacked MDPs as the engine reads them.
+
+    Attributes:
+      arrivals: int32 [M * S * K, 4]: successor, its observation, reward (float32 bits), terminal.
+      outcomes: float32 [M * (S or 1) * A, K], cumulative outcome probabilities (`cumulative`).
+      continue_prob: float32 [M, 1].
+      starts: int32 [M * B, 2]: start state, its observation.
+      start_cumulative: float32 [M, B].
+      num_*: sizes; outcomes_by_state: whether outcome probabilities depend on the state.
+    """
+
+    arrivals: jax.Array
+    outcomes: jax.Array
+    continue_prob: jax.Array
+    starts: jax.Array
+    start_cumulative: jax.Array
+    num_states: int = dataclasses.field(metadata={"static": True})
+    num_actions: int = dataclasses.field(metadata={"static": True})
+    num_outcomes: int = dataclasses.field(metadata={"static": True})
+    num_starts: int = dataclasses.field(metadata={"static": True})
+    num_observations: int = dataclasses.field(metadata={"static": True})
+    outcomes_by_state: bool = dataclasses.field(metadata={"static": True})
+
+
+def pack_worlds(mdps: MDP) -> Worlds:
+    """Packs a stack of MDPs; NumPy on the host, device arrays out."""
+    successor, observation = np.asarray(mdps.successor), np.asarray(mdps.observation)
+    num_mdps = len(successor)
+    world = np.arange(num_mdps).reshape(-1, 1, 1)
+    arrivals = np.stack(
+        [
+            successor,
+            observation[world, successor],
+            np.asarray(mdps.reward, np.float32).view(np.int32),
+            np.asarray(mdps.terminal, np.int32),
+        ],
+        axis=-1,
+    )
+    start = np.asarray(mdps.start)
+    starts = np.stack([start, np.take_along_axis(observation, start, axis=1)], axis=-1)
+    probs = np.asarray(mdps.outcome_probs)
+    return Worlds(
+        arrivals=jnp.asarray(arrivals.reshape(-1, 4), jnp.int32),
+        outcomes=jnp.asarray(cumulative(probs).reshape(-1, probs.shape[-1])),
+        continue_prob=jnp.asarray(mdps.continue_prob, jnp.float32)[:, None],
+        starts=jnp.asarray(starts.reshape(-1, 2), jnp.int32),
+        start_cumulative=jnp.asarray(cumulative(np.asarray(mdps.start_probs))),
+        num_states=mdps.num_states,
+        num_actions=mdps.num_actions,
+        num_outcomes=mdps.num_outcomes,
+        num_starts=start.shape[1],
+        num_observations=mdps.num_observations,
+        outcomes_by_state=probs.ndim == 4,
+    )
+
+
+def cumulative(probs: np.ndarray) -> np.ndarray:
+    """Cumulative sums over the last axis, float32, raised above 1 from the last positive entry on.
+
+    Counting the entries that a u in [0, 1] reaches then never lands on an entry of probability 0, however u was rounded.
+    """
+    probs = np.asarray(probs, np.float64)
+    sums = np.cumsum(probs, axis=-1) / np.sum(probs, axis=-1, keepdims=True)
+    mass_from = np.cumsum(probs[..., ::-1], axis=-1)[..., ::-1]
+    mass_after = np.concatenate([mass_from[..., 1:], np.zeros_like(mass_from[..., :1])], axis=-1)
+    return np.where(mass_after > 0, sums, 2.0).astype(np.float32)
+
+
+def count_reached(row: jax.Array, u: jax.Array) -> jax.Array:
+    """The index that a uniform u [] selects from a row [K] of `cumulative`; int32 []."""
+    if row.shape[0] > 16:
+        return jnp.sum(u >= row, dtype=jnp.int32)
+    index = jnp.zeros((), jnp.int32)
+    for k in range(row.shape[0] - 1):
+        index += (u >= row[k]).astype(jnp.int32)
+    return index
+
+
+def pack_teacher(probs: np.ndarray, values: np.ndarray) -> jax.Array:
+    """Teacher rows [T * S, A + 1]: the policy's probabilities in a state and the value of that state."""
+    rows = np.concatenate([np.asarray(probs, np.float32), np.asarray(values, np.float32)[..., None]], axis=-1)
+    return jnp.asarray(rows.reshape(-1, rows.shape[-1]))

@@ -1,0 +1,234 @@
+"""Where teachers come from: Q-learning, actor-critic, optimal, adversarial, a user's tables, and all of them made worse.
+
+Learned teachers run on the engine that trains the students.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill import exact, pool, rules, students, tables
+from jaxdistill.engine import Program
+from jaxdistill.mdp import MDP
+from jaxdistill.methods import METHODS
+from jaxdistill.students import Config, Resolved
+from jaxdistill.teacher import Teacher
+
+Progress = Callable[[float, int], None]
+TIE = 1e-4  # action values this close are the same up to rounding
+
+
+def from_table(mdps: MDP, probs, *, scores=None, discount: float = 0.99, name: str = "table") -> Teacher:
+    """A teacher from a table of probabilities.
+
+    Args:
+      mdps: M stacked MDPs, or one.
+      probs: [M, S, A] or [M, O, A] (or without M for one MDP, or for the same policy in all): rows sum to 1.
+      scores: the same shape, ranks actions for `with_noise`; the probabilities if None.
+      discount: of V_pi, which is computed exactly.
+      name: for labels.
+
+    Raises:
+      ValueError: a table that does not fit the worlds, or whose rows are not distributions.
+    """
+    probs = _by_state(mdps, probs, "probs")
+    sums = probs.sum(-1)
+    if not np.isfinite(probs).all() or (probs < 0).any() or np.abs(sums - 1).max() > 1e-4:
+        raise ValueError("probs must be finite, >= 0 and sum to 1 over actions; normalise the table.")
+    scores = probs if scores is None else _by_state(mdps, scores, "scores")
+    return _valued(mdps, probs, scores, discount, name)
+
+
+def from_logits(mdps: MDP, logits, *, discount: float = 0.99, name: str = "logits") -> Teacher:
+    """A teacher from a table of logits, [M, O, A] or [M, S, A]; softmax of each row."""
+    logits = _by_state(mdps, logits, "logits")
+    if not np.isfinite(logits).all():
+        raise ValueError("logits must be finite; for a deterministic teacher give from_table its probabilities.")
+    return _valued(mdps, jax.nn.softmax(jnp.asarray(logits, jnp.float32)), logits, discount, name)
+
+
+def optimal(mdps: MDP, *, discount: float = 0.99) -> Teacher:
+    """The policy of the greatest discounted return; ties share the probability."""
+    q = exact.optimal_action_values(mdps, discount)
+    return _valued(mdps, exact.greedy(q, TIE), q, discount, "optimal")
+
+
+def adversarial(mdps: MDP, *, discount: float = 0.99) -> Teacher:
+    """The optimal policy of the negated reward (Figs. 6 and 9); its V_pi is of the true reward."""
+    negated = dataclasses.replace(mdps, reward=-mdps.reward)
+    q = exact.optimal_action_values(negated, discount)
+    return _valued(mdps, exact.greedy(q, TIE), q, discount, "adversarial")
+
+
+def uniform(mdps: MDP, *, discount: float = 0.99) -> Teacher:
+    """The uniform policy."""
+    shape = (*mdps.successor.shape[:-1], mdps.num_actions)
+    probs = jnp.full(shape, 1 / mdps.num_actions, jnp.float32)
+    return _valued(mdps, probs, probs, discount, "uniform")
+
+
+def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: float) -> Teacher:
+    """In each state, independently with probability `noise`, the teacher plays its worst action (Figs. 5 and 8).
+
+    The states are nested: those of a smaller noise are among those of a larger one under the same key. V_pi is the noisy
+    teacher's. Equally bad actions share the probability.
+
+    Args:
+      key: random key; world i's states depend on it and the world's id only.
+      mdps, teacher: stacked.
+      noise: rho in [0, 1].
+    """
+    if not 0 <= noise <= 1:
+        raise ValueError(f"Teacher noise is a probability in [0, 1]; got {noise!r}.")
+    key = students.as_key(key)
+    if mdps.id.ndim != 1:
+        raise ValueError("with_noise takes stacked MDPs; stack a single one with mdp.stack([mdp]).")
+    draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (mdps.num_states,), jnp.float32))
+    spoiled = draw(mdps.id) < noise
+    worst = exact.greedy(-teacher.scores)
+    probs = jnp.where(spoiled[..., None], worst, teacher.probs)
+    discount = teacher.discount
+    return _valued(mdps, probs, teacher.scores, discount, f"{teacher.name}+{noise:.0%} noise")
+
+
+def q_learning(
+    key: jax.Array,
+    mdps: MDP,
+    *,
+    temperature: float = 0.0,
+    learning_rate: float = 0.01,
+    epsilon: float = 0.1,
+    discount: float = 0.99,
+    num_iterations: int = 30_000,
+    max_episode_steps: int = 4096,
+    progress: Progress | None = None,
+) -> Teacher:
+    """Q-learning with epsilon-greedy control (App. A.4), played greedily or as softmax(Q / temperature).
+
+    Args:
+      key: random key.
+      mdps: M stacked MDPs.
+      temperature: T >= 0; 0 shares the probability equally among the maximisers of Q.
+      learning_rate: lambda in (0, 1].
+      epsilon: probability of a uniform action while learning, in [0, 1].
+      discount: in [0, 1].
+      num_iterations: episodes.
+      max_episode_steps: an episode is cut there.
+      progress: called with (fraction, steps).
+    """
+    if not temperature >= 0:
+        raise ValueError(f"temperature must be >= 0; got {temperature!r}.")
+    if not 0 < learning_rate <= 1 or not 0 <= epsilon <= 1:
+        raise ValueError(
+            f"learning_rate must be in (0, 1] and epsilon in [0, 1]; got {learning_rate!r} and {epsilon!r}."
+        )
+    config = Config(
+        num_iterations=num_iterations, num_checkpoints=1, learning_rate=learning_rate, discount=discount,
+        max_episode_steps=max_episode_steps,
+    )  # fmt: skip
+    q = _learn_q(students.as_key(key), mdps, config, epsilon, progress)
+    return from_q(mdps, q, temperature=temperature, discount=discount)
+
+
+def from_q(mdps: MDP, q, *, temperature: float = 0.0, discount: float = 0.99, name: str = "q_learning") -> Teacher:
+    """The teacher that a table of action values [M, O, A] makes at a temperature >= 0 (App. A.4)."""
+    q = _by_state(mdps, q, "q")
+    if not np.isfinite(q).all():
+        raise ValueError("q must be finite; it holds NaN or infinity.")
+    q = jnp.asarray(q, jnp.float32)
+    probs = jax.nn.softmax(q / temperature) if temperature > 0 else exact.greedy(q, 0.0)
+    return _valued(mdps, probs, q, discount, name)
+
+
+def actor_critic(
+    key: jax.Array, mdps: MDP, *, config: Config | None = None, progress: Progress | None = None, **changes: Any
+) -> Teacher:
+    """The actor-critic of App. A.3 trained on the environment reward; its policy is stochastic ("A2C", Fig. 8).
+
+    `config` and `changes` are those of `train`. V_pi is the exact value of the final policy, not the critic.
+    """
+    config = dataclasses.replace(config or Config(), **{"num_checkpoints": 1, **changes})
+    cells = [Resolved("teacher:actor_critic", METHODS["baseline"], None, config)]
+    logits = np.zeros((mdps.num_mdps, mdps.num_observations, mdps.num_actions), np.float32)
+
+    def keep(cell, mdp, pause, params, curves, truncated):
+        logits[mdp] = params[:, :-1]
+
+    cost = np.ones(mdps.num_mdps)
+    pool.run(students.make_tasks(students.as_key(key), mdps, cells, cost, keep), progress)
+    discount = float(np.max(config.discount))
+    return from_logits(mdps, logits, discount=discount, name="actor_critic")
+
+
+def _learn_q(key, mdps: MDP, config: Config, epsilon: float, progress) -> np.ndarray:
+    """Q [M, O, A] after training, as one task of the pool."""
+    num = mdps.num_mdps
+    rule = rules.QLearningRule(mdps.num_actions)
+    q = np.zeros((num, mdps.num_observations, mdps.num_actions), np.float32)
+
+    def keep(mdp, pause, params, curves, truncated):
+        q[mdp] = params
+
+    def same(value, dtype=np.float32):
+        return np.full(num, value, dtype)
+
+    learner = rules.Student(
+        mdp=np.arange(num, dtype=np.int32),
+        teacher=same(0, np.int32),
+        key=students.stream_keys(key, "teacher:q_learning", np.asarray(mdps.id)),
+        learning_rate=same(config.learning_rate),
+        value_learning_rate=same(0),
+        discount=same(config.discount),
+        probability_floor=same(0),
+        loss_weight=same(0),
+        return_weight=same(0),
+        control=np.tile(np.float32([1, 0, 0]), (num, 1)),
+        per_episode=same(False, bool),
+        loss=same(-1, np.int32),
+        reward=same(-1, np.int32),
+        next_reward=same(-1, np.int32),
+        bootstrap=same(0, np.int32),
+        baseline=same(0),
+        params={"epsilon": same(epsilon)},
+    )
+    program = Program(
+        rule=rule,
+        monte_carlo=False,
+        num_lanes=pool.lane_width(mdps.num_observations, rule.width, pool.workers()[0].platform),
+        num_checkpoints=1,
+        max_steps=config.max_episode_steps,
+    )
+    nobody = np.zeros((mdps.num_states, mdps.num_actions), np.float32)
+    teachers = tables.pack_teacher(nobody, nobody[:, 0])
+    task = pool.Task(program, tables.pack_worlds(mdps), teachers, learner, config.num_iterations, np.ones(num), keep)
+    pool.run([task], progress)
+    return q
+
+
+def _by_state(mdps: MDP, table, name: str) -> np.ndarray:
+    """The table [.., S, A], whether it was given by state or by observation; ValueError if it fits neither."""
+    table = np.asarray(table, np.float32)
+    lead, s, o, a = mdps.id.shape, mdps.num_states, mdps.num_observations, mdps.num_actions
+    if table.shape[-1:] == (a,) and table.shape[:-2] in (lead, ()) and table.shape[-2:-1] in ((s,), (o,)):
+        table = np.broadcast_to(table, (*lead, *table.shape[-2:]))
+        if table.shape[-2] == o and (o != s or _observed(mdps)):
+            return np.take_along_axis(table, np.asarray(mdps.observation)[..., None], axis=-2)
+        return np.array(table)
+    raise ValueError(
+        f"{name} must have shape {[*lead, s, a]} (by state) or {[*lead, o, a]} (by observation); got {list(table.shape)}."
+    )
+
+
+def _observed(mdps: MDP) -> bool:
+    """Whether S = O but states are numbered otherwise than observations."""
+    return bool((np.asarray(mdps.observation) != np.arange(mdps.num_states)).any())
+
+
+def _valued(mdps: MDP, probs, scores, discount: float, name: str) -> Teacher:
+    probs, scores = jnp.asarray(probs, jnp.float32), jnp.asarray(scores, jnp.float32)
+    values = exact.policy_values(mdps, probs, discount)
+    return Teacher(probs=probs, values=values, scores=scores, name=name, discount=float(discount))

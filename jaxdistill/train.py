@@ -1,0 +1,340 @@
+"""`train`: worlds, a teacher and methods in; learning curves and students out."""
+
+import dataclasses
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxdistill import exact, methods, pool, students, teachers
+from jaxdistill.mdp import MDP, validate
+from jaxdistill.methods import Method
+from jaxdistill.results import Result
+from jaxdistill.students import Cell, Config, Resolved
+from jaxdistill.teacher import Teacher
+
+MethodLike = str | Method | Cell
+_EVALUATED = 64  # students whose exact returns are computed together
+
+
+def train(
+    key: jax.Array,
+    mdps: MDP,
+    teacher: Teacher | None = None,
+    methods: MethodLike | Sequence[MethodLike] | Mapping[str, MethodLike] = ("baseline", "on_policy_distill"),
+    config: Config | None = None,
+    *,
+    initial_logits: np.ndarray | None = None,
+    initial_values: np.ndarray | None = None,
+    keep_tables: bool = True,
+    progress: bool | None = None,
+    on_chunk: Callable[[float, int, float], None] | None = None,
+    **changes: Any,
+) -> Result:
+    """Trains one tabular student per method and MDP and returns their learning curves and final tables.
+
+    A student's numbers depend on `key`, its label and its MDP's `id`, and on nothing else that is trained beside it.
+
+    Args:
+      key: random key, such as `jax.random.key(0)`.
+      mdps: M stacked MDPs, such as `sample_mdps(key, 100)`.
+      teacher: M stacked teachers, such as `teachers.q_learning(key, mdps)`; None where no method asks for one.
+      methods: names of `METHODS`, `Method`s or `Cell`s (a method with its own teacher or configuration): one, several, or
+        a mapping from labels to them. P of them.
+      config: a `Config`; its fields may also be given here by name, such as `num_iterations=1000`.
+      initial_logits: float [P, M, O, A] or what broadcasts to it; zeros if None.
+      initial_values: float [P, M, O] or what broadcasts to it; zeros if None.
+      keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
+      progress: a progress bar on stderr; None: only when that is a terminal.
+      on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
+      **changes: fields of `Config`.
+
+    Returns:
+      A `Result` with axes (method, MDP, checkpoint). Its curves are the undiscounted returns of the training episodes,
+      which the student plays itself; where another policy is in control they are the exact returns of the student.
+
+    Raises:
+      ValueError: one line that says what was wrong, what was expected and what to do.
+    """
+    key = students.as_key(key)
+    mdps = _stacked(mdps)
+    config = dataclasses.replace(config or Config(), **_known(changes))
+    cells = _resolve(methods, teacher, config)
+    for cell in cells:
+        _check_teacher(cell, mdps)
+    initial = _initial(initial_logits, initial_values, len(cells), mdps)
+    started = time.perf_counter()
+    optimal = exact.greedy(exact.optimal_action_values(mdps, 1.0), teachers.TIE)
+    recorder = _Recorder(mdps, cells, config, keep_tables)
+    tasks = students.make_tasks(
+        key,
+        mdps,
+        cells,
+        np.asarray(exact.start_value(mdps, exact.expected_length(mdps, optimal))),
+        recorder.add,
+        pauses=lambda cell: () if cell.method.control.is_student else config.checkpoints[:-1].tolist(),
+        initial=initial,
+    )
+    with _Progress(progress, on_chunk) as report:
+        pool.run(tasks, report)
+    recorder.flush()
+    return recorder.result(optimal, report.steps, time.perf_counter() - started)
+
+
+def _known(changes: dict[str, Any]) -> dict[str, Any]:
+    fields = [field.name for field in dataclasses.fields(Config)]
+    for name in changes:
+        if name not in fields:
+            raise ValueError(f"Unknown option {name!r}; a configuration has {', '.join(fields)}.")
+    return changes
+
+
+def _stacked(mdps: MDP) -> MDP:
+    if not isinstance(mdps, MDP):
+        raise ValueError(f"mdps must be an MDP, such as sample_mdps(key, 100); got {type(mdps).__name__}.")
+    validate(mdps)
+    if not mdps.is_stacked:
+        mdps = jax.tree.map(lambda x: jnp.asarray(x)[None], mdps)
+    return mdps
+
+
+def _resolve(chosen, teacher: Teacher | None, config: Config) -> list[Resolved]:
+    if isinstance(chosen, str | Method | Cell):
+        chosen = [chosen]
+    pairs = list(chosen.items()) if isinstance(chosen, Mapping) else [(None, item) for item in chosen]
+    if not pairs:
+        raise ValueError(f"methods is empty; give at least one of {', '.join(methods.METHODS)}.")
+    cells = []
+    for label, item in pairs:
+        cell = item if isinstance(item, Cell) else Cell(item)
+        method = methods.get(cell.method)
+        shared = {"num_iterations", "num_checkpoints"} & set(cell.changes)
+        if shared:
+            raise ValueError(f"{' and '.join(sorted(shared))} must be the same for every method; set it for all.")
+        own = dataclasses.replace(config, **_known(cell.changes))
+        pinned = cell.changes.get("estimator", method.estimator)
+        if method.estimator not in (None, pinned):
+            raise ValueError(f"{method.name} is defined with estimator {method.estimator!r}; it cannot use {pinned!r}.")
+        own_teacher = cell.teacher if cell.teacher is not None else teacher
+        cells.append(Resolved(label or method.name, method, own_teacher, own))
+    labels = [cell.label for cell in cells]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"Two methods are called {label!r}; give them names with a mapping, {{'a': ..., 'b': ...}}.")
+    return cells
+
+
+def _check_teacher(cell: Resolved, mdps: MDP) -> None:
+    teacher = cell.teacher
+    if teacher is None:
+        if cell.method.needs_teacher:
+            raise ValueError(f"{cell.label} needs a teacher; pass one, such as teachers.q_learning(key, mdps).")
+        return
+    if not isinstance(teacher, Teacher):
+        raise ValueError(f"teacher must be a Teacher, such as teachers.optimal(mdps); got {type(teacher).__name__}.")
+    expected = (mdps.num_mdps, mdps.num_states, mdps.num_actions)
+    probs, values = np.asarray(teacher.probs), np.asarray(teacher.values)
+    if probs.shape != expected or values.shape != expected[:2]:
+        raise ValueError(
+            f"The teacher's tables do not fit the worlds: probs [M, S, A] must be {list(expected)} and values [M, S] "
+            f"{list(expected[:2])}; got {list(probs.shape)} and {list(values.shape)}."
+        )
+    sums = probs.sum(-1)
+    if not np.isfinite(probs).all() or (probs < 0).any() or np.abs(sums - 1).max() > 1e-4:
+        raise ValueError("The teacher's probs must be finite, >= 0 and sum to 1 over actions; normalise the table.")
+    if not np.isfinite(values).all():
+        raise ValueError("The teacher's values must be finite; check the discount with which they were computed.")
+    if cell.method.needs_teacher and np.min(cell.config.probability_floor) == 0 and probs.min() == 0:
+        _check_zero_probability(cell, probs)
+
+
+def _check_zero_probability(cell: Resolved, probs: np.ndarray) -> None:
+    """Refuses log 0: tries the method's functions on a row of the teacher that has a zero."""
+    row = probs[probs.min(-1) == 0][0]
+    zero, zeros = jnp.zeros(()), jnp.zeros(len(row))
+    step = methods.Step(
+        student_logits=zeros, frozen_logits=zeros, student_value=zero, teacher_probs=jnp.asarray(row),
+        teacher_log_probs=jnp.log(row), teacher_value=zero + 1, next_teacher_value=zero,
+        action=jnp.asarray(int(row.argmin()), jnp.int32), reward=zero, discount=zero,
+        params={name: jnp.asarray(value, jnp.float32) for name, value in cell.method.params.items()},
+    )  # fmt: skip
+    method = cell.method
+    tried = [fn(step) for fn in (method.reward, method.next_reward) if fn is not None]
+    if method.loss is not None:
+        tried.append(methods.loss_gradient(method.loss, step))
+    if not all(bool(jnp.isfinite(x).all()) for x in tried):
+        raise ValueError(
+            f"{cell.label} takes the logarithm of a teacher probability that is 0; set probability_floor > 0 (0.01 is the "
+            "default) or use a teacher that is positive everywhere."
+        )
+
+
+def _initial(logits, values, num_cells: int, mdps: MDP) -> np.ndarray | None:
+    if logits is None and values is None:
+        return None
+    shape = (num_cells, mdps.num_mdps, mdps.num_observations, mdps.num_actions)
+    tables = []
+    for name, table, wanted in (("initial_logits", logits, shape), ("initial_values", values, shape[:3])):
+        table = np.zeros(()) if table is None else np.asarray(table, np.float32)
+        try:
+            table = np.broadcast_to(table, wanted)
+        except ValueError:
+            raise ValueError(f"{name} must broadcast to {list(wanted)}; got shape {list(table.shape)}.") from None
+        if not np.isfinite(table).all():
+            raise ValueError(f"{name} must be finite; it holds NaN or infinity.")
+        tables.append(table)
+    return np.concatenate([tables[0], tables[1][..., None]], axis=-1).astype(np.float32)
+
+
+class _Recorder:
+    """Collects what the pool hands out and evaluates students exactly, a batch at a time."""
+
+    def __init__(self, mdps: MDP, cells: Sequence[Resolved], config: Config, keep_tables: bool):
+        self.mdps, self.cells, self.config = mdps, cells, config
+        num, m, c = len(cells), mdps.num_mdps, len(config.checkpoints)
+        self.returns = np.full((num, m, c), np.nan)
+        self.lengths = np.full((num, m, c), np.nan)
+        self.final_returns = np.full((num, m), np.nan)
+        self.truncated = np.zeros((num, m), int)
+        rows = (num, m, mdps.num_observations)
+        self.logits = np.full((*rows, mdps.num_actions), np.nan, np.float32) if keep_tables else None
+        self.values = np.full(rows, np.nan, np.float32) if keep_tables else None
+        self.faults: list[dict[str, Any]] = []
+        self.pending: list[tuple[int, int, int, np.ndarray]] = []
+
+    def add(self, cell: int, mdp: int, pause: int, params, curves, truncated) -> None:
+        logits = params[:, :-1]
+        if pause < 0:
+            self.truncated[cell, mdp] = truncated
+            if self.cells[cell].method.control.is_student:
+                edges = np.diff(self.config.checkpoints, prepend=0)
+                self.returns[cell, mdp], self.lengths[cell, mdp] = curves.T.astype(np.float64) / edges
+            if self.logits is not None and self.values is not None:
+                self.logits[cell, mdp], self.values[cell, mdp] = logits, params[:, -1]
+        if not np.isfinite(params).all():
+            fault = {"method": self.cells[cell].label, "mdp": int(self.mdps.id[mdp])}
+            if fault not in self.faults:
+                self.faults.append(fault)
+            return
+        self.pending.append((cell, mdp, pause, logits))
+        if len(self.pending) == _EVALUATED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Exact returns (and lengths) of the pending students; the batch is padded, so that nothing recompiles."""
+        if not self.pending:
+            return
+        index = np.array([item[:3] for item in self.pending])
+        padding = [0] * (_EVALUATED - len(index))
+        logits = np.stack([item[3] for item in self.pending] + [self.pending[0][3]] * len(padding))
+        mdps = self.mdps[np.concatenate([index[:, 1], index[padding, 1]]).astype(int)]
+        returns, lengths = (np.asarray(x) for x in _evaluate(mdps, jnp.asarray(logits)))
+        for (cell, mdp, pause), value, length in zip(index, returns, lengths, strict=False):
+            if pause < 0:
+                self.final_returns[cell, mdp] = value
+            if not self.cells[cell].method.control.is_student:
+                self.returns[cell, mdp, pause], self.lengths[cell, mdp, pause] = value, length
+        self.pending = []
+
+    def result(self, optimal: jax.Array, steps: int, seconds: float) -> Result:
+        if self.faults:
+            warnings.warn(
+                f"{len(self.faults)} students diverged and are NaN in the result (first: {self.faults[0]}); lower the "
+                "learning rate.",
+                stacklevel=3,
+            )
+        if self.truncated.any():
+            warnings.warn(
+                f"{int(self.truncated.sum())} episodes were cut at max_episode_steps = {self.config.max_episode_steps}.",
+                stacklevel=3,
+            )
+        mdps = self.mdps
+        teacher_returns = np.full(self.final_returns.shape, np.nan)
+        known: dict[int, np.ndarray] = {}
+        for i, cell in enumerate(self.cells):
+            if cell.teacher is not None:
+                if id(cell.teacher) not in known:
+                    known[id(cell.teacher)] = exact_returns(mdps, cell.teacher.probs)
+                teacher_returns[i] = known[id(cell.teacher)]
+        uniform = jnp.full((mdps.num_mdps, mdps.num_states, mdps.num_actions), 1 / mdps.num_actions)
+        return Result(
+            labels=tuple(cell.label for cell in self.cells),
+            mdp_ids=np.asarray(mdps.id),
+            iterations=self.config.checkpoints,
+            returns=self.returns,
+            lengths=self.lengths,
+            curve_kind=tuple("sampled" if c.method.control.is_student else "exact" for c in self.cells),
+            final_returns=self.final_returns,
+            logits=self.logits,
+            values=self.values,
+            teacher_returns=teacher_returns,
+            uniform_returns=exact_returns(mdps, uniform),
+            optimal_returns=exact_returns(mdps, optimal),
+            faults=self.faults,
+            settings={
+                "config": _settings(self.config),
+                "cells": {
+                    c.label: {"method": c.method.name, "teacher": c.teacher.name if c.teacher else None}
+                    | {"config": _settings(c.config)}
+                    for c in self.cells
+                },
+                "steps": int(steps),
+                "seconds": round(seconds, 3),
+                "truncated_episodes": int(self.truncated.sum()),
+                "device": str(jax.devices()[0]),
+            },
+        )
+
+
+def exact_returns(mdps: MDP, policy: jax.Array) -> np.ndarray:
+    """Exact undiscounted return of a policy [M, S, A] from the start, float64 [M]."""
+    return np.asarray(exact.start_value(mdps, exact.policy_values(mdps, policy)), np.float64)
+
+
+@jax.jit
+def _evaluate(mdps: MDP, logits: jax.Array):
+    policy = exact.policy_from_table(mdps, jax.nn.softmax(logits))
+    found = exact.policy_values(mdps, policy), exact.expected_length(mdps, policy)
+    return tuple(exact.start_value(mdps, values) for values in found)
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    def plain(value):
+        if callable(value) or isinstance(value, tuple):
+            return repr(value)
+        return np.asarray(value).tolist() if not isinstance(value, str | type(None)) else value
+
+    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+class _Progress:
+    """A bar on a terminal, the caller's hook, or nothing; estimates the time left from the work done so far."""
+
+    def __init__(self, bar: bool | None, hook: Callable[[float, int, float], None] | None):
+        self.show = sys.stderr.isatty() if bar is None else bar
+        self.hook, self.steps, self.started, self.called = hook, 0, time.perf_counter(), 0.0
+
+    def __enter__(self):
+        form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+        self.bar = tqdm(total=1000, disable=not self.show, bar_format=form, desc="distilling")
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+    def __call__(self, fraction: float, steps: int) -> None:
+        self.steps, now = steps, time.perf_counter()
+        if fraction < 1 and now - self.called < 0.5:
+            return
+        self.called, seconds = now, now - self.started
+        left = seconds * (1 - fraction) / fraction if fraction > 0 else float("inf")
+        self.bar.update(int(1000 * fraction) - self.bar.n)
+        self.bar.set_postfix_str(f"{steps / max(seconds, 1e-9) / 1e6:.1f} M steps/s")
+        if self.hook is not None:
+            self.hook(fraction, steps, left)

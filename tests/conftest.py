@@ -1,0 +1,24 @@
+"""Settings that hold for every test."""
+
+import os
+
+# Before jax or matplotlib is imported. A value that the caller has set wins.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import sys
+
+import pytest
+from hypothesis import settings
+
+# No deadline, since a first example compiles. The same examples every time, and no files left behind.
+settings.register_profile("jaxdistill", deadline=None, derandomize=True, database=None, max_examples=25)
+settings.load_profile("jaxdistill")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """Closes the figures that a test leaves open, so that none of them piles up into a warning."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

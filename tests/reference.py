@@ -1,0 +1,358 @@
+"""The paper's training loop once more, one student and one step at a time: the document of the semantics.
+
+Plain Python, no array operations in the loops, its own random numbers, nothing imported from jaxdistill: the
+compiled engine is compared with this. Read it beside "Distilling Policy Distillation" (Table 1, App. A).
+
+One iteration is one episode under the control policy with all tables fixed, then one update of both tables:
+
+    theta <- theta - learning_rate       * R_t[ -grad log pi_theta(a_t) * advantage_t + grad l_t ]
+    V(o)  <- V(o)  + value_learning_rate * R_t[ target_t - V(o_t) ]                where o_t = o
+
+R_t is the mean (or the sum) over all steps of the episode, also over those that share an observation. With
+the pseudo-reward rhat_t of a step and V the student's values at the start of the episode, 0 after its end,
+
+    target_t    = sum_{i>=t} discount^(i-t) rhat_i       (estimator "mc")
+                = rhat_t + discount * V(o_{t+1})         (estimator "td", TD(1) in the paper)
+    advantage_t = target_t - V(o_t)
+
+Targets, pseudo-rewards and the V condition are constants for the gradient; l_t is differentiated. An episode
+ends when it arrives in a terminal state or, after any other step, with probability 1 - continue_prob: both
+ends are real (the paper's s_term), so nothing is bootstrapped from beyond them.
+
+Letters: S states, A actions, K outcomes, O observations; pi teacher, pi_theta student; logarithms in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+METHODS = (
+    "baseline",
+    "teacher_distill",
+    "on_policy_distill",
+    "on_policy_distill_r",
+    "on_policy_distill_r_vcond",
+    "entropy_regularised",
+    "n_distill",
+    "exp_entropy_regularised",
+    "kl_regularised",
+    "teacher_v_reward",
+    "td_v0",
+    "td_vpi",
+)
+FORWARD_CROSS_ENTROPY = {  # l = H(pi || pi_theta)
+    "teacher_distill",
+    "on_policy_distill",
+    "on_policy_distill_r",
+    "on_policy_distill_r_vcond",
+    "n_distill",
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """One MDP as nested lists. An action is a distribution over the K outcomes of a state."""
+
+    successor: list[list[int]]  # [S][K] state that the outcome leads to
+    reward: list[list[float]]  # [S][K] collected on arrival
+    terminal: list[list[bool]]  # [S][K] does the arrival end the episode?
+    outcome_probs: list[list[list[float]]]  # [S][A][K]
+    continue_prob: float
+    start: list[int]  # [B]
+    start_probs: list[float]  # [B]
+    observation: list[int]  # [S] row of the student's tables, in [0, O)
+    num_observations: int
+
+    @classmethod
+    def of(cls, mdp: Any) -> World:
+        """Copies one MDP from an object with these attributes; `outcome_probs` [A, K] or [S, A, K]."""
+        field = {name: np.asarray(getattr(mdp, name)).tolist() for name in cls.__dataclass_fields__}
+        if np.ndim(mdp.outcome_probs) == 2:  # the same table in every state
+            field["outcome_probs"] = [field["outcome_probs"]] * len(field["successor"])
+        return cls(**field)
+
+    @property
+    def num_actions(self) -> int:
+        return len(self.outcome_probs[0])
+
+
+class Teacher(NamedTuple):
+    """Tables of the teacher, by state (the teacher is never aliased)."""
+
+    probs: list[list[float]]  # [S][A] pi
+    values: list[float]  # [S] V_pi, discounted, of the environment's reward
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the student does; the defaults are the paper's (App. A.3-A.5)."""
+
+    method: str = "baseline"
+    estimator: str = "mc"
+    reduction: str = "mean"
+    learning_rate: float = 0.1
+    value_learning_rate: float = 0.1
+    discount: float = 0.99
+    probability_floor: float = 0.01  # log pi(a) is log max(pi(a), floor)
+
+    def __post_init__(self) -> None:
+        only_td = self.method in ("td_v0", "td_vpi")  # they replace the bootstrap of TD(1)
+        if self.method not in METHODS or self.estimator not in (("td",) if only_td else ("mc", "td")):
+            raise ValueError(f"no method {self.method!r} with estimator {self.estimator!r}")
+        if self.reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}")
+
+
+class Step(NamedTuple):
+    """One step of an episode; `next_state` is None where the episode ended."""
+
+    state: int
+    action: int
+    reward: float
+    next_state: int | None
+
+
+# --- Episodes (App. A.1) ------------------------------------------------------------------------------------
+
+
+def draw(probs: list[float], rng: np.random.Generator) -> int:
+    """Index drawn with the given probabilities, by inversion."""
+    left = rng.random() * sum(probs)
+    last_possible = 0
+    for index, prob in enumerate(probs):
+        if prob > 0:
+            last_possible = index
+            left -= prob
+            if left < 0:
+                break
+    return last_possible
+
+
+def take_step(world: World, state: int, action: int, rng: np.random.Generator) -> Step:
+    """Draws the outcome of an action, then whether the episode goes on."""
+    outcome = draw(world.outcome_probs[state][action], rng)
+    ended = world.terminal[state][outcome] or rng.random() >= world.continue_prob
+    next_state = None if ended else world.successor[state][outcome]
+    return Step(state, action, world.reward[state][outcome], next_state)
+
+
+def play_episode(world: World, policy: list[list[float]], rng: np.random.Generator) -> list[Step]:
+    """One episode under a policy [S][A]."""
+    state: int | None = world.start[draw(world.start_probs, rng)]
+    episode = []
+    while state is not None:
+        step = take_step(world, state, draw(policy[state], rng), rng)
+        episode.append(step)
+        state = step.next_state
+    return episode
+
+
+# --- Losses and pseudo-rewards (Table 1) --------------------------------------------------------------------
+
+
+def softmax(logits: list[float]) -> list[float]:
+    """Probabilities of a row of logits."""
+    top = max(logits)
+    weights = [math.exp(logit - top) for logit in logits]
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+def log_floored(prob: float, floor: float) -> float:
+    """log max(prob, floor): a deterministic teacher's log-probabilities would be -inf."""
+    return math.log(max(prob, floor))
+
+
+def forward_cross_entropy(pi: list[float], pi_theta: list[float]) -> float:
+    """H(pi || pi_theta) = -sum_a pi(a) log pi_theta(a), with 0 log 0 = 0."""
+    return -sum(p * math.log(q) for p, q in zip(pi, pi_theta, strict=True) if p > 0)
+
+
+def forward_cross_entropy_gradient(pi: list[float], pi_theta: list[float]) -> list[float]:
+    """d H(pi || pi_theta) / d logits = sum(pi) pi_theta - pi, and pi sums to 1."""
+    return [q - p for p, q in zip(pi, pi_theta, strict=True)]
+
+
+def reverse_cross_entropy(pi: list[float], pi_theta: list[float], floor: float) -> float:
+    """H(pi_theta || pi) = -sum_a pi_theta(a) log pi(a), log pi floored."""
+    return -sum(q * log_floored(p, floor) for p, q in zip(pi, pi_theta, strict=True))
+
+
+def reverse_cross_entropy_gradient(pi: list[float], pi_theta: list[float], floor: float) -> list[float]:
+    """d H(pi_theta || pi) / d logits_a = pi_theta(a) (-log pi(a) - H(pi_theta || pi))."""
+    mean = reverse_cross_entropy(pi, pi_theta, floor)
+    return [q * (-log_floored(p, floor) - mean) for p, q in zip(pi, pi_theta, strict=True)]
+
+
+def pseudo_rewards(
+    world: World, teacher: Teacher, settings: Settings, policy: list[list[float]], episode: list[Step]
+) -> list[float]:
+    """rhat_t of every step of the episode; `policy` [O][A] is the student's."""
+    method, floor = settings.method, settings.probability_floor
+
+    def student(state: int) -> list[float]:
+        return policy[world.observation[state]]
+
+    def log_pi(step: Step) -> float:
+        return log_floored(teacher.probs[step.state][step.action], floor)
+
+    rhat = []
+    for t, step in enumerate(episode):
+        following = episode[t + 1] if t + 1 < len(episode) else None
+        teacher_next_value = 0.0 if step.next_state is None else teacher.values[step.next_state]
+
+        reward = 0.0  # teacher_distill, on_policy_distill
+        if method in ("baseline", "td_v0", "on_policy_distill_r", "on_policy_distill_r_vcond"):
+            reward = step.reward
+        elif method == "entropy_regularised":
+            reward = log_pi(step)
+        elif method == "kl_regularised":
+            reward = log_pi(step) - math.log(student(step.state)[step.action])
+        elif method == "n_distill" and following is not None:  # so that all later losses count (Thm. 2)
+            reward = -forward_cross_entropy(teacher.probs[following.state], student(following.state))
+        elif method == "exp_entropy_regularised" and following is not None:  # l counts step t, in expectation
+            reward = log_pi(following)
+        elif method == "teacher_v_reward":  # Prop. 4
+            reward = step.reward + settings.discount * teacher_next_value - teacher.values[step.state]
+        elif method == "td_vpi":  # Prop. 3
+            reward = step.reward + settings.discount * teacher_next_value
+        rhat.append(reward)
+    return rhat
+
+
+def loss_gradient(
+    teacher: Teacher, settings: Settings, state: int, pi_theta: list[float], value: float
+) -> list[float]:
+    """d l_t / d logits of the student's row pi_theta, V(o_t) = value, in `state`."""
+    method, pi = settings.method, teacher.probs[state]
+    if method == "on_policy_distill_r_vcond" and not teacher.values[state] > value:
+        return [0.0] * len(pi)
+    if method in FORWARD_CROSS_ENTROPY:
+        return forward_cross_entropy_gradient(pi, pi_theta)
+    if method == "exp_entropy_regularised":
+        return reverse_cross_entropy_gradient(pi, pi_theta, settings.probability_floor)
+    return [0.0] * len(pi)
+
+
+# --- The update ---------------------------------------------------------------------------------------------
+
+
+def targets_and_advantages(
+    world: World, settings: Settings, values: list[float], episode: list[Step], rhat: list[float]
+) -> tuple[list[float], list[float]]:
+    """What V is fitted to, and what multiplies -grad log pi_theta(a_t), for every step."""
+    before = [values[world.observation[step.state]] for step in episode]
+    targets = list(rhat)
+    if settings.method in ("td_v0", "td_vpi"):  # V_theta is no bootstrap and no baseline (Prop. 3)
+        return targets, targets
+    for t in reversed(range(len(episode) - 1)):  # nothing follows the last step
+        ahead = targets[t + 1] if settings.estimator == "mc" else before[t + 1]
+        targets[t] += settings.discount * ahead
+    return targets, [target - value for target, value in zip(targets, before, strict=True)]
+
+
+class Update(NamedTuple):
+    """The two brackets R_t[...], by observation; unvisited rows are absent."""
+
+    logits: dict[int, list[float]]  # o -> gradient to descend
+    values: dict[int, float]  # o -> step to take
+
+
+def episode_update(
+    world: World,
+    teacher: Teacher,
+    settings: Settings,
+    policy: list[list[float]],
+    values: list[float],
+    episode: list[Step],
+) -> Update:
+    """The update that one episode gives a student with `policy` [O][A] and `values` [O]."""
+    rhat = pseudo_rewards(world, teacher, settings, policy, episode)
+    targets, advantages = targets_and_advantages(world, settings, values, episode, rhat)
+    weight = 1.0 / len(episode) if settings.reduction == "mean" else 1.0
+    update = Update({}, {})
+    for step, target, advantage in zip(episode, targets, advantages, strict=True):
+        o = world.observation[step.state]
+        pi_theta = policy[o]
+        grad_l = loss_gradient(teacher, settings, step.state, pi_theta, values[o])
+        row = update.logits.setdefault(o, [0.0] * len(pi_theta))
+        for a, prob in enumerate(pi_theta):
+            grad_log_pi = (1.0 if a == step.action else 0.0) - prob
+            row[a] += weight * (-grad_log_pi * advantage + grad_l[a])
+        update.values[o] = update.values.get(o, 0.0) + weight * (target - values[o])
+    return update
+
+
+# --- Training -----------------------------------------------------------------------------------------------
+
+
+class Run(NamedTuple):
+    """What training leaves behind: arrays over iterations N and the final tables."""
+
+    returns: np.ndarray  # [N] undiscounted environment reward of each episode (of the control policy)
+    lengths: np.ndarray  # [N] steps of each episode
+    logits: np.ndarray  # [O, A]; Q-learning: the action values
+    values: np.ndarray  # [O]; Q-learning: max_a Q
+
+
+def train_student(
+    world: World, teacher: Teacher, settings: Settings, num_iterations: int, rng: np.random.Generator
+) -> Run:
+    """Trains one student from zero tables (App. A.3), under its own control but for teacher_distill."""
+    logits = [[0.0] * world.num_actions for _ in range(world.num_observations)]
+    values = [0.0] * world.num_observations
+    policy = [softmax(row) for row in logits]
+    learns_values = settings.method not in ("teacher_distill", "on_policy_distill")  # their target is 0
+    returns, lengths = [], []
+    for _ in range(num_iterations):
+        by_state = [policy[o] for o in world.observation]
+        control = teacher.probs if settings.method == "teacher_distill" else by_state
+        episode = play_episode(world, control, rng)
+        update = episode_update(world, teacher, settings, policy, values, episode)
+        for o, gradient in update.logits.items():
+            for a, slope in enumerate(gradient):
+                logits[o][a] -= settings.learning_rate * slope
+            policy[o] = softmax(logits[o])
+        if learns_values:
+            for o, change in update.values.items():
+                values[o] += settings.value_learning_rate * change
+        returns.append(sum(step.reward for step in episode))
+        lengths.append(len(episode))
+    return Run(np.array(returns), np.array(lengths), np.array(logits), np.array(values))
+
+
+def train_q_learning(
+    world: World,
+    num_iterations: int,
+    rng: np.random.Generator,
+    *,
+    learning_rate: float = 0.01,
+    epsilon: float = 0.1,
+    discount: float = 0.99,
+) -> Run:
+    """Q-learning teacher (App. A.4): Q <- (1-lambda) Q + lambda (r + discount max_a Q(a, s')), at once.
+
+    Control: with probability epsilon any action, else one of the best, ties shared equally. Q is 0 after
+    the end of an episode.
+    """
+    num_actions = world.num_actions
+    q = [[0.0] * num_actions for _ in range(world.num_observations)]
+    returns, lengths = [], []
+    for _ in range(num_iterations):
+        state: int | None = world.start[draw(world.start_probs, rng)]
+        total, length = 0.0, 0
+        while state is not None:
+            row = q[world.observation[state]]
+            best = [a for a, value in enumerate(row) if value == max(row)]
+            candidates = list(range(num_actions)) if rng.random() < epsilon else best
+            step = take_step(world, state, candidates[int(rng.integers(len(candidates)))], rng)
+            ahead = 0.0 if step.next_state is None else max(q[world.observation[step.next_state]])
+            row[step.action] += learning_rate * (step.reward + discount * ahead - row[step.action])
+            total, length, state = total + step.reward, length + 1, step.next_state
+        returns.append(total)
+        lengths.append(length)
+    return Run(np.array(returns), np.array(lengths), np.array(q), np.array(q).max(axis=1))

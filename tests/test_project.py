@@ -1,0 +1,155 @@
+"""The project as a whole: the README's commands, versions, entry points, and what must not be committed."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import jaxdistill
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = sorted(
+    path.stem
+    for path in (ROOT / "experiments").glob("*.py")
+    if re.search(r'^if __name__ == "__main__":', path.read_text(), re.MULTILINE)
+)
+
+
+def project_files():
+    """Text files that are, or would be, committed."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode != 0:
+        pytest.skip("not a git clone")
+    for name in listing.stdout.splitlines():
+        path = ROOT / name
+        if path.is_file():
+            try:
+                yield name, path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                continue  # a picture or an archive
+
+
+def readme_commands():
+    """Lines of the README that install the clone, then do something: [(installed extras, command)]."""
+    pattern = r"^pip install -e '?\.(\[[a-z,0-9]+\])?'? && (.+)$"
+    return re.findall(pattern, (ROOT / "README.md").read_text(), re.MULTILINE)
+
+
+def test_readme_has_the_two_commands():
+    commands = readme_commands()
+    assert any(not extras and re.search(r"python -m experiments\.fig\d+", c) for extras, c in commands), (
+        "README.md needs a line: pip install -e . && python -m experiments.fig8"
+    )
+    assert any(extras == "[test]" and c.startswith("pytest") for extras, c in commands), (
+        "README.md needs a line: pip install -e '.[test]' && pytest"
+    )
+
+
+def test_readme_commands_name_existing_experiments():
+    named = re.findall(r"experiments[./](fig\d+)", (ROOT / "README.md").read_text())
+    assert set(named) <= set(EXPERIMENTS)
+
+
+def test_ci_runs_the_readme_test_command():
+    """`.ci/run` reads the command from the README; its own reading of it must be the one line above."""
+    script = (ROOT / ".ci" / "run").read_text()
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    (pattern,) = re.findall(r'grep -m 1 -E "(.+?)" README\.md', script)
+    found = subprocess.run(
+        ["grep", "-m", "1", "-E", pattern, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    extras, command = next((e, c) for e, c in readme_commands() if e == "[test]")
+    assert found.stdout.strip() == f"pip install -e '.{extras}' && {command}"
+    last_line = [line for line in script.splitlines() if line.strip()][-1]
+    assert last_line.startswith('bash -c "$test_command"')
+
+
+def test_one_version_everywhere():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert jaxdistill.__version__ == version
+    assert re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == version
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
+
+
+def test_installed_version_is_this_one():
+    try:
+        installed = importlib.metadata.version("jaxdistill")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("jaxdistill is not installed here, only on the path")
+    assert installed == jaxdistill.__version__, "run pip install -e . again"
+
+
+def test_dependencies_have_floors_and_no_caps():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in project["dependencies"]:
+        assert re.fullmatch(r"[a-z-]+>=[0-9.]+", requirement), requirement
+    for requirements in project["optional-dependencies"].values():
+        assert not [requirement for requirement in requirements if re.search(r"[<~]|==|!=", requirement)]
+
+
+def test_public_names_exist():
+    assert sorted(set(jaxdistill.__all__)) == sorted(jaxdistill.__all__)
+    assert not [name for name in jaxdistill.__all__ if not hasattr(jaxdistill, name)]
+
+
+def test_import_creates_no_array_and_draws_nothing():
+    """Importing must neither start a JAX backend (memory, devices) nor load matplotlib or pandas."""
+    code = "import sys, jaxdistill; print([m for m in ('matplotlib', 'pandas') if m in sys.modules])"
+    environment = {**os.environ, "JAX_PLATFORMS": "none_such"}  # the first array would raise
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_there_are_experiments():
+    assert "fig8" in EXPERIMENTS
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_answers_help(name):
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode in (0, 1), done.stderr  # absl answers --help with exit code 1
+    assert "Traceback" not in done.stderr
+    assert "--outdir" in done.stdout
+
+
+# A developer's machine, a private package index, an unfinished merge, work left for later.
+FORBIDDEN = {
+    "path of a machine": r"(?<![\w.$}/~-])/(?:home|work|root|tmp|Users|opt)/\w",
+    "package index": r"--(?:extra-)?index-url|--find-links|pythonhosted\.org",
+    "merge conflict": r"^(?:<{7}|={7}|>{7})(?: |$)",
+    "unfinished work": r"\b(?:TODO|FIXME|XXX)\b",
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_nothing_forbidden_is_committed(what):
+    pattern = re.compile(FORBIDDEN[what], re.MULTILINE)
+    own_name = Path(__file__).relative_to(ROOT).as_posix()
+    found = [
+        f"{name}: {match.group()}"
+        for name, text in project_files()
+        if name != own_name
+        for match in pattern.finditer(text)
+    ]
+    assert not found
