@@ -193,7 +193,11 @@ def optimal_values(
         return jnp.max(action_values(mdp, values, discount, reward), axis=-1)
 
     zeros = jnp.zeros(mdp.num_states, jnp.result_type(mdp.reward if reward is None else reward))
-    return _nan_unless_converged(backup, _sweep(backup, zeros, tolerance, max_sweeps), tolerance)
+    values = _sweep(backup, zeros, tolerance, max_sweeps)
+    best = jnp.argmax(action_values(mdp, values, discount, reward), axis=-1)
+    chosen = jax.nn.one_hot(best, mdp.num_actions, dtype=values.dtype)
+    chain = _chain(mdp, outcome_weights(mdp, chosen), discount)
+    return _nan_unless_converged(values, backup(values) - values, chain, tolerance)
 
 
 @_over_stack
@@ -223,6 +227,21 @@ def _diverged_to_inf(sums: jax.Array, policy: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(sums) & jnp.isfinite(policy).all(), jnp.inf, sums)
 
 
+def _chain(mdp: MDP, weights: jax.Array, discount: Scalar) -> Callable[[jax.Array], jax.Array]:
+    """The map v -> P v, [S] to [S], for outcome probabilities `weights` [S, K]."""
+    chances = weights * _discounts(mdp, discount, weights.dtype)
+
+    def chain(v: jax.Array) -> jax.Array:
+        if mdp.num_outcomes > _UNROLL:
+            return jnp.sum(chances * v[mdp.successor], axis=-1)
+        total = jnp.zeros_like(v)
+        for k in range(mdp.num_outcomes):
+            total += chances[:, k] * v[mdp.successor[:, k]]
+        return total
+
+    return chain
+
+
 def _solve(
     mdp: MDP,
     weights: jax.Array,
@@ -232,43 +251,48 @@ def _solve(
     max_sweeps: int,
     transpose: bool = False,
 ) -> jax.Array:
-    """Solves (I - P) v = b, or its transpose, for the chain P with outcome probabilities `weights` [S, K]."""
-    b = b.astype(jnp.result_type(b, weights))
-    chances = weights * _discounts(mdp, discount, b.dtype)
+    """Solves v = b + P v, or its transpose, for the chain P with outcome probabilities `weights` [S, K]."""
+    weights = weights.astype(jnp.result_type(b, weights))
+    b = b.astype(weights.dtype)
     # Where an episode may never end, I - P can be singular and a Krylov method may find any of the solutions.
     # Sweeps from 0 find the one that is the sum over time.
     ends = jnp.asarray(discount, b.dtype) * mdp.continue_prob < 1
 
-    def chain(v: jax.Array) -> jax.Array:
-        if mdp.num_outcomes > _UNROLL:
-            return v - jnp.sum(chances * v[mdp.successor], axis=-1)
-        return v - sum(chances[:, k] * v[mdp.successor[:, k]] for k in range(mdp.num_outcomes))
-
     def solver(matvec: Callable, b: jax.Array) -> jax.Array:
-        proposal = jnp.where(ends, _krylov(matvec, b), 0)
+        proposal = jnp.where(ends, _krylov(matvec, b, tolerance), 0)
         return _sweep(lambda v: v + (b - matvec(v)), proposal, tolerance, max_sweeps)
 
-    matvec = chain
-    if transpose:
+    def oriented(weights: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        chain = _chain(mdp, weights, discount)
         transposed = jax.linear_transpose(chain, b)
-        matvec = lambda v: transposed(v)[0]  # noqa: E731
-    values = jax.lax.custom_linear_solve(matvec, b, solver, transpose_solve=solver)
-    return _nan_unless_converged(lambda v: v + (b - matvec(v)), values, tolerance)
+        return (lambda v: transposed(v)[0]) if transpose else chain
+
+    chain = oriented(weights)
+    values = jax.lax.custom_linear_solve(lambda v: v - chain(v), b, solver, transpose_solve=solver)
+    fixed, fixed_chain = jax.lax.stop_gradient(values), oriented(jax.lax.stop_gradient(weights))
+    change = jax.lax.stop_gradient(b) + fixed_chain(fixed) - fixed
+    return _nan_unless_converged(values, change, fixed_chain, tolerance)
 
 
-def _krylov(matvec: Callable, b: jax.Array) -> jax.Array:
+def _krylov(matvec: Callable, b: jax.Array, tolerance: Scalar | None) -> jax.Array:
     """Proposes a solution of matvec(v) = b: stabilised bi-conjugate gradients with iterative refinement.
 
-    Each round reduces the residual about a thousandfold, which float32 allows; a round that fails is dropped.
+    Each round reduces the residual about a thousandfold, which float32 allows; one that does not help is the
+    last.
     """
 
-    def refine(_: Any, v: jax.Array) -> jax.Array:
-        residual = b - matvec(v)
-        step, _ = jax.scipy.sparse.linalg.bicgstab(matvec, residual, tol=1e-3, maxiter=100)
-        better = jnp.max(jnp.abs(residual - matvec(step))) < jnp.max(jnp.abs(residual))  # false for nan
-        return jnp.where(better, v + step, v)
+    def unfinished(carry: tuple) -> jax.Array:
+        v, residual, helped = carry
+        return helped & (jnp.max(jnp.abs(residual)) > _allowed(v, tolerance))
 
-    return jax.lax.fori_loop(0, 3, refine, jnp.zeros_like(b))
+    def refine(carry: tuple) -> tuple:
+        v, residual, _ = carry
+        step, _ = jax.scipy.sparse.linalg.bicgstab(matvec, residual, tol=1e-3, maxiter=100)
+        new = b - matvec(v + step)
+        helped = jnp.max(jnp.abs(new)) < 0.5 * jnp.max(jnp.abs(residual))  # false for nan
+        return jnp.where(helped, v + step, v), jnp.where(helped, new, residual), helped
+
+    return jax.lax.while_loop(unfinished, refine, (jnp.zeros_like(b), b, jnp.bool_(True)))[0]
 
 
 def _sweep(backup: Callable, values: jax.Array, tolerance: Scalar | None, max_sweeps: int) -> jax.Array:
@@ -292,6 +316,16 @@ def _allowed(values: jax.Array, tolerance: Scalar | None) -> jax.Array:
     return jnp.asarray(relative, values.dtype) * jnp.max(jnp.abs(values))
 
 
-def _nan_unless_converged(backup: Callable, values: jax.Array, tolerance: Scalar | None) -> jax.Array:
-    change = jnp.abs(jax.lax.stop_gradient(backup(values) - values))
-    return jnp.where(change <= 16 * _allowed(jax.lax.stop_gradient(values), tolerance), values, jnp.nan)
+def _nan_unless_converged(
+    values: jax.Array, change: jax.Array, chain: Callable, tolerance: Scalar | None
+) -> jax.Array:
+    """nan where another sweep would still change the value, and wherever `chain` brings such values to."""
+
+    def spread(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        moving = state[0] | (chain(state[0].astype(values.dtype)) > 0)
+        return moving, jnp.any(moving != state[0])
+
+    # A loop of several states may leave the values of some unchanged in some sweeps: hence the spreading.
+    moving = jnp.abs(change) > 16 * _allowed(jax.lax.stop_gradient(values), tolerance)
+    moving, _ = jax.lax.while_loop(lambda state: state[1], spread, (moving, jnp.any(moving)))
+    return jnp.where(moving, jnp.nan, values)

@@ -24,6 +24,7 @@ from jaxdistill.tables import Worlds
 
 _EXTRACT_ENTRIES = 2**20  # table entries copied out per call
 _CHUNK_SECONDS = 0.4  # how often the host looks
+_PAUSED_CHUNK_SECONDS = 0.03  # ... where lanes wait at their checkpoints for it
 
 
 @dataclasses.dataclass
@@ -158,6 +159,7 @@ class _Block:
             return
         if self.lanes is None:
             self.lanes = _empty(self.program, self.task.worlds, self.student)
+            self.compile()
         who = np.array([self.task.queue.popleft() for _ in free])
         mask = np.zeros(len(self.occupant), bool)
         mask[free], self.occupant[free], self.pause[free], self.settled[free] = True, who, 0, 0
@@ -173,6 +175,13 @@ class _Block:
             initial[free] = self.task.initial[who]
         self.lanes = _load(self.program, self.lanes, self.task.worlds, jnp.asarray(mask), student, initial)
         self._set_until()
+
+    def compile(self) -> None:
+        """Runs no tick, so that the first worker compiles, under the pool's lock, and the others find it done."""
+        task = self.task
+        assert self.lanes is not None
+        none = np.int32(0)
+        self.lanes = advance(self.program, self.lanes, task.worlds, task.teachers, np.int32(task.num_iterations), none)
 
     def _set_until(self) -> None:
         ends = np.array([*self.task.pauses, self.task.num_iterations], np.int32)
@@ -191,7 +200,8 @@ class _Block:
         )
         jax.block_until_ready(self.lanes.iteration)
         seconds = time.perf_counter() - started
-        faster = self.num_ticks * min(max(_CHUNK_SECONDS / max(seconds, 1e-6), 0.5), 2.0)
+        wanted = _PAUSED_CHUNK_SECONDS if task.pauses else _CHUNK_SECONDS
+        faster = self.num_ticks * min(max(wanted / max(seconds, 1e-6), 0.5), 2.0)
         self.num_ticks = int(min(max(faster, 64), self.program.ring // 2))
 
     def _iteration(self) -> np.ndarray:

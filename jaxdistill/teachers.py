@@ -4,7 +4,6 @@ Learned teachers run on the engine that trains the students.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,10 +14,10 @@ from jaxdistill import exact, pool, rules, students, tables
 from jaxdistill.engine import Program
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import METHODS
+from jaxdistill.progress import Progress
 from jaxdistill.students import Config, Resolved
 from jaxdistill.teacher import Teacher
 
-Progress = Callable[[float, int], None]
 TIE = 1e-4  # action values this close are the same up to rounding
 
 
@@ -105,7 +104,7 @@ def q_learning(
     discount: float = 0.99,
     num_iterations: int = 30_000,
     max_episode_steps: int = 4096,
-    progress: Progress | None = None,
+    progress: bool | None = None,
 ) -> Teacher:
     """Q-learning with epsilon-greedy control (App. A.4), played greedily or as softmax(Q / temperature).
 
@@ -118,7 +117,7 @@ def q_learning(
       discount: in [0, 1].
       num_iterations: episodes.
       max_episode_steps: an episode is cut there.
-      progress: called with (fraction, steps).
+      progress: as in `train`.
     """
     if not temperature >= 0:
         raise ValueError(f"temperature must be >= 0; got {temperature!r}.")
@@ -145,7 +144,7 @@ def from_q(mdps: MDP, q, *, temperature: float = 0.0, discount: float = 0.99, na
 
 
 def actor_critic(
-    key: jax.Array, mdps: MDP, *, config: Config | None = None, progress: Progress | None = None, **changes: Any
+    key: jax.Array, mdps: MDP, *, config: Config | None = None, progress: bool | None = None, **changes: Any
 ) -> Teacher:
     """The actor-critic of App. A.3 trained on the environment reward; its policy is stochastic ("A2C", Fig. 8).
 
@@ -159,7 +158,8 @@ def actor_critic(
         logits[mdp] = params[:, :-1]
 
     cost = np.ones(mdps.num_mdps)
-    pool.run(students.make_tasks(students.as_key(key), mdps, cells, cost, keep), progress)
+    with Progress("actor-critic teachers", progress) as report:
+        pool.run(students.make_tasks(students.as_key(key), mdps, cells, cost, keep), report)
     discount = float(np.max(config.discount))
     return from_logits(mdps, logits, discount=discount, name="actor_critic")
 
@@ -205,7 +205,8 @@ def _learn_q(key, mdps: MDP, config: Config, epsilon: float, progress) -> np.nda
     nobody = np.zeros((mdps.num_states, mdps.num_actions), np.float32)
     teachers = tables.pack_teacher(nobody, nobody[:, 0])
     task = pool.Task(program, tables.pack_worlds(mdps), teachers, learner, config.num_iterations, np.ones(num), keep)
-    pool.run([task], progress)
+    with Progress("Q-learning teachers", progress) as report:
+        pool.run([task], report)
     return q
 
 

@@ -1,7 +1,6 @@
 """`train`: worlds, a teacher and methods in; learning curves and students out."""
 
 import dataclasses
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from jaxdistill import exact, methods, pool, students, teachers
 from jaxdistill.mdp import MDP, validate
 from jaxdistill.methods import Method
+from jaxdistill.progress import Hook, Progress
 from jaxdistill.results import Result
 from jaxdistill.students import Cell, Config, Resolved
 from jaxdistill.teacher import Teacher
@@ -34,7 +33,7 @@ def train(
     initial_values: np.ndarray | None = None,
     keep_tables: bool = True,
     progress: bool | None = None,
-    on_chunk: Callable[[float, int, float], None] | None = None,
+    on_chunk: Hook | None = None,
     **changes: Any,
 ) -> Result:
     """Trains one tabular student per method and MDP and returns their learning curves and final tables.
@@ -51,7 +50,7 @@ def train(
       initial_logits: float [P, M, O, A] or what broadcasts to it; zeros if None.
       initial_values: float [P, M, O] or what broadcasts to it; zeros if None.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
-      progress: a progress bar on stderr; None: only when that is a terminal.
+      progress: on stderr: True: a bar on a terminal, lines elsewhere; False: nothing; None: a bar on a terminal only.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
       **changes: fields of `Config`.
 
@@ -81,7 +80,7 @@ def train(
         pauses=lambda cell: () if cell.method.control.is_student else config.checkpoints[:-1].tolist(),
         initial=initial,
     )
-    with _Progress(progress, on_chunk) as report:
+    with Progress("students", progress, on_chunk) as report:
         pool.run(tasks, report)
     recorder.flush()
     return recorder.result(optimal, report.steps, time.perf_counter() - started)
@@ -311,30 +310,3 @@ def _settings(config: Config) -> dict[str, Any]:
         return np.asarray(value).tolist() if not isinstance(value, str | type(None)) else value
 
     return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
-
-
-class _Progress:
-    """A bar on a terminal, the caller's hook, or nothing; estimates the time left from the work done so far."""
-
-    def __init__(self, bar: bool | None, hook: Callable[[float, int, float], None] | None):
-        self.show = sys.stderr.isatty() if bar is None else bar
-        self.hook, self.steps, self.started, self.called = hook, 0, time.perf_counter(), 0.0
-
-    def __enter__(self):
-        form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-        self.bar = tqdm(total=1000, disable=not self.show, bar_format=form, desc="distilling")
-        return self
-
-    def __exit__(self, *_):
-        self.bar.close()
-
-    def __call__(self, fraction: float, steps: int) -> None:
-        self.steps, now = steps, time.perf_counter()
-        if fraction < 1 and now - self.called < 0.5:
-            return
-        self.called, seconds = now, now - self.started
-        left = seconds * (1 - fraction) / fraction if fraction > 0 else float("inf")
-        self.bar.update(int(1000 * fraction) - self.bar.n)
-        self.bar.set_postfix_str(f"{steps / max(seconds, 1e-9) / 1e6:.1f} M steps/s")
-        if self.hook is not None:
-            self.hook(fraction, steps, left)

@@ -1,0 +1,182 @@
+"""What every experiment shares: flags from a settings dataclass, an output folder, and one way to fail."""
+
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+
+import jaxdistill
+from jaxdistill.results import package_versions, write_atomically
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of a settings dataclass: its default, and the help text of its flag, units included."""
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata={"help": help})
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass
+class Output:
+    """Where an experiment writes, and how."""
+
+    outdir: str = option("", "folder for the figure, the curves and the settings; default results/<experiment>")
+    restart: bool = option(False, "run again even where outdir holds results of other settings, and replace them")
+    smoke: bool = option(False, "everything once, tiny, in less than a minute; overrides sizes that are not given")
+
+
+@dataclasses.dataclass
+class Worlds:
+    """How worlds are sampled (App. A.1 and A.2)."""
+
+    num_mdps: int = option(100, "sampled worlds; the paper has 1000")
+    num_rows: int = option(20, "height of the grid, cells")
+    num_cols: int = option(20, "width of the grid, cells")
+    num_actions: int = option(4, "actions: four moves, the others do nothing")
+    observation: str = option("full", "what the agent sees: full (its state) or window (the cells around it)")
+    window_radius: int = option(4, "window: cells seen in each direction")
+    p_wall: float = option(0.1, "probability that a cell is a wall")
+    p_plus10: float = option(0.01, "probability of a terminal cell with reward +10")
+    p_plus5: float = option(0.02, "probability of a terminal cell with reward +5")
+    p_minus1: float = option(0.1, "probability of a cell with reward -1")
+    p_minus5: float = option(0.01, "probability of a terminal cell with reward -5")
+    p_minus10: float = option(0.01, "probability of a terminal cell with reward -10")
+    noise: float = option(0.1, "probability that a move goes in a random direction")
+    termination_prob: float = option(0.01, "probability that a step ends the episode")
+
+    def grid_config(self) -> jaxdistill.GridConfig:
+        """The sampler's configuration; ValueError where a value is impossible."""
+        names = [field.name for field in dataclasses.fields(jaxdistill.GridConfig)]
+        return jaxdistill.GridConfig(**{name: getattr(self, name) for name in names if hasattr(self, name)})
+
+
+@dataclasses.dataclass
+class Training:
+    """How students are trained (App. A.3 to A.5)."""
+
+    num_iterations: int = option(30_000, "episodes, and so updates, of each student and of each learned teacher")
+    num_checkpoints: int = option(100, "points of each learning curve")
+    seed: int = option(0, "seed of the worlds, the teachers and the students")
+    reduction: str = option("mean", "an episode's update is the mean or the sum over its steps")
+    learning_rate: float = option(0.1, "step size of the student's logits")
+    value_learning_rate: float = option(0.1, "step size of the student's value table")
+    discount: float = option(0.99, "discount of the returns trained on; figures show undiscounted returns")
+    probability_floor: float = option(0.01, "least teacher probability inside a logarithm")
+
+    def train_config(self) -> jaxdistill.Config:
+        """The configuration of `jaxdistill.train`; ValueError where a value is impossible."""
+        names = [field.name for field in dataclasses.fields(jaxdistill.Config)]
+        return jaxdistill.Config(**{name: getattr(self, name) for name in names if hasattr(self, name)})
+
+
+def known(what: str, names: list[str], valid: Any) -> None:
+    """ValueError naming the valid names if one of `names` is not among them."""
+    for name in names:
+        if name not in valid:
+            raise ValueError(f"Unknown {what} {name!r}; choose from {', '.join(valid)}.")
+    if not names:
+        raise ValueError(f"No {what} given; choose from {', '.join(valid)}.")
+
+
+def prepare_outdir(settings: Any) -> Path:
+    """Makes the folder and proves that it can be written, before any work; ValueError if not."""
+    outdir = Path(settings.outdir)
+    try:
+        outdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=outdir):
+            pass
+    except OSError as error:
+        raise ValueError(f"--outdir {outdir} cannot be written: {error.strerror}; choose another folder.") from None
+    return outdir
+
+
+def what_decides(settings: Any) -> dict[str, Any]:
+    """The settings that decide the numbers: all but where and whether to write."""
+    values = dataclasses.asdict(settings)
+    return {name: value for name, value in values.items() if name not in ("outdir", "restart", "smoke")}
+
+
+def save_settings(settings: Any, outdir: Path, **extra: Any) -> None:
+    """settings.json: the settings, the versions and what else the experiment has to say."""
+    text = json.dumps({"settings": what_decides(settings), "versions": package_versions(), **extra}, indent=2)
+    write_atomically(outdir / "settings.json", lambda file: file.write((text + "\n").encode()))
+
+
+def finished(settings: Any, outdir: Path) -> bool:
+    """Whether outdir holds results of exactly these settings; ValueError if of others."""
+    path = outdir / "settings.json"
+    if settings.restart or not path.exists():
+        return False
+    try:
+        found = json.loads(path.read_text())["settings"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged; use --restart to run again, or another --outdir.") from None
+    wanted = json.loads(json.dumps(what_decides(settings)))
+    different = [k for k in wanted | found if wanted.get(k) != found.get(k)]
+    if different:
+        shown = ", ".join(f"{k} was {found.get(k)}, is {wanted.get(k)}" for k in different)
+        raise ValueError(f"{outdir} holds results of other settings ({shown}); use another --outdir, or --restart.")
+    return True
+
+
+def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]) -> Any:
+    """Settings from flags; exits with code 2 and one line for a flag that is wrong, with 0 for --help."""
+    define = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+    values = flags.FlagValues()
+    for field in dataclasses.fields(settings_type):
+        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+        text = field.metadata["help"]
+        if isinstance(default, list):
+            flags.DEFINE_list(field.name, default, text, flag_values=values)
+        else:
+            define[type(default)](field.name, default, text, flag_values=values)
+    if any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:]):
+        print(f"{sys.modules['__main__'].__doc__}\nFlags:{values.get_help()}")
+        sys.exit(0)
+    try:
+        rest = values(argv)[1:]
+    except flags.Error as error:
+        fail(str(error))
+    if rest:
+        fail(f"Unknown argument {rest[0]!r}; options start with --, see --help.")
+    given = {f.name: getattr(values, f.name) for f in dataclasses.fields(settings_type)}
+    if given["smoke"]:
+        given |= {k: v for k, v in smoke.items() if not values[k].present}
+    given["outdir"] = given["outdir"] or str(Path("results", name + ("-smoke" if given["smoke"] else "")))
+    return settings_type(**given)
+
+
+def fail(message: str) -> Any:
+    """One line on stderr and exit code 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def main(settings_type: type, name: str, smoke: dict[str, Any], work: Callable[[Any], None]) -> None:
+    """Entry point of an experiment: flags, compilation cache, work, and errors for people."""
+
+    def run(_: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # libraries' notes are not ours
+        settings = parse(settings_type, name, smoke, sys.argv)
+        cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path.home() / ".cache" / "jaxdistill")
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # type: ignore[assignment]
+        try:
+            work(settings)
+        except (ValueError, OSError) as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            print("stopped; what was finished before is in the output folder", file=sys.stderr)
+            sys.exit(130)
+
+    app.run(run, argv=sys.argv[:1])
