@@ -20,7 +20,7 @@ from jaxdistill.results import package_versions, write_atomically
 def option(default: Any, help: str) -> Any:
     """A field of a settings dataclass: its default, and the help text of its flag, units included."""
     if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata={"help": help})
+        return dataclasses.field(default_factory=default.copy, metadata={"help": help})
     return dataclasses.field(default=default, metadata={"help": help})
 
 
@@ -107,7 +107,7 @@ def what_decides(settings: Any) -> dict[str, Any]:
 def save_settings(settings: Any, outdir: Path, **extra: Any) -> None:
     """settings.json: the settings, the versions and what else the experiment has to say."""
     text = json.dumps({"settings": what_decides(settings), "versions": package_versions(), **extra}, indent=2)
-    write_atomically(outdir / "settings.json", lambda file: file.write((text + "\n").encode()))
+    write_atomically(outdir / "settings.json", lambda file: file.writelines([text.encode(), b"\n"]))
 
 
 def finished(settings: Any, outdir: Path) -> bool:
@@ -129,15 +129,17 @@ def finished(settings: Any, outdir: Path) -> bool:
 
 def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]) -> Any:
     """Settings from flags; exits with code 2 and one line for a flag that is wrong, with 0 for --help."""
-    define = {bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+    define: dict[type, Callable[..., Any]] = {
+        bool: flags.DEFINE_boolean,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+        list: flags.DEFINE_list,
+    }
     values = flags.FlagValues()
     for field in dataclasses.fields(settings_type):
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
-        text = field.metadata["help"]
-        if isinstance(default, list):
-            flags.DEFINE_list(field.name, default, text, flag_values=values)
-        else:
-            define[type(default)](field.name, default, text, flag_values=values)
+        default = getattr(settings_type(), field.name)
+        define[type(default)](field.name, default, field.metadata["help"], flag_values=values)
     if any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:]):
         print(f"{sys.modules['__main__'].__doc__}\nFlags:{values.get_help()}")
         sys.exit(0)

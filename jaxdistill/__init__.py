@@ -13,8 +13,8 @@ from jaxdistill.theory import expected_update
 from jaxdistill.train import train
 
 __all__ = [
-    "METHODS",
     "MDP",
+    "METHODS",
     "STUDENT",
     "TEACHER",
     "UNIFORM",

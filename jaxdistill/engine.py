@@ -1,16 +1,14 @@
 """The inner loop: many lanes, one student in each, advanced together by one unit of each lane's own work per tick.
 
-No lane waits for another's episode to end and no step is padding. `tick_td` reads as: finish the previous step, act, arrive.
-`tick_mc` plays an episode forward, keeping a record, and then walks it backward to give each step its return.
+No lane waits for another's episode to end and no step is padding. `tick_td` reads as: finish the previous step, act,
+arrive. `tick_mc` plays an episode forward, keeping a record, and then walks it backward to give each step its return.
 
-Everything here works on [W, ...] arrays of lanes; what one lane does is written for one lane and vmapped. Reads of a table
-come before its write in every tick, or XLA would copy the table.
+Everything here works on [W, ...] arrays of lanes; what one lane does is written for one lane and vmapped. Reads of a
+table come before its write in every tick, or XLA would copy the table.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,115 +16,19 @@ import optax
 from jax import lax
 
 from jaxdistill import random
+from jaxdistill.lanes import (
+    STEP_STREAM,
+    Lanes,
+    Pending,
+    Program,
+    Replay,
+    begin_episode,
+    lane_index,
+    scale_slot,
+    seen_from,
+)
 from jaxdistill.numerics import sample_index
-from jaxdistill.rules import Rule, Student
 from jaxdistill.tables import Worlds, count_reached, read, write
-
-START_STREAM, STEP_STREAM = 1, 0
-Schedule = Callable[[jax.Array], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """What a compiled program depends on, besides the sizes of the worlds; hashable.
-
-    Attributes:
-      rule: how rows become policies and steps become credit.
-      monte_carlo: walk episodes backward (`tick_mc`) instead of crediting by TD(1).
-      num_lanes: W, fixed, so that a student's numbers do not depend on how many run beside it.
-      num_checkpoints: C bins of the learning curves.
-      max_steps: an episode is cut after so many steps (and counted as truncated).
-      mean: whether an episode's update is the mean over its steps; else the sum.
-      ring: iterations whose scale is remembered; `settle` must run at least once in ring - 2 iterations.
-      schedule, value_schedule: iteration -> factor of the learning rates, or None for constant rates.
-      optimizer: gradient transformation over {"logits": [O, A], "values": [O]}, or None for plain SGD.
-      episode_control: whether any control policy draws its component per episode.
-      sync_every: ticks between applications of `optimizer`.
-    """
-
-    rule: Rule
-    monte_carlo: bool
-    num_lanes: int
-    num_checkpoints: int
-    max_steps: int = 4096
-    mean: bool = True
-    ring: int = 8192
-    schedule: Schedule | None = None
-    value_schedule: Schedule | None = None
-    optimizer: optax.GradientTransformation | None = None
-    episode_control: bool = False
-    sync_every: int = 32
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Pending:
-    """TD: the step taken last, which the next tick credits."""
-
-    valid: jax.Array
-    row: jax.Array
-    teacher_row: jax.Array
-    observation: jax.Array
-    action: jax.Array
-    reward: jax.Array
-    alive: jax.Array  # 1.0 where the episode went on
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Replay:
-    """MC: the record of the episode and, walking backward, what step t + 1 hands to step t."""
-
-    records: jax.Array  # int32 [W * max_steps, 4]: state, observation, action, outcome
-    remaining: jax.Array  # steps still to credit; 0 while playing forward
-    next_return: jax.Array
-    next_reward: jax.Array
-    next_teacher_value: jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Lanes:
-    """The whole carry; per lane unless said otherwise.
-
-    Attributes:
-      table: [W * O, R], the rows of the rule.
-      scales: [W * ring, 2], by which an iteration's directions of logits and value are multiplied.
-      curves: [W * C, 2], sums over the iterations of a bin of undiscounted return and of length.
-      student: its constants.
-      until: iteration at which the lane pauses.
-      iteration, time: episodes finished; steps taken in this one.
-      count: steps taken in all (position in the random stream).
-      state, observation: where it is.
-      control: [3], this episode's weights of student, teacher and uniform policy.
-      scale: [2], of the iteration just finished.
-      bin, bin_return, bin_length, episode_return: learning-curve accumulators.
-      truncated: episodes cut at max_steps.
-      waiting: whether it waits for `optimizer`.
-      work: `Pending` (TD) or `Replay` (MC).
-      opt_state: of `optimizer`, or None.
-    """
-
-    table: jax.Array
-    scales: jax.Array
-    curves: jax.Array
-    student: Student
-    until: jax.Array
-    iteration: jax.Array
-    time: jax.Array
-    count: jax.Array
-    state: jax.Array
-    observation: jax.Array
-    control: jax.Array
-    scale: jax.Array
-    bin: jax.Array
-    bin_return: jax.Array
-    bin_length: jax.Array
-    episode_return: jax.Array
-    truncated: jax.Array
-    waiting: jax.Array
-    work: Any
-    opt_state: Any
 
 
 @jax.tree_util.register_dataclass
@@ -142,23 +44,15 @@ class Arrival:
     cut: jax.Array
 
 
-def _lane(program: Program) -> jax.Array:
-    return jnp.arange(program.num_lanes, dtype=jnp.int32)
-
-
-def _slot(program: Program, iteration: jax.Array) -> jax.Array:
-    return _lane(program) * program.ring + (iteration & (program.ring - 1))
-
-
 def tick_td(program: Program, worlds: Worlds, teachers: jax.Array, num_iterations, lanes: Lanes) -> Lanes:
     """Every lane takes one step and, knowing now where the step before led, credits that one."""
     rule, student, last = program.rule, lanes.student, lanes.work
-    here = _lane(program) * worlds.num_observations + lanes.observation
-    scales = write(lanes.scales, _slot(program, lanes.iteration - 1), lanes.scale)
+    here = lane_index(program) * worlds.num_observations + lanes.observation
+    scales = write(lanes.scales, scale_slot(program, lanes.iteration - 1), lanes.scale)
     row, teacher_row = lax.optimization_barrier(
         (read(lanes.table, here), read(teachers, student.teacher * worlds.num_states + lanes.state))
     )
-    filed = lax.optimization_barrier(read(scales, _slot(program, rule.stamp(row).astype(jnp.int32))))
+    filed = lax.optimization_barrier(read(scales, scale_slot(program, rule.stamp(row).astype(jnp.int32))))
 
     def finish(student, last, row, teacher_row, filed, scale, iteration, same):
         fresh = rule.refresh(row, filed, iteration)
@@ -168,13 +62,11 @@ def tick_td(program: Program, worlds: Worlds, teachers: jax.Array, num_iteration
         next_row = jnp.where(same, last.row, fresh)
         target = rule.reward(student, step) + student.discount * rule.bootstrap(student, next_row, step, last.alive)
         credited = rule.credit(student, last.row, step, target)
-        return jnp.where(last.valid, credited, fresh), jnp.where(
-            same, rule.refresh(credited, scale, iteration), fresh
-        )
+        return jnp.where(last.valid, credited, fresh), jnp.where(same, rule.refresh(credited, scale, iteration), fresh)
 
     same = last.valid & (last.observation == lanes.observation)
     credited, row = lax.optimization_barrier(
-        jax.vmap(finish)(student, last, row, teacher_row, filed, lanes.scale, lanes.iteration, same)
+        jax.vmap(finish)(student, last, row, teacher_row, filed, lanes.scale, seen_from(program, lanes), same)
     )
 
     action, arrival = act(program, worlds, lanes, row, teacher_row)
@@ -215,19 +107,19 @@ def _credit_next(rule, student, last, credited, row, teacher_row, action, same):
 def tick_mc(program: Program, worlds: Worlds, teachers: jax.Array, num_iterations, lanes: Lanes) -> Lanes:
     """Every lane takes one step of its episode, or one step back through it when it has ended."""
     rule, student, replay = program.rule, lanes.student, lanes.work
-    lane, a = _lane(program), worlds.num_actions
+    lane, a = lane_index(program), worlds.num_actions
     backward = replay.remaining > 0
     place = lane * program.max_steps + jnp.where(backward, replay.remaining - 1, lanes.time)
     record = lax.optimization_barrier(read(replay.records, place))
     state = jnp.where(backward, record[:, 0], lanes.state)
     observation = jnp.where(backward, record[:, 1], lanes.observation)
     here = lane * worlds.num_observations + observation
-    scales = write(lanes.scales, _slot(program, lanes.iteration - 1), lanes.scale)
+    scales = write(lanes.scales, scale_slot(program, lanes.iteration - 1), lanes.scale)
     row, teacher_row = lax.optimization_barrier(
         (read(lanes.table, here), read(teachers, student.teacher * worlds.num_states + state))
     )
-    filed = lax.optimization_barrier(read(scales, _slot(program, rule.stamp(row).astype(jnp.int32))))
-    row = lax.optimization_barrier(jax.vmap(rule.refresh)(row, filed, lanes.iteration))
+    filed = lax.optimization_barrier(read(scales, scale_slot(program, rule.stamp(row).astype(jnp.int32))))
+    row = lax.optimization_barrier(jax.vmap(rule.refresh)(row, filed, seen_from(program, lanes)))
 
     active = (lanes.iteration < lanes.until) & ~lanes.waiting & ~backward
     now = dataclasses.replace(lanes, state=state, observation=observation)
@@ -240,9 +132,7 @@ def tick_mc(program: Program, worlds: Worlds, teachers: jax.Array, num_iteration
         return rule.credit(student, row, step, target), target, rule.next_reward(student, step)
 
     replay_now = dataclasses.replace(replay, records=replay.remaining)  # per-lane leaves only
-    credited, target, next_reward = jax.vmap(credit)(
-        student, replay_now, row, teacher_row, action, arrival.reward
-    )
+    credited, target, next_reward = jax.vmap(credit)(student, replay_now, row, teacher_row, action, arrival.reward)
     row = jnp.where(backward[:, None], credited, row)
     ended = active & arrival.ended
     remaining = jnp.where(ended, lanes.time + 1, jnp.where(backward, replay.remaining - 1, 0))
@@ -332,7 +222,7 @@ def end_iteration(program: Program, worlds: Worlds, num_iterations, lanes: Lanes
     state, observation, control = begin_episode(program, worlds, lanes)
     return dataclasses.replace(
         lanes,
-        curves=write(lanes.curves, _lane(program) * program.num_checkpoints + current, curve),
+        curves=write(lanes.curves, lane_index(program) * program.num_checkpoints + current, curve),
         iteration=k + done.astype(jnp.int32),
         time=jnp.where(done, 0, lanes.time),
         state=jnp.where(done, state, lanes.state),
@@ -345,38 +235,6 @@ def end_iteration(program: Program, worlds: Worlds, num_iterations, lanes: Lanes
         episode_return=jnp.where(done, 0, lanes.episode_return),
         waiting=lanes.waiting | done if program.optimizer is not None else lanes.waiting,
     )
-
-
-def begin_episode(program: Program, worlds: Worlds, lanes: Lanes) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Start state, its observation and the episode's control weights, for every lane."""
-    student = lanes.student
-    choice = jnp.zeros_like(student.mdp)
-    control = student.control
-    if worlds.num_starts > 1 or program.episode_control:
-        bits, more_bits = jax.vmap(random.threefry, in_axes=(0, 0, None))(student.key, lanes.count, START_STREAM)
-        if worlds.num_starts > 1:
-            choice = jax.vmap(count_reached)(read(worlds.start_cumulative, student.mdp), random.uniform(bits))
-        if program.episode_control:
-            drawn = jax.vmap(sample_index)(control, random.uniform(more_bits))
-            once = jax.nn.one_hot(drawn, 3, dtype=jnp.float32)
-            control = jnp.where(student.per_episode[:, None], once, control)
-    start = read(worlds.starts, student.mdp * worlds.num_starts + choice)
-    return start[:, 0], start[:, 1], control
-
-
-def settle(program: Program, lanes: Lanes) -> Lanes:
-    """Applies every pending direction of finished iterations to the parameters, in the whole table."""
-    rule = program.rule
-    table = lanes.table.reshape(program.num_lanes, -1, rule.width)
-    scales = write(lanes.scales, _slot(program, lanes.iteration - 1), lanes.scale)
-    scales = scales.reshape(program.num_lanes, program.ring, 2)
-
-    def refresh_lane(rows, scales, iteration):
-        filed = scales[rule.stamp(rows).astype(jnp.int32) & (program.ring - 1)]
-        return jax.vmap(rule.refresh, in_axes=(0, 0, None))(rows, filed, iteration)
-
-    table = jax.vmap(refresh_lane)(table, scales, lanes.iteration)
-    return dataclasses.replace(lanes, table=table.reshape(lanes.table.shape), scales=scales.reshape(lanes.scales.shape))
 
 
 def apply_optimizer(program: Program, lanes: Lanes) -> Lanes:

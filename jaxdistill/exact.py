@@ -142,9 +142,7 @@ def expected_length(mdp: MDP, policy: jax.Array, *, max_sweeps: int = _MAX_SWEEP
 
 
 @_over_stack
-def occupancy(
-    mdp: MDP, policy: jax.Array, discount: Scalar = 1.0, *, max_sweeps: int = _MAX_SWEEPS
-) -> jax.Array:
+def occupancy(mdp: MDP, policy: jax.Array, discount: Scalar = 1.0, *, max_sweeps: int = _MAX_SWEEPS) -> jax.Array:
     """Expected visits of an episode, d(s) = E[sum_t discount^t 1(s_t = s)], [S], >= 0.
 
     Counts the states acted in: the start, but not the arrival in a terminal state. So at discount 1 the sum
@@ -164,9 +162,7 @@ def start_value(mdp: MDP, values: jax.Array) -> jax.Array:
 
 
 @_over_stack
-def action_values(
-    mdp: MDP, values: jax.Array, discount: Scalar = 1.0, reward: jax.Array | None = None
-) -> jax.Array:
+def action_values(mdp: MDP, values: jax.Array, discount: Scalar = 1.0, reward: jax.Array | None = None) -> jax.Array:
     """Q(s, a) = E[r + discount * V(s') * 1(the episode goes on) | s, a] for V = `values` [S]: [S, A]."""
     reward = mdp.reward if reward is None else reward
     returns = reward + _discounts(mdp, discount, values.dtype) * values[mdp.successor]
@@ -316,9 +312,7 @@ def _allowed(values: jax.Array, tolerance: Scalar | None) -> jax.Array:
     return jnp.asarray(relative, values.dtype) * jnp.max(jnp.abs(values))
 
 
-def _nan_unless_converged(
-    values: jax.Array, change: jax.Array, chain: Callable, tolerance: Scalar | None
-) -> jax.Array:
+def _nan_unless_converged(values: jax.Array, change: jax.Array, chain: Callable, tolerance: Scalar | None) -> jax.Array:
     """nan where another sweep would still change the value, and wherever `chain` brings such values to."""
 
     def spread(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -21,8 +21,8 @@ MOVES = ((0, -1), (0, 1), (-1, 0), (1, 0), (0, 0))  # (row, col) step of each ou
 
 # The kinds of a cell in the order of App. A.2, step 2, and the empty cell last.
 _KINDS = ("p_wall", "p_plus10", "p_plus5", "p_minus1", "p_minus5", "p_minus10")
-_REWARD = (0.0, 10.0, 5.0, -1.0, -5.0, -10.0, 0.0)
-_TERMINAL = (False, True, True, False, True, True, False)
+_REWARD = np.array([0, 10, 5, -1, -5, -10, 0], np.float32)
+_TERMINAL = np.array([0, 1, 1, 0, 1, 1, 0], bool)
 _WALL, _PLUS10, _EMPTY = 0, 1, 6
 
 TEXT_CELLS: Mapping[str, tuple[float, bool]] = {
@@ -161,19 +161,11 @@ def sample_mdps(key: jax.Array, num_mdps: int, config: GridConfig | None = None,
     config = _override(config, overrides)
     if isinstance(num_mdps, bool) or not isinstance(num_mdps, int | np.integer) or num_mdps < 1:
         raise ValueError(f"num_mdps must be a whole number, at least 1, got {num_mdps!r}")
-    if not isinstance(key, jax.Array) or not (
-        jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
-    ):
+    if not isinstance(key, jax.Array) or not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
         raise ValueError(f"key must be one key such as jax.random.key(0), got {key!r}")
-    attempts = _first_accepted(key, num_mdps, config) if config.redraw else np.zeros(num_mdps, np.int32)
-    kinds = _draw(key, np.arange(num_mdps, dtype=np.int32), attempts, *_sampler_args(config))
-    grid = Grid(
-        wall=kinds == _WALL,
-        reward=jnp.asarray(_REWARD, jnp.float32)[kinds],
-        terminal=jnp.asarray(_TERMINAL, jnp.bool_)[kinds],
-        start=jnp.tile(jnp.asarray(config.start, jnp.int32), (num_mdps, 1)),
-    )
-    return grid_to_mdp(grid, config)
+    kinds = _sample_kinds(key, num_mdps, config)
+    start: Any = np.tile(np.array(config.start), (num_mdps, 1))
+    return grid_to_mdp(Grid(kinds == _WALL, _REWARD[kinds], _TERMINAL[kinds], start), config)
 
 
 def from_text(
@@ -208,20 +200,14 @@ def from_text(
     cells = {**TEXT_CELLS, **(rewards or {}), "#": (0.0, False)}
     for letter, cell in cells.items():
         if np.shape(cell) != (2,):
-            raise ValueError(
-                f"rewards[{letter!r}] must be (reward, terminal), such as (1.0, True), got {cell!r}"
-            )
+            raise ValueError(f"rewards[{letter!r}] must be (reward, terminal), such as (1.0, True), got {cell!r}")
     unknown = sorted(set("".join(rows)) - set(cells))
     if unknown:
-        raise ValueError(
-            f"the map has {unknown[0]!r}, which means nothing; known are {' '.join(sorted(cells))}"
-        )
+        raise ValueError(f"the map has {unknown[0]!r}, which means nothing; known are {' '.join(sorted(cells))}")
     letters = np.array([list(row) for row in rows])
     starts = np.argwhere(letters == "S")
     if len(starts) != 1:
-        raise ValueError(
-            f"the map must have exactly one start S, on a cell that is not a wall, got {len(starts)}"
-        )
+        raise ValueError(f"the map must have exactly one start S, on a cell that is not a wall, got {len(starts)}")
     config = _override(config, {"num_rows": len(rows), "num_cols": len(rows[0]), **overrides})
     grid = Grid(
         wall=letters == "#",
@@ -245,24 +231,24 @@ def grid_to_mdp(grid: Grid, config: GridConfig | None = None, **overrides: Any) 
     config = _override(config, overrides)
     grid = _checked(grid)
     lead, (num_rows, num_cols) = grid.wall.shape[:-2], grid.wall.shape[-2:]
-    successor, reward, terminal = _transitions(grid, _neighbours(num_rows, num_cols))
-    outcome_probs = jnp.asarray(action_outcomes(config.num_actions, config.noise), jnp.float32)
+    successor, reward, terminal = _transitions(grid)
+    outcome_probs = action_outcomes(config.num_actions, config.noise).astype(np.float32)
     observation, num_observations = np.arange(num_rows * num_cols), num_rows * num_cols
     if config.observation == "window":
         observation, num_observations = window_observations(grid, config.window_radius)
-    return MDP(
-        successor=successor,
-        reward=reward,
-        terminal=terminal,
-        outcome_probs=jnp.broadcast_to(outcome_probs, lead + outcome_probs.shape),
-        continue_prob=jnp.full(lead, 1 - config.termination_prob, jnp.float32),
-        start=cell_to_state(grid.start[..., :1], grid.start[..., 1:], num_cols),
-        start_probs=jnp.ones((*lead, 1), jnp.float32),
-        observation=jnp.broadcast_to(jnp.asarray(observation, jnp.int32), (*lead, num_rows * num_cols)),
-        id=jnp.arange(math.prod(lead), dtype=jnp.int32).reshape(lead),
-        num_observations=num_observations,
-        grid=grid,
-    )
+    arrays = {
+        "successor": successor,
+        "reward": reward,
+        "terminal": terminal,
+        "outcome_probs": np.broadcast_to(outcome_probs, lead + outcome_probs.shape),
+        "continue_prob": np.full(lead, 1 - config.termination_prob, np.float32),
+        "start": cell_to_state(grid.start[..., :1], grid.start[..., 1:], num_cols),
+        "start_probs": np.ones((*lead, 1), np.float32),
+        "observation": np.broadcast_to(observation.astype(np.int32), (*lead, num_rows * num_cols)),
+        "id": np.arange(math.prod(lead), dtype=np.int32).reshape(lead),
+        "grid": grid,
+    }
+    return MDP(**jax.tree.map(jnp.asarray, arrays), num_observations=num_observations)
 
 
 def action_outcomes(num_actions: int, noise: float) -> np.ndarray:
@@ -312,69 +298,19 @@ def _override(config: GridConfig | None, overrides: dict[str, Any]) -> GridConfi
     return dataclasses.replace(config or GridConfig(), **overrides)
 
 
-def _sampler_args(config: GridConfig) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-    """Cumulative probabilities [6], which may change without recompiling; the size; and the start."""
-    thresholds = 1 - np.cumprod(1 - np.array(config.cell_probs))
-    return thresholds.astype(np.float32), (config.num_rows, config.num_cols), config.start
+def _sample_kinds(key: jax.Array, num_mdps: int, config: GridConfig) -> np.ndarray:
+    """Kinds of the cells of the first accepted attempt at each world, int8 [M, H, W].
 
-
-@functools.partial(jax.jit, static_argnames=("size", "start"))
-def _draw(
-    key: jax.Array,
-    world: jax.Array,
-    attempt: jax.Array,
-    thresholds: jax.Array,
-    size: tuple[int, int],
-    start: tuple[int, int],
-) -> jax.Array:
-    """Kinds of cells, int32 [L, H, W], in attempts `attempt` [L] at worlds `world` [L] (App. A.2, step 2)."""
-
-    def one(world: jax.Array, attempt: jax.Array) -> jax.Array:
-        u = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, world), attempt), size, jnp.float32)
-        kinds = jnp.sum(u[..., None] >= thresholds, axis=-1, dtype=jnp.int32)
-        # Paper: any cell may be drawn as anything. Here: the start stays empty, as Fig. 4's returns demand.
-        return kinds.at[start].set(_EMPTY)
-
-    return jax.vmap(one)(world, attempt)
-
-
-@functools.partial(jax.jit, static_argnames=("size", "start"))
-def _accepted(
-    key: jax.Array,
-    world: jax.Array,
-    attempt: jax.Array,
-    thresholds: jax.Array,
-    size: tuple[int, int],
-    start: tuple[int, int],
-) -> jax.Array:
-    """Whether a path leads to a +10 without crossing another terminal cell, bool [L] (App. A.2, step 3)."""
-    kinds = _draw(key, world, attempt, thresholds, size, start)
-    passable = ~(jnp.asarray(_TERMINAL, jnp.bool_)[kinds] | (kinds == _WALL))
-
-    def beside(cells: jax.Array) -> jax.Array:
-        padded = jnp.pad(cells, ((0, 0), (1, 1), (1, 1)))
-        return padded[:, :-2, 1:-1] | padded[:, 2:, 1:-1] | padded[:, 1:-1, :-2] | padded[:, 1:-1, 2:]
-
-    def grow(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        reached = state[0] | (beside(state[0]) & passable)
-        return reached, jnp.any(reached != state[0])
-
-    seed = jnp.zeros(kinds.shape, jnp.bool_).at[:, start[0], start[1]].set(True)
-    reached, _ = jax.lax.while_loop(lambda state: state[1], grow, (seed, jnp.bool_(True)))
-    return jnp.any(beside(reached) & (kinds == _PLUS10), axis=(1, 2))
-
-
-def _first_accepted(key: jax.Array, num_mdps: int, config: GridConfig) -> np.ndarray:
-    """The first attempt at each world that is accepted, int32 [M].
-
-    The host hands out lanes of fixed number, so that redrawing a few worlds costs neither a pass over all of
-    them nor
-    a new program: the fewer worlds are left, the more attempts at each are made at once.
+    The host hands out lanes of a fixed number, so that redrawing a few worlds costs neither a pass over all
+    of them
+    nor a new program: the fewer worlds are left, the more attempts at each are made at once.
     """
-    if config.p_plus10 == 0:
+    if config.redraw and config.p_plus10 == 0:
         raise ValueError("p_plus10 is 0, so no world has a +10 to reach: raise it, or set redraw=False")
+    size, start = (config.num_rows, config.num_cols), config.start
+    thresholds = (1 - np.cumprod(1 - np.array(config.cell_probs))).astype(np.float32)
     lanes = int(np.clip(1 << (num_mdps - 1).bit_length(), 64, 4096))
-    accepted = np.zeros(num_mdps, np.int32)
+    sampled = np.empty((num_mdps, *size), np.int8)
     left, tried = np.arange(num_mdps, dtype=np.int32), 0
     while len(left):
         depth = min(max(lanes // len(left), 1), config.max_redraws - tried)
@@ -385,16 +321,56 @@ def _first_accepted(key: jax.Array, num_mdps: int, config: GridConfig) -> np.nda
             )
         worlds = np.repeat(left, depth)
         attempts = np.tile(np.arange(tried, tried + depth, dtype=np.int32), len(left))
-        results = []
+        chunks = []
         for i in range(0, len(worlds), lanes):
             padding = (0, max(0, i + lanes - len(worlds)))
-            chunk = (np.pad(array[i : i + lanes], padding) for array in (worlds, attempts))
-            results.append(_accepted(key, *chunk, *_sampler_args(config)))
-        ok = np.concatenate(results)[: len(worlds)].reshape(len(left), depth)
-        found = ok.any(axis=1)
-        accepted[left[found]] = tried + ok[found].argmax(axis=1)
+            pair = (np.pad(array[i : i + lanes], padding) for array in (worlds, attempts))
+            chunks.append(_attempt(key, *pair, thresholds, size, start))
+        kinds, within_reach = (np.concatenate(parts)[: len(worlds)] for parts in zip(*chunks, strict=True))
+        accepted = within_reach.reshape(len(left), depth) | (not config.redraw)
+        found, first = accepted.any(axis=1), accepted.argmax(axis=1)
+        sampled[left[found]] = kinds.reshape(len(left), depth, *size)[found, first[found]]
         left, tried = left[~found], tried + depth
-    return accepted
+    return sampled
+
+
+@functools.partial(jax.jit, static_argnames=("size", "start"))
+def _attempt(
+    key: jax.Array,
+    world: jax.Array,
+    attempt: jax.Array,
+    thresholds: jax.Array,
+    size: tuple[int, int],
+    start: tuple[int, int],
+) -> tuple[jax.Array, jax.Array]:
+    """One draw in each lane: attempt `attempt` [L] at world `world` [L] (App. A.2).
+
+    `thresholds` [6] are the cumulative probabilities of the kinds, traced: other ones need no new program.
+
+    Returns:
+      The kinds of the cells, int8 [L, H, W], and whether a path leads from the start to a +10 without
+      crossing another terminal cell, bool [L].
+    """
+
+    def draw(world: jax.Array, attempt: jax.Array) -> jax.Array:
+        u = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, world), attempt), size, jnp.float32)
+        kinds = jnp.sum(u[..., None] >= thresholds, axis=-1, dtype=jnp.int8)
+        # Paper: any cell may be drawn as anything. Here: the start stays empty, as Fig. 4's returns demand.
+        return kinds.at[start].set(_EMPTY)
+
+    def beside(cells: jax.Array) -> jax.Array:
+        padded = jnp.pad(cells, ((0, 0), (1, 1), (1, 1)))
+        return padded[:, :-2, 1:-1] | padded[:, 2:, 1:-1] | padded[:, 1:-1, :-2] | padded[:, 1:-1, 2:]
+
+    def grow(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        reached = state[0] | (beside(state[0]) & passable)
+        return reached, jnp.any(reached != state[0])
+
+    kinds = jax.vmap(draw)(world, attempt)
+    passable = ~(jnp.asarray(_TERMINAL)[kinds] | (kinds == _WALL))
+    seed = jnp.zeros(kinds.shape, jnp.bool_).at[:, start[0], start[1]].set(True)
+    reached, _ = jax.lax.while_loop(lambda state: state[1], grow, (seed, jnp.bool_(True)))
+    return kinds, jnp.any(beside(reached) & (kinds == _PLUS10), axis=(1, 2))
 
 
 def _neighbours(num_rows: int, num_cols: int) -> np.ndarray:
@@ -406,23 +382,23 @@ def _neighbours(num_rows: int, num_cols: int) -> np.ndarray:
     return np.where(inside, cell_to_state(rows, cols, num_cols), stay).astype(np.int32)
 
 
-@jax.jit
-def _transitions(grid: Grid, neighbours: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """successor, reward and terminal, each [..., S, 5]."""
-    flat = lambda cells: cells.reshape(*cells.shape[:-2], -1)  # noqa: E731
-    wall, reward, terminal = flat(grid.wall), flat(grid.reward), flat(grid.terminal)
+def _transitions(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """successor, reward and terminal, each [..., S, 5], by numpy: one program less to compile for each size."""
+    cells = (grid.wall, grid.reward, grid.terminal)
+    wall, reward, terminal = (np.asarray(x).reshape(*x.shape[:-2], -1) for x in cells)
+    neighbours = _neighbours(*grid.wall.shape[-2:])
     idle = (wall | terminal)[..., None]
     stays = wall[..., neighbours] | idle
-    here = jnp.arange(wall.shape[-1], dtype=jnp.int32)[:, None]
+    here = np.arange(wall.shape[-1], dtype=np.int32)[:, None]
     return (
-        jnp.where(stays, here, neighbours),
-        jnp.where(idle, 0, jnp.where(stays, reward[..., None], reward[..., neighbours])),
+        np.where(stays, here, neighbours),
+        np.where(idle, np.float32(0), np.where(stays, reward[..., None], reward[..., neighbours])),
         idle | (~stays & terminal[..., neighbours]),
     )
 
 
 def _checked(grid: Grid) -> Grid:
-    """The grid with its dtypes, or a ValueError."""
+    """The grid as numpy arrays of the right dtypes, or a ValueError."""
     wall, reward, terminal, start = map(np.asarray, (grid.wall, grid.reward, grid.terminal, grid.start))
     if wall.ndim not in (2, 3) or 0 in wall.shape or not wall.shape == reward.shape == terminal.shape:
         shapes = f"{wall.shape}, {reward.shape} and {terminal.shape}"
@@ -431,15 +407,17 @@ def _checked(grid: Grid) -> Grid:
         raise ValueError(f"start must be (row, col), shape {(*wall.shape[:-2], 2)}, got shape {start.shape}")
     if not np.isfinite(reward).all():
         raise ValueError("the rewards of a grid must be finite")
-    for m, (row, col) in enumerate(start.reshape(-1, 2).tolist()):
-        if not (0 <= row < wall.shape[-2] and 0 <= col < wall.shape[-1]):
-            raise ValueError(f"the start ({row}, {col}) is outside the grid of {wall.shape[-2:]} cells")
-        for cells, name in ((wall, "a wall"), (terminal, "a terminal cell")):
-            if cells.reshape(-1, *wall.shape[-2:])[m, row, col]:
-                raise ValueError(f"the start ({row}, {col}) is in {name}: put it on a free cell")
-    return Grid(
-        wall=jnp.asarray(wall, jnp.bool_),
-        reward=jnp.asarray(reward, jnp.float32),
-        terminal=jnp.asarray(terminal, jnp.bool_),
-        start=jnp.asarray(start, jnp.int32),
-    )
+    row, col = np.moveaxis(start, -1, 0)
+    outside = (row < 0) | (row >= wall.shape[-2]) | (col < 0) | (col >= wall.shape[-1])
+    _check_starts(outside, start, f"outside the grid of {wall.shape[-2:]} cells")
+    at_start = (*np.indices(row.shape), row, col)
+    _check_starts(wall[at_start], start, "in a wall: put it on a free cell")
+    _check_starts(terminal[at_start], start, "in a terminal cell: put it on a free cell")
+    leaves: Any = (wall.astype(bool), reward.astype(np.float32), terminal.astype(bool), start.astype(np.int32))
+    return Grid(*leaves)
+
+
+def _check_starts(bad: np.ndarray, start: np.ndarray, place: str) -> None:
+    if bad.any():
+        row, col = start[bad][0]
+        raise ValueError(f"the start ({row}, {col}) is {place}")

@@ -98,18 +98,14 @@ class MDP:
         shapes it has in the whole. Raises IndexError outside the stack, where JAX would silently clamp.
         """
         size = self.num_mdps
-        if not isinstance(index, slice):
-            index = np.asarray(index)
-            if index.dtype == bool and index.shape == (size,):
-                index = np.flatnonzero(index)
-            if index.ndim > 1 or index.dtype.kind not in "iu":
-                raise IndexError(
-                    f"index {size} MDPs by an int, a slice, a 1-D int array or a bool array [{size}]"
-                )
-            if index.size and not -size <= index.min() <= index.max() < size:
-                raise IndexError(f"index out of range for a stack of {size} MDPs")
-            index = int(index) if index.ndim == 0 else index
-        return jax.tree.map(lambda leaf: leaf[index], self)
+        chosen = np.arange(size)[index] if isinstance(index, slice) else np.asarray(index)
+        if chosen.dtype == bool and chosen.shape == (size,):
+            chosen = np.flatnonzero(chosen)
+        if chosen.ndim > 1 or chosen.dtype.kind not in "iu":
+            raise IndexError(f"index {size} MDPs by an int, a slice, a 1-D int array or a bool array [{size}]")
+        if chosen.size and not -size <= chosen.min() <= chosen.max() < size:
+            raise IndexError(f"index out of range for a stack of {size} MDPs")
+        return _take(self, (chosen % max(size, 1)).astype(np.int32))
 
     @classmethod
     def from_arrays(
@@ -205,15 +201,18 @@ class MDP:
             outcomes.append(unique)
             weights.append(weight)
         num_outcomes = max(1, *map(len, outcomes))
-        successor = np.repeat(
-            np.arange(num_states)[:, None], num_outcomes, axis=1
-        )  # unused: stay, with p = 0
+        successor = np.repeat(np.arange(num_states)[:, None], num_outcomes, axis=1)  # unused: stay, with p = 0
         arrival = np.zeros(successor.shape)
         outcome_probs = np.zeros((num_states, num_actions, num_outcomes))
         for s, (unique, weight) in enumerate(zip(outcomes, weights, strict=True)):
             successor[s, : len(unique)], arrival[s, : len(unique)] = unique.T
             outcome_probs[s, :, : len(unique)] = weight
         return cls.from_arrays(successor, arrival, terminal[successor], outcome_probs, **kwargs)
+
+
+@jax.jit
+def _take(mdps: MDP, index: jax.Array) -> MDP:
+    return jax.tree.map(lambda leaf: leaf[index], mdps)
 
 
 def stack(mdps: Sequence[MDP]) -> MDP:
@@ -230,21 +229,15 @@ def stack(mdps: Sequence[MDP]) -> MDP:
     if not mdps:
         raise ValueError("stack needs at least one MDP, got an empty list")
     if any(mdp.is_stacked for mdp in mdps):
-        raise ValueError(
-            "stack takes single MDPs, got one that is a stack: pass the MDPs of it, list(stacked)"
-        )
+        raise ValueError("stack takes single MDPs, got one that is a stack: pass the MDPs of it, list(stacked)")
     common: dict[str, Any] = {"num_observations": max(mdp.num_observations for mdp in mdps)}
     if any(mdp.grid is None for mdp in mdps):
         common["grid"] = None
     mdps = [dataclasses.replace(mdp, **common) for mdp in mdps]
     for field in dataclasses.fields(MDP):
-        shapes = {
-            str([jnp.shape(leaf) for leaf in jax.tree.leaves(getattr(mdp, field.name))]) for mdp in mdps
-        }
+        shapes = {str([jnp.shape(leaf) for leaf in jax.tree.leaves(getattr(mdp, field.name))]) for mdp in mdps}
         if len(shapes) > 1:
-            raise ValueError(
-                f"MDPs of a stack need equal shapes, but {field.name} has {' and '.join(shapes)}"
-            )
+            raise ValueError(f"MDPs of a stack need equal shapes, but {field.name} has {' and '.join(shapes)}")
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *mdps)
     if len(np.unique(stacked.id)) < len(mdps):
         stacked = dataclasses.replace(stacked, id=jnp.arange(len(mdps), dtype=jnp.int32))
@@ -273,9 +266,7 @@ def validate(mdps: MDP) -> MDP:
     for name, allowed in shapes.items():
         shape = getattr(host, name).shape
         if shape not in allowed or math.prod(shape) == 0:
-            raise ValueError(
-                f"{name} must have shape {' or '.join(map(str, allowed))}, not empty; got {shape}"
-            )
+            raise ValueError(f"{name} must have shape {' or '.join(map(str, allowed))}, not empty; got {shape}")
     for name, bound in {
         "successor": num_states,
         "start": num_states,

@@ -79,7 +79,7 @@ class Control:
     uniform: float = 0.0
     per: Literal["step", "episode"] = "step"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         weights = self.weights
         if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
             raise ValueError(f"Control weights must be >= 0 and sum to 1; got student, teacher, uniform = {weights}.")
@@ -135,7 +135,7 @@ class Method:
     needs_teacher: bool = True
     description: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("loss", "reward", "next_reward"):
             fn = getattr(self, field)
             if fn is not None and not callable(fn):
@@ -173,9 +173,7 @@ def cross_entropy(step: Step) -> jax.Array:
 
 def reverse_cross_entropy(step: Step) -> jax.Array:
     """l = H(pi_theta || pi)."""
-    return losses.reverse_cross_entropy(
-        student_logits=step.student_logits, teacher_log_probs=step.teacher_log_probs
-    )
+    return losses.reverse_cross_entropy(student_logits=step.student_logits, teacher_log_probs=step.teacher_log_probs)
 
 
 def value_conditioned_cross_entropy(step: Step) -> jax.Array:
@@ -205,8 +203,8 @@ def log_ratio(step: Step) -> jax.Array:
 
 def teacher_value_reward(step: Step) -> jax.Array:
     """rhat = r_t + discount V_pi(t+1) - V_pi(t) (Proposition 4)."""
-    # Paper: V_pi(t+1) without a discount. Here: discount * V_pi(t+1), because V_pi is a discounted value and only so does
-    # the sum telescope to return - V_pi(t), on which its beating an adversarial teacher (Fig. 6) rests.
+    # Paper: V_pi(t+1) without a discount. Here: discount * V_pi(t+1), because V_pi is a discounted value and only so
+    # does the sum telescope to return - V_pi(t), on which its beating an adversarial teacher (Fig. 6) rests.
     return step.reward + step.discount * step.next_teacher_value - step.teacher_value
 
 
@@ -257,7 +255,7 @@ _ALL = (
         "exp_entropy_regularised",
         loss=reverse_cross_entropy,
         next_reward=teacher_log_prob,
-        description="H(pi_theta||pi) with the reward log pi(a_{t+1}): entropy regularised, its first term in expectation.",
+        description="H(pi_theta||pi) and the reward log pi(a_{t+1}): entropy regularised, one step in expectation.",
     ),
     Method("kl_regularised", reward=log_ratio, description="Reward log pi(a_t) - log pi_theta(a_t), no loss."),
     Method(

@@ -5,7 +5,6 @@ Roles are keyword-only where two distributions meet, because optax and rlax disa
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 # Rows up to this length are handled entry by entry: XLA fuses that with its neighbours, a reduction it does not.
 _UNROLL = 16
@@ -52,16 +51,11 @@ def sample_index(weights: jax.Array, u: jax.Array) -> jax.Array:
     if num > _UNROLL:
         cumulative = jnp.cumsum(weights)
         return jnp.minimum(jnp.sum(u * cumulative[-1] >= cumulative, dtype=jnp.int32), num - 1)
-    cumulative = [weights[0]]
+    sums = [weights[0]]
     for k in range(1, num):
-        cumulative.append(cumulative[-1] + weights[k])
-    threshold = u * cumulative[-1]
+        sums.append(sums[-1] + weights[k])
+    threshold = u * sums[-1]
     index = jnp.zeros((), jnp.int32)
     for k in range(num - 1):
-        index += (threshold >= cumulative[k]).astype(jnp.int32)
+        index += (threshold >= sums[k]).astype(jnp.int32)
     return index
-
-
-def finite(*arrays) -> bool:
-    """Whether every entry of every array is finite (host side)."""
-    return all(bool(np.isfinite(np.asarray(a)).all()) for a in arrays)

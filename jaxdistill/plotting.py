@@ -100,9 +100,7 @@ def method_style(label: str, index: int = 0) -> MethodStyle:
     return MethodStyle(PALETTE[index % len(PALETTE)], lines[index % 3], label, markers[index % len(markers)])
 
 
-def new_figure(
-    num_rows: int = 1, num_cols: int = 1, size: tuple[float, float] | None = None
-) -> tuple[Figure, Any]:
+def new_figure(num_rows: int = 1, num_cols: int = 1, size: tuple[float, float] | None = None) -> tuple[Figure, Any]:
     """Figure and axes [num_rows, num_cols] in this package's style, y shared along rows.
 
     Args:
@@ -170,9 +168,7 @@ def plot_curves(
     return line
 
 
-def reference_line(
-    ax: Axes, value: float, kind: str, label: str | None = None, color: str | None = None
-) -> Line2D:
+def reference_line(ax: Axes, value: float, kind: str, label: str | None = None, color: str | None = None) -> Line2D:
     """Dotted horizontal line; its `kind` ("teacher", "uniform" or "optimal") gives label and colour."""
     if kind not in REFERENCES:
         raise ValueError(f"unknown reference {kind!r}; the references are {', '.join(REFERENCES)}")
@@ -260,9 +256,7 @@ def _draw_references(ax: Axes, result: Any, rows: dict[str, int], references: It
             if levels.size == 1:
                 reference_line(ax, levels[0], kind)
             for (name, p), mean in zip(rows.items(), means, strict=True):
-                if levels.size > 1 and np.isfinite(
-                    mean
-                ):  # several teachers: each in the colour of its method
+                if levels.size > 1 and np.isfinite(mean):  # several teachers: each in the colour of its method
                     look = method_style(name, p)
                     reference_line(ax, mean, kind, f"Teacher of {look.label}", look.color)
         else:
@@ -441,7 +435,5 @@ def _draw_arrows(ax: Axes, policy: np.ndarray, free: np.ndarray) -> None:
     stay = policy[rows, cols, len(_MOVES) :].sum(axis=-1)
     for row, col, share in zip(rows, cols, stay, strict=True):
         if share > 0.04:
-            dot = patches.Circle(
-                (int(col), int(row)), 0.3 * np.sqrt(share), facecolor="0.6", linewidth=0, zorder=3
-            )
+            dot = patches.Circle((int(col), int(row)), 0.3 * np.sqrt(share), facecolor="0.6", linewidth=0, zorder=3)
             ax.add_patch(dot)

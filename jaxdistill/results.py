@@ -135,9 +135,7 @@ class Result:
             raise ValueError(f"no method {label!r} in this result; it has {', '.join(self.labels)}")
         return self.labels.index(label)
 
-    def select(
-        self, labels: str | Iterable[str] | None = None, mdps: int | Iterable[int] | None = None
-    ) -> "Result":
+    def select(self, labels: str | Iterable[str] | None = None, mdps: int | Iterable[int] | None = None) -> "Result":
         """The rows of some methods and MDPs, in the order asked for; None keeps all.
 
         Args:

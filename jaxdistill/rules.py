@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jaxdistill import methods, numerics
 from jaxdistill.methods import Method, Step, StepFn
 
+Leaf = Any  # jax.Array inside a program, np.ndarray while the host prepares it
+
 BOOTSTRAPS = ("student", "teacher", "zero")
 
 
@@ -33,23 +35,23 @@ class Student:
       params: the method's numbers by name; {} for Q-learning but for "epsilon".
     """
 
-    mdp: jax.Array
-    teacher: jax.Array
-    key: jax.Array
-    learning_rate: jax.Array
-    value_learning_rate: jax.Array
-    discount: jax.Array
-    probability_floor: jax.Array
-    loss_weight: jax.Array
-    return_weight: jax.Array
-    control: jax.Array
-    per_episode: jax.Array
-    loss: jax.Array
-    reward: jax.Array
-    next_reward: jax.Array
-    bootstrap: jax.Array
-    baseline: jax.Array
-    params: Mapping[str, jax.Array]
+    mdp: Leaf
+    teacher: Leaf
+    key: Leaf
+    learning_rate: Leaf
+    value_learning_rate: Leaf
+    discount: Leaf
+    probability_floor: Leaf
+    loss_weight: Leaf
+    return_weight: Leaf
+    control: Leaf
+    per_episode: Leaf
+    loss: Leaf
+    reward: Leaf
+    next_reward: Leaf
+    bootstrap: Leaf
+    baseline: Leaf
+    params: Mapping[str, Leaf]
 
 
 def _select(fns: tuple[StepFn, ...], chosen: jax.Array, evaluate: Callable[[StepFn], jax.Array], like: jax.Array):
@@ -64,8 +66,8 @@ def _select(fns: tuple[StepFn, ...], chosen: jax.Array, evaluate: Callable[[Step
 class StudentRule:
     """Rows of students: [logits A | V | pending direction A + 1 | stamp].
 
-    Parameters stay fixed within an episode, so a step adds its direction to the pending half; the first visit of a later
-    episode adds `scale * pending` to the parameters. `stamp` is the iteration that the pending half belongs to.
+    Parameters stay fixed within an episode, so a step adds its direction to the pending half; the first visit of a
+    later episode adds `scale * pending` to the parameters. `stamp` is the iteration that the pending half belongs to.
 
     Attributes:
       num_actions: A.
@@ -132,9 +134,7 @@ class StudentRule:
     def bootstrap(self, student: Student, next_row, step: Step, alive) -> jax.Array:
         """V(t+1) of TD(1), 0 after the end."""
         own = next_row[self.num_actions] * alive
-        return jnp.where(
-            student.bootstrap == 0, own, jnp.where(student.bootstrap == 1, step.next_teacher_value, 0)
-        )
+        return jnp.where(student.bootstrap == 0, own, jnp.where(student.bootstrap == 1, step.next_teacher_value, 0))
 
     def credit(self, student: Student, row, step: Step, target) -> jax.Array:
         """The row with step t's direction added, Rhat_t being `target` (less the baseline)."""
@@ -186,6 +186,9 @@ class QLearningRule:
 
     def step(self, student: Student, row, teacher_row, next_teacher_value, action, reward) -> Any:
         return action, reward
+
+    def next_reward(self, student: Student, step):
+        return jnp.zeros_like(step[1])
 
     def reward(self, student: Student, step):
         return step[1]

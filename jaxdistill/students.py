@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxdistill import methods, rules, tables
-from jaxdistill.engine import Program
+from jaxdistill.lanes import Program
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import Method
 from jaxdistill.pool import Task, lane_width, workers
@@ -56,7 +56,7 @@ class Config:
     optimizer: optax.GradientTransformation | None = None
     max_episode_steps: int = 4096
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (("num_iterations", 1), ("num_checkpoints", 1), ("max_episode_steps", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
@@ -84,7 +84,7 @@ class Config:
         return -(-np.arange(1, c + 1) * self.num_iterations // c)
 
 
-def _number(name: str, value, least: float, most: float) -> np.ndarray:
+def _number(name: str, value: Any, least: float, most: float) -> np.ndarray:
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError):
@@ -131,7 +131,7 @@ def stream_keys(key: jax.Array, label: str, ids: np.ndarray) -> np.ndarray:
     return np.asarray(keys(jnp.asarray(ids, jnp.uint32)))
 
 
-def as_key(key) -> jax.Array:
+def as_key(key: Any) -> jax.Array:
     """A typed key from a typed key or the raw words of an old one; ValueError for anything else."""
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
         return key
@@ -143,7 +143,7 @@ def as_key(key) -> jax.Array:
 def companions(method: Method) -> tuple[Method, ...]:
     """The methods whose functions share `method`'s program: the paper's of the same shape, or the method alone."""
 
-    def shape(m: Method):
+    def shape(m: Method) -> tuple[Any, ...]:
         return m.next_reward is None, m.control.is_student, m.control.per
 
     if any(method.name == m.name and _functions(method) == _functions(m) for m in methods.METHODS.values()):
@@ -151,7 +151,7 @@ def companions(method: Method) -> tuple[Method, ...]:
     return (method,)
 
 
-def _functions(m: Method):
+def _functions(m: Method) -> tuple[Any, ...]:
     return m.loss, m.reward, m.next_reward, m.control, tuple(m.params)
 
 
@@ -197,13 +197,12 @@ def make_tasks(
         )
         mine = [cells[i] for i in indices]
         teachers, teacher_of = _pack_teachers(mine, mdps)
-        students = [
-            _students(key, mdps, cell, rule, offset) for cell, offset in zip(mine, teacher_of, strict=True)
-        ]
-        num_mdps = mdps.num_mdps
+        students = [_students(key, mdps, cell, rule, offset) for cell, offset in zip(mine, teacher_of, strict=True)]
+        steps = np.clip(np.nan_to_num(cost, nan=max_steps), 1.0, max_steps)  # an episode may never end of itself
 
-        def hand_over(who, pause, *out, indices=indices):
-            on_parameters(indices[who // num_mdps], who % num_mdps, pause, *out)
+        def hand_over(who: int, pause: int, *out: Any, indices: list[int] = indices) -> None:
+            cell, mdp = divmod(who, mdps.num_mdps)
+            on_parameters(indices[cell], mdp, pause, *out)
 
         tasks.append(
             Task(
@@ -212,7 +211,7 @@ def make_tasks(
                 teachers=teachers,
                 students=jax.tree.map(lambda *x: np.concatenate(x), *students),
                 num_iterations=mine[0].config.num_iterations,
-                cost=np.tile(np.maximum(cost, 1.0) * (2 if program.monte_carlo else 1), len(mine)),
+                cost=np.tile(steps * (2 if program.monte_carlo else 1), len(mine)),
                 on_parameters=hand_over,
                 pauses=paused,
                 initial=None if initial is None else initial[indices].reshape(-1, *initial.shape[2:]),
@@ -224,12 +223,13 @@ def make_tasks(
 def _pack_teachers(cells: Sequence[Resolved], mdps: MDP) -> tuple[jax.Array, list[int]]:
     """Rows of every distinct teacher, and for each cell the number of its teacher's first MDP."""
     offsets: dict[int, int] = {}
-    packed, teacher_of = [], []
+    packed: list[jax.Array] = []
+    teacher_of = []
     for cell in cells:
         if id(cell.teacher) not in offsets:
             offsets[id(cell.teacher)] = len(packed) * mdps.num_mdps
             shape = (mdps.num_mdps, mdps.num_states, mdps.num_actions)
-            probs, values = (
+            probs, values = (  # a method without a teacher looks at a teacher of zeros
                 (np.zeros(shape, np.float32), np.zeros(shape[:2], np.float32))
                 if cell.teacher is None
                 else (cell.teacher.probs, cell.teacher.values)
@@ -239,18 +239,18 @@ def _pack_teachers(cells: Sequence[Resolved], mdps: MDP) -> tuple[jax.Array, lis
     return jnp.concatenate(packed), teacher_of
 
 
-def _students(key, mdps: MDP, cell: Resolved, rule: rules.StudentRule, teacher_offset: int) -> rules.Student:
+def _students(key: jax.Array, mdps: MDP, cell: Resolved, rule: rules.StudentRule, teacher_offset: int) -> rules.Student:
     """The students of one cell on every MDP, NumPy [M, ...]."""
     num, method, config = mdps.num_mdps, cell.method, cell.config
 
-    def floats(name, value):
+    def floats(name: str, value: Any) -> np.ndarray:
         value = 1.0 if callable(value) else value
         array = np.asarray(value, np.float32)
         if array.shape not in ((), (num,)):
             raise ValueError(f"{name} must be one number or one for each of the {num} MDPs; got shape {array.shape}.")
         return np.array(np.broadcast_to(array, num))
 
-    def which(fns, fn):
+    def which(fns: tuple[Any, ...], fn: Any) -> np.ndarray:
         return np.full(num, fns.index(fn) if fn is not None else -1, np.int32)
 
     numbers = ("learning_rate", "value_learning_rate", "discount", "probability_floor", "loss_weight", "return_weight")

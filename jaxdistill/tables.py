@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import lax
 
 from jaxdistill.mdp import MDP
@@ -98,7 +99,7 @@ def pack_worlds(mdps: MDP) -> Worlds:
 def cumulative(probs: np.ndarray) -> np.ndarray:
     """Cumulative sums over the last axis, float32, raised above 1 from the last positive entry on.
 
-    Counting the entries that a u in [0, 1] reaches then never lands on an entry of probability 0, however u was rounded.
+    Counting the entries that a u in [0, 1] reaches never lands on an entry of probability 0 however u was rounded.
     """
     probs = np.asarray(probs, np.float64)
     sums = np.cumsum(probs, axis=-1) / np.sum(probs, axis=-1, keepdims=True)
@@ -117,7 +118,7 @@ def count_reached(row: jax.Array, u: jax.Array) -> jax.Array:
     return index
 
 
-def pack_teacher(probs: np.ndarray, values: np.ndarray) -> jax.Array:
+def pack_teacher(probs: npt.ArrayLike, values: npt.ArrayLike) -> jax.Array:
     """Teacher rows [T * S, A + 1]: the policy's probabilities in a state and the value of that state."""
     rows = np.concatenate([np.asarray(probs, np.float32), np.asarray(values, np.float32)[..., None]], axis=-1)
     return jnp.asarray(rows.reshape(-1, rows.shape[-1]))

@@ -1,6 +1,7 @@
 """The teacher: a policy and its value, as tables over states."""
 
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -24,8 +25,6 @@ class Teacher:
     name: str = dataclasses.field(default="teacher", metadata={"static": True})
     discount: float = dataclasses.field(default=0.99, metadata={"static": True})
 
-    def __getitem__(self, index) -> "Teacher":
+    def __getitem__(self, index: Any) -> "Teacher":
         """The teacher of one MDP of the stack, or of a slice of it."""
-        return dataclasses.replace(
-            self, probs=self.probs[index], values=self.values[index], scores=self.scores[index]
-        )
+        return dataclasses.replace(self, probs=self.probs[index], values=self.values[index], scores=self.scores[index])

@@ -1,4 +1,4 @@
-"""Where teachers come from: Q-learning, actor-critic, optimal, adversarial, a user's tables, and all of them made worse.
+"""Where teachers come from: Q-learning, actor-critic, optimal, adversarial, a user's tables; and how to spoil them.
 
 Learned teachers run on the engine that trains the students.
 """
@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from jaxdistill import exact, pool, rules, students, tables
-from jaxdistill.engine import Program
+from jaxdistill.lanes import Program
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import METHODS
 from jaxdistill.progress import Progress
@@ -21,7 +22,9 @@ from jaxdistill.teacher import Teacher
 TIE = 1e-4  # action values this close are the same up to rounding
 
 
-def from_table(mdps: MDP, probs, *, scores=None, discount: float = 0.99, name: str = "table") -> Teacher:
+def from_table(
+    mdps: MDP, probs: npt.ArrayLike, *, scores: npt.ArrayLike | None = None, discount: float = 0.99, name: str = "table"
+) -> Teacher:
     """A teacher from a table of probabilities.
 
     Args:
@@ -34,15 +37,15 @@ def from_table(mdps: MDP, probs, *, scores=None, discount: float = 0.99, name: s
     Raises:
       ValueError: a table that does not fit the worlds, or whose rows are not distributions.
     """
-    probs = _by_state(mdps, probs, "probs")
-    sums = probs.sum(-1)
-    if not np.isfinite(probs).all() or (probs < 0).any() or np.abs(sums - 1).max() > 1e-4:
+    table = _by_state(mdps, probs, "probs")
+    sums = table.sum(-1)
+    if not np.isfinite(table).all() or (table < 0).any() or np.abs(sums - 1).max() > 1e-4:
         raise ValueError("probs must be finite, >= 0 and sum to 1 over actions; normalise the table.")
-    scores = probs if scores is None else _by_state(mdps, scores, "scores")
-    return _valued(mdps, probs, scores, discount, name)
+    ranked = table if scores is None else _by_state(mdps, scores, "scores")
+    return _valued(mdps, table, ranked, discount, name)
 
 
-def from_logits(mdps: MDP, logits, *, discount: float = 0.99, name: str = "logits") -> Teacher:
+def from_logits(mdps: MDP, logits: npt.ArrayLike, *, discount: float = 0.99, name: str = "logits") -> Teacher:
     """A teacher from a table of logits, [M, O, A] or [M, S, A]; softmax of each row."""
     logits = _by_state(mdps, logits, "logits")
     if not np.isfinite(logits).all():
@@ -73,8 +76,8 @@ def uniform(mdps: MDP, *, discount: float = 0.99) -> Teacher:
 def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: float) -> Teacher:
     """In each state, independently with probability `noise`, the teacher plays its worst action (Figs. 5 and 8).
 
-    The states are nested: those of a smaller noise are among those of a larger one under the same key. V_pi is the noisy
-    teacher's. Equally bad actions share the probability.
+    The states are nested: those of a smaller noise are among those of a larger one under the same key. V_pi is the
+    noisy teacher's. Equally bad actions share the probability.
 
     Args:
       key: random key; world i's states depend on it and the world's id only.
@@ -133,7 +136,9 @@ def q_learning(
     return from_q(mdps, q, temperature=temperature, discount=discount)
 
 
-def from_q(mdps: MDP, q, *, temperature: float = 0.0, discount: float = 0.99, name: str = "q_learning") -> Teacher:
+def from_q(
+    mdps: MDP, q: npt.ArrayLike, *, temperature: float = 0.0, discount: float = 0.99, name: str = "q_learning"
+) -> Teacher:
     """The teacher that a table of action values [M, O, A] makes at a temperature >= 0 (App. A.4)."""
     q = _by_state(mdps, q, "q")
     if not np.isfinite(q).all():
@@ -154,7 +159,7 @@ def actor_critic(
     cells = [Resolved("teacher:actor_critic", METHODS["baseline"], None, config)]
     logits = np.zeros((mdps.num_mdps, mdps.num_observations, mdps.num_actions), np.float32)
 
-    def keep(cell, mdp, pause, params, curves, truncated):
+    def keep(cell: int, mdp: int, pause: int, params: np.ndarray, *_: Any) -> None:
         logits[mdp] = params[:, :-1]
 
     cost = np.ones(mdps.num_mdps)
@@ -164,16 +169,16 @@ def actor_critic(
     return from_logits(mdps, logits, discount=discount, name="actor_critic")
 
 
-def _learn_q(key, mdps: MDP, config: Config, epsilon: float, progress) -> np.ndarray:
+def _learn_q(key: jax.Array, mdps: MDP, config: Config, epsilon: float, progress: bool | None) -> np.ndarray:
     """Q [M, O, A] after training, as one task of the pool."""
     num = mdps.num_mdps
     rule = rules.QLearningRule(mdps.num_actions)
     q = np.zeros((num, mdps.num_observations, mdps.num_actions), np.float32)
 
-    def keep(mdp, pause, params, curves, truncated):
+    def keep(mdp: int, pause: int, params: np.ndarray, *_: Any) -> None:
         q[mdp] = params
 
-    def same(value, dtype=np.float32):
+    def same(value: Any, dtype: Any = np.float32) -> np.ndarray:
         return np.full(num, value, dtype)
 
     learner = rules.Student(
@@ -186,7 +191,7 @@ def _learn_q(key, mdps: MDP, config: Config, epsilon: float, progress) -> np.nda
         probability_floor=same(0),
         loss_weight=same(0),
         return_weight=same(0),
-        control=np.tile(np.float32([1, 0, 0]), (num, 1)),
+        control=np.tile(np.asarray([1, 0, 0], np.float32), (num, 1)),
         per_episode=same(False, bool),
         loss=same(-1, np.int32),
         reward=same(-1, np.int32),
@@ -210,7 +215,7 @@ def _learn_q(key, mdps: MDP, config: Config, epsilon: float, progress) -> np.nda
     return q
 
 
-def _by_state(mdps: MDP, table, name: str) -> np.ndarray:
+def _by_state(mdps: MDP, table: npt.ArrayLike, name: str) -> np.ndarray:
     """The table [.., S, A], whether it was given by state or by observation; ValueError if it fits neither."""
     table = np.asarray(table, np.float32)
     lead, s, o, a = mdps.id.shape, mdps.num_states, mdps.num_observations, mdps.num_actions
@@ -220,7 +225,8 @@ def _by_state(mdps: MDP, table, name: str) -> np.ndarray:
             return np.take_along_axis(table, np.asarray(mdps.observation)[..., None], axis=-2)
         return np.array(table)
     raise ValueError(
-        f"{name} must have shape {[*lead, s, a]} (by state) or {[*lead, o, a]} (by observation); got {list(table.shape)}."
+        f"{name} must have shape {[*lead, s, a]} (by state) or {[*lead, o, a]} (by observation); "
+        f"got {list(table.shape)}."
     )
 
 
@@ -229,7 +235,7 @@ def _observed(mdps: MDP) -> bool:
     return bool((np.asarray(mdps.observation) != np.arange(mdps.num_states)).any())
 
 
-def _valued(mdps: MDP, probs, scores, discount: float, name: str) -> Teacher:
+def _valued(mdps: MDP, probs: npt.ArrayLike, scores: npt.ArrayLike, discount: float, name: str) -> Teacher:
     probs, scores = jnp.asarray(probs, jnp.float32), jnp.asarray(scores, jnp.float32)
     values = exact.policy_values(mdps, probs, discount)
     return Teacher(probs=probs, values=values, scores=scores, name=name, discount=float(discount))

@@ -218,9 +218,7 @@ def _weighted_update(
         # rhat_t's part from step t + 1: its expectation given that the episode goes on to s'.
         def chosen(s, a):
             zero = jnp.zeros((), q.dtype)
-            step = dataclasses.replace(
-                step_of(s, a, 0, 0.0), reward=zero, next_teacher_value=zero
-            )
+            step = dataclasses.replace(step_of(s, a, 0, 0.0), reward=zero, next_teacher_value=zero)
             return method.next_reward(step)
 
         states, actions = jnp.arange(num_states, dtype=jnp.int32), jnp.arange(mdp.num_actions, dtype=jnp.int32)

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,8 +44,8 @@ def train(
       key: random key, such as `jax.random.key(0)`.
       mdps: M stacked MDPs, such as `sample_mdps(key, 100)`.
       teacher: M stacked teachers, such as `teachers.q_learning(key, mdps)`; None where no method asks for one.
-      methods: names of `METHODS`, `Method`s or `Cell`s (a method with its own teacher or configuration): one, several, or
-        a mapping from labels to them. P of them.
+      methods: names of `METHODS`, `Method`s or `Cell`s (a method with its own teacher or configuration): one, several,
+        or a mapping from labels to them. P of them.
       config: a `Config`; its fields may also be given here by name, such as `num_iterations=1000`.
       initial_logits: float [P, M, O, A] or what broadcasts to it; zeros if None.
       initial_values: float [P, M, O] or what broadcasts to it; zeros if None.
@@ -103,7 +103,7 @@ def _stacked(mdps: MDP) -> MDP:
     return mdps
 
 
-def _resolve(chosen, teacher: Teacher | None, config: Config) -> list[Resolved]:
+def _resolve(chosen: Any, teacher: Teacher | None, config: Config) -> list[Resolved]:
     if isinstance(chosen, str | Method | Cell):
         chosen = [chosen]
     pairs = list(chosen.items()) if isinstance(chosen, Mapping) else [(None, item) for item in chosen]
@@ -125,7 +125,7 @@ def _resolve(chosen, teacher: Teacher | None, config: Config) -> list[Resolved]:
     labels = [cell.label for cell in cells]
     for label in labels:
         if labels.count(label) > 1:
-            raise ValueError(f"Two methods are called {label!r}; give them names with a mapping, {{'a': ..., 'b': ...}}.")
+            raise ValueError(f"Two methods are called {label!r}; name them with a mapping, {{'a': ..., 'b': ...}}.")
     return cells
 
 
@@ -169,12 +169,12 @@ def _check_zero_probability(cell: Resolved, probs: np.ndarray) -> None:
         tried.append(methods.loss_gradient(method.loss, step))
     if not all(bool(jnp.isfinite(x).all()) for x in tried):
         raise ValueError(
-            f"{cell.label} takes the logarithm of a teacher probability that is 0; set probability_floor > 0 (0.01 is the "
-            "default) or use a teacher that is positive everywhere."
+            f"{cell.label} takes the logarithm of a teacher probability that is 0; set probability_floor > 0 (the "
+            "default is 0.01) or use a teacher that is positive everywhere."
         )
 
 
-def _initial(logits, values, num_cells: int, mdps: MDP) -> np.ndarray | None:
+def _initial(logits: Any, values: Any, num_cells: int, mdps: MDP) -> np.ndarray | None:
     if logits is None and values is None:
         return None
     shape = (num_cells, mdps.num_mdps, mdps.num_observations, mdps.num_actions)
@@ -207,7 +207,7 @@ class _Recorder:
         self.faults: list[dict[str, Any]] = []
         self.pending: list[tuple[int, int, int, np.ndarray]] = []
 
-    def add(self, cell: int, mdp: int, pause: int, params, curves, truncated) -> None:
+    def add(self, cell: int, mdp: int, pause: int, params: np.ndarray, curves: np.ndarray, truncated: int) -> None:
         logits = params[:, :-1]
         if pause < 0:
             self.truncated[cell, mdp] = truncated
@@ -250,7 +250,8 @@ class _Recorder:
             )
         if self.truncated.any():
             warnings.warn(
-                f"{int(self.truncated.sum())} episodes were cut at max_episode_steps = {self.config.max_episode_steps}.",
+                f"{int(self.truncated.sum())} episodes were cut after {self.config.max_episode_steps} steps; raise "
+                "max_episode_steps if that is too few.",
                 stacklevel=3,
             )
         mdps = self.mdps
@@ -297,14 +298,14 @@ def exact_returns(mdps: MDP, policy: jax.Array) -> np.ndarray:
 
 
 @jax.jit
-def _evaluate(mdps: MDP, logits: jax.Array):
+def _evaluate(mdps: MDP, logits: jax.Array) -> tuple[jax.Array, ...]:
     policy = exact.policy_from_table(mdps, jax.nn.softmax(logits))
     found = exact.policy_values(mdps, policy), exact.expected_length(mdps, policy)
     return tuple(exact.start_value(mdps, values) for values in found)
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    def plain(value):
+    def plain(value: Any) -> Any:
         if callable(value) or isinstance(value, tuple):
             return repr(value)
         return np.asarray(value).tolist() if not isinstance(value, str | type(None)) else value

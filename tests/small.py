@@ -6,7 +6,9 @@ import numpy as np
 from jaxdistill import MDP, Teacher
 
 
-def random_mdp(seed: int, *, num_states=4, num_actions=3, num_outcomes=3, aliased=False, by_state=False, starts=1) -> MDP:
+def random_mdp(
+    seed: int, *, num_states=4, num_actions=3, num_outcomes=3, aliased=False, by_state=False, starts=1
+) -> MDP:
     """A random MDP with terminals, self-loops (so that states are revisited) and ties between rewards."""
     rng = np.random.default_rng(seed)
     successor = rng.integers(num_states, size=(num_states, num_outcomes))

@@ -73,5 +73,8 @@ def test_mean_of_sampled_updates_is_the_exact_update(name, estimator):
         exact = np.concatenate([exact.logits, np.asarray(exact.values)[:, None]], axis=1)
         error = sampled.mean(0) - exact
         standard_error = sampled.std(0, ddof=1) / np.sqrt(len(sampled))
-        assert (np.abs(error) <= 4 * standard_error + 2e-6).all(), (kind, np.abs(error / (standard_error + 1e-12)).max())
+        assert (np.abs(error) <= 4 * standard_error + 2e-6).all(), (
+            kind,
+            np.abs(error / (standard_error + 1e-12)).max(),
+        )
         assert standard_error.max() < 0.25 * np.abs(exact).max(), "the test could not fail"
