@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -152,11 +152,16 @@ def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]
     given = {f.name: getattr(values, f.name) for f in dataclasses.fields(settings_type)}
     if given["smoke"]:
         given |= {k: v for k, v in smoke.items() if not values[k].present}
-    given["outdir"] = given["outdir"] or str(Path("results", name + ("-smoke" if given["smoke"] else "")))
+    given["outdir"] = given["outdir"] or given.get("results") or default_outdir(name, given["smoke"])
     return settings_type(**given)
 
 
-def fail(message: str) -> Any:
+def default_outdir(name: str, smoke: bool) -> str:
+    """results/fig8, or results/fig8-smoke: a trial never meets the real results."""
+    return str(Path("results", name + ("-smoke" if smoke else "")))
+
+
+def fail(message: str) -> NoReturn:
     """One line on stderr and exit code 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)

@@ -197,7 +197,7 @@ class MDP:
             pairs = np.stack([successors, values[s, actions, successors]], axis=1)
             unique, index = np.unique(pairs, axis=0, return_inverse=True)
             weight = np.zeros((num_actions, len(unique)))
-            np.add.at(weight, (actions, index.ravel()), probs[s, actions, successors])
+            weight[actions, index.ravel()] = probs[s, actions, successors]
             outcomes.append(unique)
             weights.append(weight)
         num_outcomes = max(1, *map(len, outcomes))

@@ -116,7 +116,7 @@ class _Pool:
             while not self.stop.is_set():
                 if waiting and all(block.draining() for block in blocks):
                     task = waiting.popleft()
-                    blocks.append(_Block(task, share=-(-len(task.cost) // self.num_workers)))
+                    blocks.append(_Block(task, device, share=-(-len(task.cost) // self.num_workers)))
                 for block in blocks:
                     with self.lock:
                         block.refill()
@@ -142,8 +142,9 @@ class _Pool:
 class _Block:
     """A block of lanes of one program, and who is in them."""
 
-    def __init__(self, task: Task, share: int):
+    def __init__(self, task: Task, device: jax.Device, share: int):
         self.task, self.program = task, task.program
+        self.worlds, self.teachers = jax.device_put((task.worlds, task.teachers), device)
         width = self.program.num_lanes
         self.capacity = min(width, max(share, 1))
         self.occupant = np.full(width, -1)
@@ -170,7 +171,7 @@ class _Block:
         if not len(free):
             return
         if self.lanes is None:
-            self.lanes = empty(self.program, self.task.worlds, self.student)
+            self.lanes = empty(self.program, self.worlds, self.student)
             self.compile()
         who = np.array([self.task.queue.popleft() for _ in free])
         mask = np.zeros(len(self.occupant), bool)
@@ -185,7 +186,7 @@ class _Block:
         if self.task.initial is not None:
             initial = np.zeros((len(mask), *self.task.initial.shape[1:]), np.float32)
             initial[free] = self.task.initial[who]
-        self.lanes = load(self.program, self.lanes, self.task.worlds, jnp.asarray(mask), student, initial)
+        self.lanes = load(self.program, self.lanes, self.worlds, jnp.asarray(mask), student, initial)
         self._set_until()
 
     def compile(self) -> None:
@@ -193,10 +194,9 @@ class _Block:
         self.lanes = self._ticks(0)
 
     def _ticks(self, number: int) -> Lanes:
-        task, lanes = self.task, self.lanes
-        assert lanes is not None
-        total = np.int32(task.num_iterations)
-        return advance(self.program, lanes, task.worlds, task.teachers, total, np.int32(number))
+        assert self.lanes is not None
+        total = np.int32(self.task.num_iterations)
+        return advance(self.program, self.lanes, self.worlds, self.teachers, total, np.int32(number))
 
     def _set_until(self) -> None:
         assert self.lanes is not None

@@ -21,6 +21,8 @@ from jaxdistill.methods import Method
 from jaxdistill.pool import Task, lane_width, workers
 from jaxdistill.teacher import Teacher
 
+_MAX_RECORD = 2**17  # steps that a Monte Carlo student records: 2 MiB each
+
 Rate = float | Callable[[jax.Array], jax.Array] | np.ndarray | Sequence[float]
 
 
@@ -182,6 +184,8 @@ def make_tasks(
     tasks = []
     for (estimator, _, (reduction, schedules, optimizer, max_steps), paused), indices in groups.items():
         group = companions(cells[indices[0]].method)
+        if estimator == "mc" and max_steps > _MAX_RECORD:
+            raise ValueError(f"max_episode_steps must be at most {_MAX_RECORD} for 'mc' students; got {max_steps}.")
         rule = rules.student_rule(mdps.num_actions, group)
         program = Program(
             rule=rule,

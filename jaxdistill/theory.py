@@ -81,7 +81,7 @@ def expected_update(
     """
     method = methods.get(method)
     values = jnp.zeros(logits.shape[:1], logits.dtype) if values is None else jnp.asarray(values, logits.dtype)
-    _check(mdp, teacher, logits, values, reduction)
+    _check(mdp, teacher, logits, values, reduction, estimator)
     static = (method, method.estimator or estimator, reduction, num_nodes)
     numbers = (discount, probability_floor, loss_weight, return_weight)
     return _expected_update(static, mdp, teacher, logits, values, numbers)
@@ -113,7 +113,7 @@ def _expected_update(static, mdp: MDP, teacher: Teacher, logits, values, numbers
     return total
 
 
-def _check(mdp: MDP, teacher: Teacher, logits, values, reduction) -> None:
+def _check(mdp: MDP, teacher: Teacher, logits, values, reduction, estimator) -> None:
     s, a, k, o = mdp.num_states, mdp.num_actions, mdp.num_outcomes, mdp.num_observations
     if mdp.is_stacked or teacher.values.ndim != 1:
         raise ValueError("expected_update takes a single MDP and teacher; index the stacks, such as mdps[0].")
@@ -125,6 +125,8 @@ def _check(mdp: MDP, teacher: Teacher, logits, values, reduction) -> None:
         raise ValueError(f"The teacher's probs must be [S, A] = [{s}, {a}]; got {teacher.probs.shape}.")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum'; got {reduction!r}.")
+    if estimator not in ("mc", "td"):
+        raise ValueError(f"estimator must be 'mc' or 'td'; got {estimator!r}.")
     if s * a * k * 2 * a > _MAX_ENTRIES:
         raise ValueError(
             f"This MDP is too large for the exact update: S*A*K*2*A = {s * a * k * 2 * a:,} exceeds {_MAX_ENTRIES:,}; "

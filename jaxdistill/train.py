@@ -62,7 +62,7 @@ def train(
       ValueError: one line that says what was wrong, what was expected and what to do.
     """
     key = students.as_key(key)
-    mdps = _stacked(mdps)
+    mdps, teacher = _stacked(mdps, teacher)
     config = dataclasses.replace(config or Config(), **_known(changes))
     cells = _resolve(methods, teacher, config)
     for cell in cells:
@@ -70,12 +70,13 @@ def train(
     initial = _initial(initial_logits, initial_values, len(cells), mdps)
     started = time.perf_counter()
     optimal = exact.greedy(exact.optimal_action_values(mdps, 1.0), teachers.TIE)
+    length = np.asarray(exact.start_value(mdps, exact.expected_length(mdps, optimal)))
     recorder = _Recorder(mdps, cells, config, keep_tables)
     tasks = students.make_tasks(
         key,
         mdps,
         cells,
-        np.asarray(exact.start_value(mdps, exact.expected_length(mdps, optimal))),
+        np.minimum(np.nan_to_num(length, nan=np.inf), config.max_episode_steps),
         recorder.add,
         pauses=lambda cell: () if cell.method.control.is_student else config.checkpoints[:-1].tolist(),
         initial=initial,
@@ -94,13 +95,14 @@ def _known(changes: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _stacked(mdps: MDP) -> MDP:
+def _stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:
+    """The worlds, and with a single world its teacher, with a leading axis [M]."""
     if not isinstance(mdps, MDP):
         raise ValueError(f"mdps must be an MDP, such as sample_mdps(key, 100); got {type(mdps).__name__}.")
     validate(mdps)
     if not mdps.is_stacked:
-        mdps = jax.tree.map(lambda x: jnp.asarray(x)[None], mdps)
-    return mdps
+        mdps, teacher = jax.tree.map(lambda x: jnp.asarray(x)[None], (mdps, teacher))
+    return mdps, teacher
 
 
 def _resolve(chosen: Any, teacher: Teacher | None, config: Config) -> list[Resolved]:

@@ -1,4 +1,4 @@
-"""The engine against the scalar reference, and what may not change a student's numbers: company, order, chunks, ring."""
+"""The engine against the scalar reference; company, order, chunks and ring change no student's numbers."""
 
 import dataclasses
 import functools
@@ -61,8 +61,8 @@ def assert_same(ours, theirs):
 def assert_same_mean(ours, theirs, what):
     """Means over seeds agree within 4 standard errors of the difference, in every entry.
 
-    The spread of one seed is taken from the larger sample, ours, for both sides. Entries that fewer than a quarter of the
-    seeds ever touched are left out: their means over 80 seeds are far from normal.
+    The spread of one seed is taken from the larger sample, ours, for both sides. Entries that fewer than a
+    quarter of the seeds ever touched are left out: their means over 80 seeds are far from normal.
     """
     spread = np.std(ours, axis=0, ddof=1)
     standard_error = spread * np.sqrt(1 / len(ours) + 1 / len(theirs))
@@ -92,7 +92,7 @@ COMPARED = [
     ("name", "estimator", "reduction", "methods"), COMPARED, ids=lambda x: x if isinstance(x, str) else x[0]
 )
 def test_learning_curves_and_tables_of_the_reference(name, estimator, reduction, methods):
-    """60 iterations at large rates, so that a wrong update compounds: returns and lengths in 4 bins, and final tables."""
+    """60 iterations at large rates, so that a wrong update compounds: curves in 4 bins, and final tables."""
     mdp, teacher = world(name)
     result = trained(name, methods, estimator, reduction)
     scalar_world = reference.World.of(mdp)

@@ -302,33 +302,31 @@ def test_corridors_need_no_chance_of_ending():
 def test_a_policy_with_nan_gives_nan():
     mdp = random_mdp(0, SIZES[0])
     policy = np.full((3, 2), np.nan, np.float32)
-    assert (
-        np.isnan(exact.policy_values(mdp, policy)).all()
-        and np.isnan(exact.expected_length(mdp, policy)).all()
-    )
+    assert np.isnan(exact.policy_values(mdp, policy)).all() and np.isnan(exact.expected_length(mdp, policy)).all()
 
 
 # --- derivatives ---
 
 
-def test_gradient_by_the_reward_is_the_discounted_visits_of_each_outcome(case):
+def test_gradients_by_policy_and_reward_are_visits_times_action_values_and_weights(case):
     mdp, policy = case
-    by_reward = jax.grad(lambda r: exact.start_value(mdp, exact.policy_values(mdp, policy, 0.9, r)))(
-        mdp.reward
-    )
-    visits = exact.occupancy(mdp, policy, 0.9)
-    np.testing.assert_allclose(by_reward, visits[:, None] * exact.outcome_weights(mdp, policy), atol=1e-5)
-
-
-def test_gradient_by_the_policy_is_visits_times_action_values(case):
-    mdp, policy = case
-    objective = lambda p: exact.start_value(mdp, exact.policy_values(mdp, p, 0.9))  # noqa: E731
+    objective = lambda p, r: exact.start_value(mdp, exact.policy_values(mdp, p, 0.9, r))  # noqa: E731
+    by_policy, by_reward = jax.grad(objective, argnums=(0, 1))(policy, mdp.reward)
+    visits = exact.occupancy(mdp, policy, 0.9)[:, None]
     q = exact.action_values(mdp, exact.policy_values(mdp, policy, 0.9), 0.9)
-    expected = exact.occupancy(mdp, policy, 0.9)[:, None] * q
-    np.testing.assert_allclose(jax.grad(objective)(policy), expected, atol=2e-5)
+    np.testing.assert_allclose(by_policy, visits * q, atol=2e-5)
+    np.testing.assert_allclose(by_reward, visits * exact.outcome_weights(mdp, policy), atol=1e-5)
+
+
+def test_slopes_in_forward_mode():
+    mdp = random_mdp(0, SIZES[0])
+    policy = random_policy(0, mdp)
     direction = np.random.default_rng(8).normal(size=policy.shape).astype(np.float32)
+    objective = lambda p: exact.start_value(mdp, exact.policy_values(mdp, p, 0.9))  # noqa: E731
     _, slope = jax.jvp(objective, (policy,), (direction,))
-    np.testing.assert_allclose(slope, (expected * direction).sum(), atol=1e-4)
+    q = exact.action_values(mdp, exact.policy_values(mdp, policy, 0.9), 0.9)
+    expected = exact.occupancy(mdp, policy, 0.9) @ (q * direction).sum(1)
+    np.testing.assert_allclose(slope, expected, atol=1e-4)
 
 
 def test_gradient_of_the_occupancy_agrees_with_differences_in_float64():

@@ -103,7 +103,7 @@ def test_nobody_acts_in_walls_and_terminal_cells():
 
 @pytest.mark.parametrize("num_actions", [4, 7])
 def test_actions_mix_moves_and_no_ops_are_free_of_noise(num_actions):
-    table = sample_mdps(jax.random.key(0), 2, num_rows=3, num_cols=3, p_plus10=0.5, num_actions=num_actions)
+    table = sample_mdps(jax.random.key(0), 2, num_rows=4, num_cols=6, num_actions=num_actions)
     expected = np.zeros((num_actions, 5))
     for action in range(4):
         expected[action, :4] = 0.1 / 4
@@ -142,14 +142,12 @@ def test_transitions_equal_those_of_plain_loops():
         np.testing.assert_allclose(got_rewards, rewards, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("size", "start"), [((20, 20), (10, 10)), ((3, 6), (2, 3)), ((1, 5), (0, 3)), ((5, 1), (3, 0))]
-)
-def test_start_is_the_centre_counted_from_0(size, start):
-    mdps = sample_mdps(jax.random.key(0), 3, num_rows=size[0], num_cols=size[1], p_plus10=0.3)
-    assert mdps.grid.start.tolist() == [list(start)] * 3
-    assert mdps.start.tolist() == [[start[0] * size[1] + start[1]]] * 3
-    assert (kinds(mdps)[:, start[0], start[1]] == 6).all()
+def test_start_is_the_centre_counted_from_0():
+    for size, start in {(20, 20): (10, 10), (3, 6): (2, 3), (1, 5): (0, 3), (5, 1): (3, 0), (2, 2): (1, 1)}.items():
+        assert GridConfig(num_rows=size[0], num_cols=size[1]).start == start
+    mdps = sample_mdps(jax.random.key(0), 20, num_rows=4, num_cols=6, p_wall=0.5, p_plus10=0.3)
+    assert mdps.grid.start.tolist() == [[2, 3]] * 20 and mdps.start.tolist() == [[15]] * 20
+    assert (kinds(mdps)[:, 2, 3] == 6).all()
 
 
 # --- the distribution of App. A.2 ---
@@ -248,7 +246,7 @@ def test_world_i_depends_only_on_the_key_and_i():
 
 
 def test_sampled_worlds_are_valid_and_have_explicit_dtypes():
-    mdps = validate(sample_mdps(jax.random.key(8), 4, num_rows=5, num_cols=4, p_plus10=0.1, observation="window"))
+    mdps = validate(sample_mdps(jax.random.key(8), 4, num_rows=4, num_cols=6, observation="window"))
     kinds_of_dtype = {str(leaf.dtype) for leaf in jax.tree.leaves(mdps)}
     assert kinds_of_dtype == {"int32", "float32", "bool"}  # also under JAX_ENABLE_X64
     np.testing.assert_allclose(mdps.continue_prob, 0.99)
@@ -300,13 +298,15 @@ def test_windows_of_a_map_by_hand():
     assert beside_the_edge.observation.tolist() == [0, 1, 2] and beside_the_edge.num_observations == 3
     corridor = from_text(["S...."], observation="window", window_radius=1)
     assert corridor.observation.tolist() == [0, 1, 1, 1, 2]
-    reward_or_end = from_text(["a.S.b"], {"a": (5.0, True), "b": (5.0, False)}, observation="window", window_radius=1)
-    assert len(set(reward_or_end.observation.tolist()[1:4])) == 3  # same reward, but only one is terminal
+    cells = {"a": (5.0, True), "b": (5.0, False)}
+    same, other = (from_text([row], cells, observation="window", window_radius=1) for row in ("a.#a.#S", "a.#b.#S"))
+    assert same.observation[1] == same.observation[4]
+    assert other.observation[1] != other.observation[4]  # the same reward, but only one of them is terminal
 
 
 def test_full_observation_is_the_state():
-    mdps = sample_mdps(jax.random.key(0), 2, num_rows=4, num_cols=3, p_plus10=0.3)
-    assert mdps.observation.tolist() == [list(range(12))] * 2 and mdps.num_observations == 12
+    mdps = sample_mdps(jax.random.key(0), 2, num_rows=4, num_cols=6)
+    assert mdps.observation.tolist() == [list(range(24))] * 2 and mdps.num_observations == 24
 
 
 # --- maps drawn as text ---
@@ -413,8 +413,8 @@ def test_bad_options_give_one_clear_line(options, message):
 
 
 def test_without_redrawing_no_goal_is_needed():
-    mdps = sample_mdps(jax.random.key(0), 3, GridConfig(p_plus10=0, redraw=False, num_rows=3, num_cols=2))
-    assert not (kinds(mdps) == 1).any() and mdps.num_states == 6
+    mdps = sample_mdps(jax.random.key(0), 3, GridConfig(p_plus10=0, redraw=False, num_rows=4, num_cols=6))
+    assert not (kinds(mdps) == 1).any() and mdps.num_states == 24
 
 
 # --- numbers of an independent program (standard errors over 300 worlds) ---

@@ -1,0 +1,71 @@
+"""Holds the curves of Fig. 8's Q-learning row against the points read off the paper's Fig. 5, as a markdown table."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+import jaxdistill
+from experiments import common, fig8
+from jaxdistill import Result
+from jaxdistill.results import write_atomically
+from jaxdistill.statistics import mean_interval
+
+POINTS = Path(__file__).with_name("paper_points.json")
+
+
+@dataclasses.dataclass
+class Settings:
+    """The flags of this comparison."""
+
+    results: str = common.option("results/fig8", "folder in which experiments.fig8 left q_learning.npz")
+    outdir: str = common.option("", "folder for targets.md; default: the folder of the results")
+    smoke: bool = common.option(False, "accepted for uniformity; the comparison is quick in any case")
+
+
+def value_at(result: Result, label: str, iteration: int) -> tuple[float, float]:
+    """Mean over MDPs of the return at `iteration` and its standard error, interpolated between centres of bins."""
+    curves = result.returns[result.method_index(label)]
+    centres = result.iterations - np.diff(result.iterations, prepend=0) / 2
+    at = np.array([np.interp(iteration, centres, curve) for curve in curves])
+    at = at[np.isfinite(at)]
+    return float(at.mean()), float(at.std(ddof=1) / np.sqrt(len(at))) if len(at) > 1 else float("nan")
+
+
+def table(result: Result) -> list[str]:
+    """Lines of markdown: column, method, iteration, paper, ours with standard error, difference."""
+    paper = json.loads(POINTS.read_text())["fig5"]
+    teacher = mean_interval(result.teacher_returns[0]).estimate
+    lines = [
+        f"{result.num_mdps} worlds; teacher {teacher:.2f}, paper {paper['teacher_return']:.2f}.",
+        "",
+        "| student | method | iteration | paper | ours | difference |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for column in fig8.COLUMNS:
+        for method, points in paper[column].items():
+            label = f"q_learning/{column}/{method}"
+            if label not in result.labels:
+                continue
+            for iteration, target in points.items():
+                if int(iteration) <= result.iterations[-1]:
+                    ours, error = value_at(result, label, int(iteration))
+                    lines.append(
+                        f"| {column} | {method} | {int(iteration):,} | {target:.2f} | {ours:.2f} ± {error:.2f} "
+                        f"| {ours - target:+.2f} |"
+                    )
+    return lines
+
+
+def work(settings: Settings) -> None:
+    """Prints the table and writes it beside the results."""
+    result = jaxdistill.load(Path(settings.results) / "q_learning.npz")
+    lines = table(result)
+    print("\n".join(lines))
+    outdir = common.prepare_outdir(settings)
+    write_atomically(outdir / "targets.md", lambda file: file.writelines((line + "\n").encode() for line in lines))
+
+
+if __name__ == "__main__":
+    common.main(Settings, "targets", {}, work)
