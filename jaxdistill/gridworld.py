@@ -1,7 +1,7 @@
 """Grid worlds of App. A.1, sampled as in App. A.2 by the thousand, or drawn by hand as text.
 
 One coordinate rule: cells are (row, col) with (0, 0) in the upper left, and `cell_to_state` numbers them row
-  by row. Walls keep a state, so that tables have the shape of the grid, but nothing enters them.
+by row. Walls keep a state, so that tables have the shape of the grid, but nothing enters them.
 """
 
 import dataclasses
@@ -63,21 +63,17 @@ class GridConfig:
       num_rows: H >= 1, cells.
       num_cols: W >= 1, cells.
       num_actions: >= 4: left, right, up, down, then actions that stay and are free of noise (Figs. 4, 10).
-      p_wall: probability that a cell is a wall; drawn first. Each later kind is drawn if none before it
-        happened.
+      p_wall: probability that a cell is a wall; drawn first. Each later kind only if none before it.
       p_plus10: of a terminal cell with reward +10.
       p_plus5: of a terminal cell with reward +5.
       p_minus1: of a cell with reward -1.
       p_minus5: of a terminal cell with reward -5.
       p_minus10: of a terminal cell with reward -10.
-      noise: eta, probability that a move goes in one of the four directions at random, the chosen one
-        included.
+      noise: eta, probability that a move goes in one of the four directions, the chosen one included.
       termination_prob: probability that a step ends the episode wherever it leads.
-      observation: "full" (the state) or "window" (what is around the agent; cells that look alike share a
-        row).
+      observation: "full" (the state) or "window" (what is around the agent; states alike share a row).
       window_radius: k >= 0, the window is (2k+1) x (2k+1) cells.
-      redraw: draw a world again until a +10 is within reach (App. A.2, step 3); otherwise keep the first
-        draw.
+      redraw: draw a world again until a +10 is within reach (App. A.2, step 3), or keep the first draw.
       max_redraws: draws of a world before giving up on a +10 within reach.
 
     Raises:
@@ -155,8 +151,7 @@ def sample_mdps(key: jax.Array, num_mdps: int, config: GridConfig | None = None,
 
     Raises:
       ValueError: one line, for a bad option, p_plus10 = 0 with redrawing, or worlds still without a +10
-        within reach
-        of the start after `max_redraws` draws.
+        within reach of the start after `max_redraws` draws.
     """
     config = _override(config, overrides)
     if isinstance(num_mdps, bool) or not isinstance(num_mdps, int | np.integer) or num_mdps < 1:
@@ -222,7 +217,7 @@ def grid_to_mdp(grid: Grid, config: GridConfig | None = None, **overrides: Any) 
     """The MDP of a grid, or of a stack of them, with the dynamics and the observation of `config` (App. A.1).
 
     Nobody acts in walls and terminal cells: there every outcome stays, without reward, and ends the episode,
-      so that their values are 0. Ids are 0, or 0 to M - 1.
+    so that their values are 0. Ids are 0, or 0 to M - 1.
 
     Raises:
       ValueError: one line, for arrays that do not fit each other, or a start in a wall, in a terminal cell or
@@ -255,7 +250,7 @@ def action_outcomes(num_actions: int, noise: float) -> np.ndarray:
     """Distribution over the five outcomes of each action, float64 [A, 5] (App. A.1).
 
     The first four move: as chosen with probability 1 - noise, else in one of the four directions, the chosen
-      one included. The rest stay.
+    one included. The rest stay.
     """
     table = np.zeros((num_actions, len(OUTCOMES)))
     table[:4, :4] = (1 - noise) * np.eye(4) + noise / 4
@@ -302,8 +297,7 @@ def _sample_kinds(key: jax.Array, num_mdps: int, config: GridConfig) -> np.ndarr
     """Kinds of the cells of the first accepted attempt at each world, int8 [M, H, W].
 
     The host hands out lanes of a fixed number, so that redrawing a few worlds costs neither a pass over all
-    of them
-    nor a new program: the fewer worlds are left, the more attempts at each are made at once.
+    of them nor a new program: the fewer worlds are left, the more attempts at each are made at once.
     """
     if config.redraw and config.p_plus10 == 0:
         raise ValueError("p_plus10 is 0, so no world has a +10 to reach: raise it, or set redraw=False")

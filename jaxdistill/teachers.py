@@ -73,7 +73,7 @@ def uniform(mdps: MDP, *, discount: float = 0.99) -> Teacher:
     return _valued(mdps, probs, probs, discount, "uniform")
 
 
-def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: float) -> Teacher:
+def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: npt.ArrayLike) -> Teacher:
     """In each state, independently with probability `noise`, the teacher plays its worst action (Figs. 5 and 8).
 
     The states are nested: those of a smaller noise are among those of a larger one under the same key. V_pi is the
@@ -82,26 +82,24 @@ def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: float) -> Tea
     Args:
       key: random key; world i's states depend on it and the world's id only.
       mdps, teacher: stacked.
-      noise: rho in [0, 1].
+      noise: rho in [0, 1], one for all worlds or one for each, [M].
     """
-    if not 0 <= noise <= 1:
-        raise ValueError(f"Teacher noise is a probability in [0, 1]; got {noise!r}.")
     key = students.as_key(key)
     if mdps.id.ndim != 1:
         raise ValueError("with_noise takes stacked MDPs; stack a single one with mdp.stack([mdp]).")
+    rho = _per_world(mdps, noise, "Teacher noise", 1.0)
     draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (mdps.num_states,), jnp.float32))
-    spoiled = draw(mdps.id) < noise
+    spoiled = draw(mdps.id) < rho[:, None]
     worst = exact.greedy(-teacher.scores)
     probs = jnp.where(spoiled[..., None], worst, teacher.probs)
-    discount = teacher.discount
-    return _valued(mdps, probs, teacher.scores, discount, f"{teacher.name}+{noise:.0%} noise")
+    return _valued(mdps, probs, teacher.scores, teacher.discount, f"{teacher.name}+{rho.mean():.0%} noise")
 
 
 def q_learning(
     key: jax.Array,
     mdps: MDP,
     *,
-    temperature: float = 0.0,
+    temperature: npt.ArrayLike = 0.0,
     learning_rate: float = 0.01,
     epsilon: float = 0.1,
     discount: float = 0.99,
@@ -114,7 +112,8 @@ def q_learning(
     Args:
       key: random key.
       mdps: M stacked MDPs.
-      temperature: T >= 0; 0 shares the probability equally among the maximisers of Q.
+      temperature: T >= 0, one for all worlds or one for each, [M]; 0 shares the probability equally among the
+        maximisers of Q.
       learning_rate: lambda in (0, 1].
       epsilon: probability of a uniform action while learning, in [0, 1].
       discount: in [0, 1].
@@ -122,8 +121,7 @@ def q_learning(
       max_episode_steps: an episode is cut there.
       progress: as in `train`.
     """
-    if not temperature >= 0:
-        raise ValueError(f"temperature must be >= 0; got {temperature!r}.")
+    _per_world(mdps, temperature, "temperature", np.inf)  # before the work, not after it
     if not 0 < learning_rate <= 1 or not 0 <= epsilon <= 1:
         raise ValueError(
             f"learning_rate must be in (0, 1] and epsilon in [0, 1]; got {learning_rate!r} and {epsilon!r}."
@@ -137,14 +135,15 @@ def q_learning(
 
 
 def from_q(
-    mdps: MDP, q: npt.ArrayLike, *, temperature: float = 0.0, discount: float = 0.99, name: str = "q_learning"
+    mdps: MDP, q: npt.ArrayLike, *, temperature: npt.ArrayLike = 0.0, discount: float = 0.99, name: str = "q_learning"
 ) -> Teacher:
     """The teacher that a table of action values [M, O, A] makes at a temperature >= 0 (App. A.4)."""
+    t = jnp.asarray(_per_world(mdps, temperature, "temperature", np.inf))[..., None, None]
     q = _by_state(mdps, q, "q")
     if not np.isfinite(q).all():
         raise ValueError("q must be finite; it holds NaN or infinity.")
     q = jnp.asarray(q, jnp.float32)
-    probs = jax.nn.softmax(q / temperature) if temperature > 0 else exact.greedy(q, 0.0)
+    probs = jnp.where(t > 0, jax.nn.softmax(q / jnp.where(t > 0, t, 1)), exact.greedy(q, 0.0))
     return _valued(mdps, probs, q, discount, name)
 
 
@@ -215,6 +214,15 @@ def _learn_q(key: jax.Array, mdps: MDP, config: Config, epsilon: float, progress
     return q
 
 
+def _per_world(mdps: MDP, value: npt.ArrayLike, name: str, most: float) -> np.ndarray:
+    """A number in [0, most] for each world, float32 [M] (or [] for a single MDP)."""
+    array = np.asarray(value, np.float32)
+    if array.shape not in ((), mdps.id.shape) or not ((array >= 0) & (array <= most)).all():
+        wanted = "in [0, 1]" if most == 1 else ">= 0"
+        raise ValueError(f"{name} must be {wanted}, one number or one for each world; got {value!r}.")
+    return np.broadcast_to(array, mdps.id.shape)
+
+
 def _by_state(mdps: MDP, table: npt.ArrayLike, name: str) -> np.ndarray:
     """The table [.., S, A], whether it was given by state or by observation; ValueError if it fits neither."""
     table = np.asarray(table, np.float32)
@@ -236,6 +244,8 @@ def _observed(mdps: MDP) -> bool:
 
 
 def _valued(mdps: MDP, probs: npt.ArrayLike, scores: npt.ArrayLike, discount: float, name: str) -> Teacher:
+    if not 0 <= discount <= 1:
+        raise ValueError(f"discount must be in [0, 1]; got {discount!r}.")
     probs, scores = jnp.asarray(probs, jnp.float32), jnp.asarray(scores, jnp.float32)
     values = exact.policy_values(mdps, probs, discount)
     return Teacher(probs=probs, values=values, scores=scores, name=name, discount=float(discount))

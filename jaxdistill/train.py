@@ -123,6 +123,8 @@ def _resolve(chosen: Any, teacher: Teacher | None, config: Config) -> list[Resol
         if method.estimator not in (None, pinned):
             raise ValueError(f"{method.name} is defined with estimator {method.estimator!r}; it cannot use {pinned!r}.")
         own_teacher = cell.teacher if cell.teacher is not None else teacher
+        if isinstance(cell.teacher, Teacher) and cell.teacher.probs.ndim == 2:  # of a single world
+            own_teacher = cell.teacher[None]
         cells.append(Resolved(label or method.name, method, own_teacher, own))
     labels = [cell.label for cell in cells]
     for label in labels:

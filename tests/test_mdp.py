@@ -29,9 +29,7 @@ def transition_matrix(mdp):
     for s in range(mdp.num_states):
         for a in range(mdp.num_actions):
             for k in range(mdp.num_outcomes):
-                weight = (
-                    mdp.outcome_probs[s, a, k] if mdp.outcome_probs.ndim == 3 else mdp.outcome_probs[a, k]
-                )
+                weight = mdp.outcome_probs[s, a, k] if mdp.outcome_probs.ndim == 3 else mdp.outcome_probs[a, k]
                 probs[s, a, int(mdp.successor[s, k])] += weight
                 reward[s, a] += weight * mdp.reward[s, k]
     return probs, reward
@@ -68,9 +66,7 @@ def test_from_arrays_stack_shares_what_has_no_leading_axis():
     arrays = small_arrays()
     successor = np.stack([arrays["successor"]] * 4)
     shared = np.full((5, 2), 0.5)  # [A, K]
-    mdps = MDP.from_arrays(
-        successor, 1.0, False, shared, start=[1, 2], continue_prob=[0.1, 0.2, 0.3, 0.4], id=7
-    )
+    mdps = MDP.from_arrays(successor, 1.0, False, shared, start=[1, 2], continue_prob=[0.1, 0.2, 0.3, 0.4], id=7)
     assert mdps.num_mdps == 4 and mdps.num_actions == 5
     assert mdps.outcome_probs.shape == (4, 5, 2) and mdps.reward.shape == (4, 3, 2)
     assert mdps.start.shape == (4, 2) and mdps.start_probs[3].tolist() == [0.5, 0.5]
@@ -126,9 +122,7 @@ def test_bad_arrays_give_one_clear_line(change, message):
 def test_three_axes_of_outcome_probs_mean_mdps_in_a_stack():
     arrays = small_arrays()
     with pytest.raises(ValueError, match="outcome_probs must have shape"):
-        MDP.from_arrays(
-            **{**arrays, "successor": np.stack([arrays["successor"]] * 4)}
-        )  # [S, A, K], S is 3 and M 4
+        MDP.from_arrays(**{**arrays, "successor": np.stack([arrays["successor"]] * 4)})  # [S, A, K], S is 3 and M 4
 
 
 def test_validate_finds_what_the_plain_constructor_lets_through():
@@ -157,9 +151,7 @@ def test_from_transition_matrix_keeps_the_joint_law_of_successor_and_reward(kind
     got_probs, got_reward = transition_matrix(mdp)
     np.testing.assert_allclose(got_probs, probs, atol=1e-6)
     np.testing.assert_allclose(got_reward, (probs * full).sum(-1), atol=1e-6)
-    second = np.einsum(
-        "sak,sk->sa", mdp.outcome_probs, np.asarray(mdp.reward) ** 2
-    )  # no averaging of rewards
+    second = np.einsum("sak,sk->sa", mdp.outcome_probs, np.asarray(mdp.reward) ** 2)  # no averaging of rewards
     np.testing.assert_allclose(second, (probs * full**2).sum(-1), atol=1e-5)
     used = np.asarray(mdp.outcome_probs).max(axis=1) > 0
     np.testing.assert_array_equal(np.asarray(mdp.terminal)[used], np.asarray(mdp.successor)[used] == 2)
@@ -278,7 +270,5 @@ def test_mdps_pass_through_jit_and_vmap():
 
 
 def test_importing_creates_no_arrays():
-    code = (
-        "import jax, jaxdistill.gridworld, jaxdistill.exact; assert not jax.live_arrays(), jax.live_arrays()"
-    )
+    code = "import jax, jaxdistill.gridworld, jaxdistill.exact; assert not jax.live_arrays(), jax.live_arrays()"
     subprocess.run([sys.executable, "-c", code], check=True)

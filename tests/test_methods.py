@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import METHODS, STUDENT, TEACHER, UNIFORM, Control, Method, Step, methods, plus_reward, train
+from jaxdistill import METHODS, STUDENT, TEACHER, UNIFORM, Control, Method, Step, methods, plus_reward, stack, train
 from tests import small
 
 LOG = np.log
@@ -108,23 +108,22 @@ def test_plus_reward():
 
 
 def test_a_method_of_ones_own_is_a_few_lines():
-    """Reverse KL with a temperature, which may differ per MDP without recompiling; equals the built-in where it must."""
-    mdps = [small.random_mdp(i) for i in range(2)]
-    mdps = jax.tree.map(lambda *x: jnp.stack(x), *mdps)
-    teacher = jax.tree.map(lambda *x: jnp.stack(x), *(small.random_teacher(mdps[i], i) for i in range(2)))
+    """Its own number may differ per MDP without recompiling; it equals the built-in method where it must."""
+    mdps = stack([small.random_mdp(i) for i in range(3)])
+    teacher = jax.tree.map(lambda *x: jnp.stack(x), *(small.random_teacher(mdps[i], i) for i in range(3)))
 
-    def tempered(step):
+    def weighted(step):
         return methods.cross_entropy(step) * step.params["weight"]
 
-    mine = Method("mine", loss=tempered, params={"weight": 1.0})
-    options = {"num_iterations": 20, "num_checkpoints": 2}
+    mine = Method("mine", loss=weighted, params={"weight": 1.0})
+    options = {"num_iterations": 20, "num_checkpoints": 7}
     key = jax.random.key(0)
     ours = train(key, mdps, teacher, {"a": mine}, **options)
     builtin = train(key, mdps, teacher, {"a": "on_policy_distill"}, **options)
     np.testing.assert_allclose(ours.logits, builtin.logits, atol=1e-5)
-    halved = dataclasses.replace(mine, params={"weight": np.array([1.0, 0.5])})
+    halved = dataclasses.replace(mine, params={"weight": np.array([1.0, 0.5, 0.5])})
     ours = train(key, mdps, teacher, {"a": halved}, **options)
-    slower = train(key, mdps, teacher, {"a": "on_policy_distill"}, loss_weight=[1.0, 0.5], **options)
+    slower = train(key, mdps, teacher, {"a": "on_policy_distill"}, loss_weight=[1.0, 0.5, 0.5], **options)
     np.testing.assert_allclose(ours.logits, slower.logits, atol=1e-5)
     assert np.abs(ours.logits[0, 1] - builtin.logits[0, 1]).max() > 1e-3
 

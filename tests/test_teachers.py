@@ -147,39 +147,32 @@ def certain(mdp):
 def test_q_learning_finds_the_optimal_action_values():
     """Deterministic outcomes, uniform control, a large rate: what is left is the chance that episodes end."""
     mdps = stack([certain(small.random_mdp(40 + i)) for i in range(NUM)])
-    options = {"learning_rate": 0.02, "epsilon": 1.0, "discount": 0.9}
+    options = {"learning_rate": 0.01, "epsilon": 1.0, "discount": 0.9}
     teacher = teachers.q_learning(KEY, mdps, num_iterations=20_000, **options)
     optimal = exact.optimal_action_values(mdps, 0.9)
-    visited = np.asarray(exact.occupancy(mdps, jnp.full((4, 3), 1 / 3))) > 0.05
-    assert visited.sum() > 2 * NUM
+    visited = np.asarray(exact.occupancy(mdps, jnp.full((4, 3), 1 / 3))) > 0.3
+    assert visited.sum() >= 2 * NUM
     np.testing.assert_allclose(np.asarray(teacher.scores)[visited], np.asarray(optimal)[visited], atol=0.25)
-    np.testing.assert_array_equal(
-        np.asarray(teacher.scores).argmax(-1)[visited], np.asarray(optimal).argmax(-1)[visited]
-    )
-    np.testing.assert_array_equal(np.asarray(teacher.scores)[~visited & (visited.sum(1) == 0)[:, None]], 0)
-    warm = teachers.q_learning(KEY, mdps, num_iterations=20_000, temperature=0.5, **options)
-    np.testing.assert_array_equal(warm.scores, teacher.scores)
-    np.testing.assert_allclose(warm.probs, jax.nn.softmax(teacher.scores / 0.5), atol=1e-6)
+    assert np.abs(np.asarray(optimal)[visited]).max() > 1.5
 
 
 def test_q_learning_of_a_row_is_that_of_the_world_alone():
-    options = {"num_iterations": 200, "learning_rate": 0.1}
-    whole = teachers.q_learning(KEY, ALIASED, **options)
-    np.testing.assert_array_equal(whole.scores[1:2], teachers.q_learning(KEY, ALIASED[1:2], **options).scores)
+    options = {"num_iterations": 200, "learning_rate": 0.1, "temperature": 0.5}
+    whole = teachers.q_learning(KEY, WORLDS, **options)
+    np.testing.assert_allclose(whole.probs, jax.nn.softmax(whole.scores / 0.5), atol=1e-6)
+    np.testing.assert_array_equal(whole.scores[1:2], teachers.q_learning(KEY, WORLDS[1:2], **options).scores)
     assert np.unique(np.asarray(whole.scores), axis=0).shape[0] == NUM
-    np.testing.assert_array_equal(whole.probs[:, 0], whole.probs[:, 1])  # states 0 and 1 look alike
 
 
 def test_actor_critic_improves_on_the_uniform_policy():
     options = {"num_iterations": 3000, "learning_rate": 0.2, "value_learning_rate": 0.1, "discount": 0.9}
-    fractions = []
-    teacher = teachers.actor_critic(KEY, WORLDS, progress=lambda fraction, steps: fractions.append(fraction), **options)
+    teacher = teachers.actor_critic(KEY, WORLDS, **options)
     start = lambda t: np.asarray(exact.start_value(WORLDS, t.values))  # noqa: E731
     best, chance = teachers.optimal(WORLDS, discount=0.9), teachers.uniform(WORLDS, discount=0.9)
     gained = (start(teacher) - start(chance)) / (start(best) - start(chance))
     assert (gained > 0.7).all() and (gained <= 1 + 1e-5).all()
     assert (np.asarray(teacher.probs) > 0).all()
-    assert fractions[-1] == 1 and teacher.name == "actor_critic" and teacher.discount == 0.9
+    assert teacher.name == "actor_critic" and teacher.discount == 0.9
 
 
 def test_slices_of_teachers():
@@ -217,7 +210,6 @@ GOOD = np.full((4, 3), 1 / 3)
         (lambda: teachers.q_learning(KEY, WORLDS, discount=1.5), "discount must be in [0, 1]"),
         (lambda: teachers.actor_critic(7, WORLDS), "jax.random.key(0); got int"),
         (lambda: teachers.actor_critic(KEY, WORLDS[0]), "stack([mdp])"),
-        (lambda: teachers.actor_critic(KEY, WORLDS, speed=3), "speed"),
         (lambda: teachers.optimal(WORLDS, discount=1.5), "discount"),
         (lambda: teachers.from_table(WORLDS, GOOD, discount=float("nan")), "discount"),
     ],
