@@ -104,14 +104,16 @@ def what_decides(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in ("outdir", "restart", "smoke")}
 
 
-def save_settings(settings: Any, outdir: Path, **extra: Any) -> None:
-    """settings.json: the settings, the versions and what else the experiment has to say."""
-    text = json.dumps({"settings": what_decides(settings), "versions": package_versions(), **extra}, indent=2)
+def save_settings(settings: Any, outdir: Path, files: list[str]) -> None:
+    """Begins a run: settings.json, and none of the `files` that a run of other settings may have left."""
+    for name in files:
+        (outdir / name).unlink(missing_ok=True)
+    text = json.dumps({"settings": what_decides(settings), "versions": package_versions()}, indent=2)
     write_atomically(outdir / "settings.json", lambda file: file.writelines([text.encode(), b"\n"]))
 
 
-def finished(settings: Any, outdir: Path) -> bool:
-    """Whether outdir holds results of exactly these settings; ValueError if of others."""
+def same_settings(settings: Any, outdir: Path) -> bool:
+    """Whether outdir belongs to a run of exactly these settings; ValueError if it belongs to another."""
     path = outdir / "settings.json"
     if settings.restart or not path.exists():
         return False

@@ -58,12 +58,19 @@ def check(settings: Settings) -> None:
     settings.grid_config(), settings.train_config()
 
 
-def run(settings: Settings, outdir: Path) -> dict[str, Result]:
-    """Trains every cell, a row of the figure at a time, saving each row as it is finished."""
+def run(settings: Settings, outdir: Path, reuse: bool) -> dict[str, Result]:
+    """Trains every cell, a row of the figure at a time, saving each row as it is finished.
+
+    With `reuse`, rows that an earlier run of the same settings left in `outdir` are read instead.
+    """
+    files = {name: outdir / f"{name}.npz" for name in settings.teachers}
+    rows = {name: jaxdistill.load(path) for name, path in files.items() if reuse and path.exists()}
+    if len(rows) == len(files):
+        print(f"drawing from the curves in {outdir}")
+        return rows
     world_key, teacher_key, noise_key, student_key = jax.random.split(jax.random.key(settings.seed), 4)
     mdps = jaxdistill.sample_mdps(world_key, settings.num_mdps, settings.grid_config())
-    rows = {}
-    for name in settings.teachers:
+    for name in [name for name in files if name not in rows]:
         teacher = make_teacher(name, teacher_key, mdps, settings)
         result = jaxdistill.train(
             student_key,
@@ -73,10 +80,10 @@ def run(settings: Settings, outdir: Path) -> dict[str, Result]:
             keep_tables=False,
             progress=True,
         )
-        result.save(outdir / f"{name}.npz")
         result.to_csv(outdir / f"{name}.csv.gz")
+        result.save(files[name])  # last: its presence says that the row is complete
         rows[name] = result
-    return rows
+    return {name: rows[name] for name in files}
 
 
 def make_teacher(name: str, key: jax.Array, mdps: jaxdistill.MDP, settings: Settings) -> Teacher:
@@ -135,15 +142,12 @@ def work(settings: Settings) -> None:
     check(settings)
     outdir = common.prepare_outdir(settings)
     started = time.perf_counter()
-    if common.finished(settings, outdir):
-        rows = {name: jaxdistill.load(outdir / f"{name}.npz") for name in settings.teachers}
-        print(f"drawing from the curves in {outdir}")
-    else:
-        rows = run(settings, outdir)
-        seconds = time.perf_counter() - started
-        steps = sum(result.settings["steps"] for result in rows.values())
-        common.save_settings(settings, outdir, seconds=round(seconds, 1), student_steps=steps)
-        print(f"{sum(len(r.labels) for r in rows.values())} cells x {settings.num_mdps} worlds in {duration(seconds)}")
+    reuse = common.same_settings(settings, outdir)
+    if not reuse:
+        common.save_settings(settings, outdir, files=[f"{name}.npz" for name in settings.teachers])
+    rows = run(settings, outdir, reuse)
+    cells = sum(len(result.labels) for result in rows.values())
+    print(f"{cells} cells x {settings.num_mdps} worlds in {duration(time.perf_counter() - started)}")
     for path in plotting.save_figure(plot(settings, rows), outdir / "fig8"):
         print(path)
 

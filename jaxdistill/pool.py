@@ -126,9 +126,10 @@ class _Pool:
                             block.hand_out()
                 self._work[index] = retired_work + sum(block.work_done for block in blocks)
                 self._steps[index] = retired_steps + sum(block.steps for block in blocks)
-                retired_work = self._work[index] - sum(block.work_done for block in blocks if block.busy())
-                retired_steps = self._steps[index] - sum(block.steps for block in blocks if block.busy())
-                blocks = [block for block in blocks if block.busy()]
+                # A block whose students all finished in one chunk is free, but not done while others wait.
+                blocks = [block for block in blocks if block.busy() or block.task.queue]
+                retired_work = self._work[index] - sum(block.work_done for block in blocks)
+                retired_steps = self._steps[index] - sum(block.steps for block in blocks)
                 if not blocks and not waiting:
                     break
 

@@ -224,9 +224,7 @@ def pseudo_rewards(
     return rhat
 
 
-def loss_gradient(
-    teacher: Teacher, settings: Settings, state: int, pi_theta: list[float], value: float
-) -> list[float]:
+def loss_gradient(teacher: Teacher, settings: Settings, state: int, pi_theta: list[float], value: float) -> list[float]:
     """d l_t / d logits of the student's row pi_theta, V(o_t) = value, in `state`."""
     method, pi = settings.method, teacher.probs[state]
     if method == "on_policy_distill_r_vcond" and not teacher.values[state] > value:

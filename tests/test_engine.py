@@ -13,7 +13,10 @@ from jaxdistill import MDP, Teacher, engine, from_text, pool, students, teachers
 from tests import reference, small
 
 NUM_SEEDS, NUM_REFERENCE_SEEDS, NUM_ITERATIONS, NUM_BINS = 512, 80, 60, 4
-RATES = {"learning_rate": 0.4, "value_learning_rate": 0.2, "discount": 0.9}
+RATES = {  # large, but where sums over long episodes do not make the spread of tables heavy-tailed
+    "grid": {"learning_rate": 0.4, "value_learning_rate": 0.2, "discount": 0.9},
+    "aliased": {"learning_rate": 0.1, "value_learning_rate": 0.05, "discount": 0.9},
+}
 KEY = jax.random.key(3)
 
 
@@ -30,7 +33,7 @@ def world(name: str) -> tuple[MDP, Teacher]:
         mdp = from_text(["S.-..", ".#.x.", "..n.-", "-...+"], termination_prob=0.1)
         return mdp, small.random_teacher(mdp, 5, deterministic_rows=6)
     mdp = small.random_mdp(9, num_states=6, aliased=True, starts=2)
-    mdp = dataclasses.replace(mdp, continue_prob=jnp.float32(0.95))
+    mdp = dataclasses.replace(mdp, continue_prob=jnp.float32(0.85))
     return mdp, small.random_teacher(mdp, 6, deterministic_rows=2)
 
 
@@ -43,7 +46,7 @@ def many(name: str) -> tuple[MDP, Teacher]:
 
 def run(name, methods, *, rows=slice(None), key=KEY, **changes):
     mdps, teacher = many(name)
-    options = RATES | {"num_iterations": NUM_ITERATIONS, "num_checkpoints": NUM_BINS} | changes
+    options = RATES[name] | {"num_iterations": NUM_ITERATIONS, "num_checkpoints": NUM_BINS} | changes
     return train(key, mdps[rows], teacher[rows], methods, **options)
 
 
@@ -98,7 +101,7 @@ def test_learning_curves_and_tables_of_the_reference(name, estimator, reduction,
     scalar_world = reference.World.of(mdp)
     scalar_teacher = reference.Teacher(np.asarray(teacher.probs).tolist(), np.asarray(teacher.values).tolist())
     for p, method in enumerate(methods):
-        settings = reference.Settings(method, estimator, reduction, **RATES)
+        settings = reference.Settings(method, estimator, reduction, **RATES[name])
         runs = [
             reference.train_student(
                 scalar_world, scalar_teacher, settings, NUM_ITERATIONS, np.random.default_rng((p, i))
@@ -145,7 +148,7 @@ def test_a_row_of_a_batch_is_the_student_alone(name, estimator, reduction, metho
     alone = run(name, method, rows=slice(row, row + 1), estimator=estimator, reduction=reduction)
     assert_same(whole.select(labels=[method], mdps=[row]), alone)
     mdps, teacher = many(name)
-    options = RATES | {"num_iterations": NUM_ITERATIONS, "num_checkpoints": NUM_BINS}
+    options = RATES[name] | {"num_iterations": NUM_ITERATIONS, "num_checkpoints": NUM_BINS}
     single = train(KEY, mdps[row], teacher[row], method, estimator=estimator, reduction=reduction, **options)
     assert_same(alone, single)
 
@@ -179,8 +182,8 @@ def test_a_small_ring_settles_and_changes_nothing(estimator, methods, monkeypatc
     roomy = long()
     settled = []
     monkeypatch.setattr(students, "Program", functools.partial(engine.Program, ring=128))
-    settle = pool._settle
-    monkeypatch.setattr(pool, "_settle", lambda *args: settled.append(1) or settle(*args))
+    settle = pool.settle
+    monkeypatch.setattr(pool, "settle", lambda *args: settled.append(1) or settle(*args))
     tight = long()
     assert len(settled) > 10
     assert_same(roomy, tight)
@@ -324,7 +327,7 @@ def test_optax_sgd_is_the_plain_path():
 
 @pytest.mark.parametrize("estimator", ["td", "mc"])
 def test_episodes_are_cut_and_counted(estimator):
-    with pytest.warns(UserWarning, match=r"300 episodes were cut at max_episode_steps = 3\."):
+    with pytest.warns(UserWarning, match=r"300 episodes were cut after 3 steps"):
         result = train_chain(estimator=estimator, max_episode_steps=3)
     assert result.settings["truncated_episodes"] == 300
     np.testing.assert_array_equal(result.lengths, 3.0)

@@ -164,3 +164,15 @@ def test_targets_table(smoke, monkeypatch, capsys):
     (outdir / "points.json").write_text(json.dumps(points))
     lines = targets.table(result)
     assert sum("| baseline | 100 | 1.50 |" in line for line in lines) == 4
+
+
+def test_an_interrupted_run_keeps_its_finished_rows(smoke, tmp_path):
+    """The second row is trained, the first is not; and the figure is that of an uninterrupted run."""
+    outdir, _ = smoke
+    for name in ("settings.json", "q_learning.npz", "q_learning.csv.gz"):
+        (tmp_path / name).write_bytes((outdir / name).read_bytes())
+    done = command("experiments.fig8", "--smoke", f"--outdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "Q-learning" not in done.stderr
+    again = jaxdistill.load(tmp_path / "actor_critic.npz")
+    np.testing.assert_array_equal(again.returns, jaxdistill.load(outdir / "actor_critic.npz").returns)

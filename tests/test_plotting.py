@@ -179,9 +179,7 @@ def test_a_result_draws_what_is_asked_for():
     assert legend_texts(figure) == [
         "N-distill", "Baseline", "Optimal policy", "Teacher of N-distill", "Teacher of Baseline",
     ]  # fmt: skip
-    teachers = {
-        line.get_label(): line for line in figure.axes[0].get_lines() if "Teacher" in line.get_label()
-    }
+    teachers = {line.get_label(): line for line in figure.axes[0].get_lines() if "Teacher" in line.get_label()}
     assert set(teachers["Teacher of N-distill"].get_ydata()) == {5.0}
     lengths = result.plot(quantity="lengths")
     assert lengths.axes[0].get_ylabel() == "Episode length (steps)"
@@ -274,16 +272,10 @@ def test_sampled_and_written_worlds_are_drawn():
     grid = jax.tree.map(np.asarray, mdps[1].grid)
     figure = plotting.draw_grid(mdps[1], title="World 1")
     ax = figure.axes[0]
-    drawn = {
-        (patch.get_y() + 0.5, patch.get_x() + 0.5): to_rgb(patch.get_facecolor()) for patch in ax.patches
-    }
-    assert {cell for cell, color in drawn.items() if color == (0, 0, 0)} == set(
-        map(tuple, np.argwhere(grid.wall))
-    )
+    drawn = {(patch.get_y() + 0.5, patch.get_x() + 0.5): to_rgb(patch.get_facecolor()) for patch in ax.patches}
+    assert {cell for cell, color in drawn.items() if color == (0, 0, 0)} == set(map(tuple, np.argwhere(grid.wall)))
     assert len(drawn) == grid.wall.sum() + grid.terminal.sum() + 1
-    assert {text.get_text() for text in ax.texts} == {
-        f"{r:g}".replace("-", "−") for r in grid.reward.flat if r
-    }
+    assert {text.get_text() for text in ax.texts} == {f"{r:g}".replace("-", "−") for r in grid.reward.flat if r}
     assert_nothing_is_cut_off(figure)
     with pytest.raises(ValueError, match="draw_grid draws one MDP"):
         plotting.draw_grid(mdps)
@@ -383,8 +375,6 @@ def test_figures_are_saved_as_png_and_pdf_with_the_same_bytes_each_time(tmp_path
     assert first[1].read_bytes().startswith(b"%PDF") and b"CreationDate" not in first[1].read_bytes()
     image = plt.imread(first[0])
     assert image.shape[1] > 150 * figures[0].get_figwidth() * 0.9
-    assert (
-        image[:, [0, -1], :3].min() == 1 and image[[0, -1], :, :3].min() == 1
-    )  # a white margin: nothing cut
+    assert image[:, [0, -1], :3].min() == 1 and image[[0, -1], :, :3].min() == 1  # a white margin: nothing cut
     with pytest.raises(OSError, match="missing"):
         plotting.save_figure(figures[0], tmp_path / "missing" / "fig8")

@@ -326,9 +326,7 @@ def test_distillation_finds_the_teacher(method):
     run = train_student(CORRIDOR, TEACHER, Settings(method), 2000, np.random.default_rng(5))
     assert softmax(run.logits[0].tolist()) == pytest.approx([0.6, 0.4], abs=1e-6)
     assert run.values.tolist() == [0.0, 0.0]
-    punished = (run.returns[:100] < 2.0) & (
-        run.returns[:100] != 0.0
-    )  # action 1 in state 1: never the teacher's
+    punished = (run.returns[:100] < 2.0) & (run.returns[:100] != 0.0)  # action 1 in state 1: never the teacher's
     assert punished.any() == (method == "on_policy_distill")
 
 

@@ -18,9 +18,7 @@ from jaxdistill.results import Result, concatenate, load
 LABELS = ("baseline", "n_distill", "td_vpi")
 
 
-def make(
-    num_mdps=4, first_id=0, labels=LABELS, num_checkpoints=3, seed=0, tables=True, observations=2, **changes
-):
+def make(num_mdps=4, first_id=0, labels=LABELS, num_checkpoints=3, seed=0, tables=True, observations=2, **changes):
     rng = np.random.default_rng([seed, first_id])
     p, m, c = len(labels), num_mdps, num_checkpoints
 
@@ -149,9 +147,7 @@ def test_summary_takes_the_checkpoint_asked_for():
         assert last[label].mean.estimate == pytest.approx(result.returns[p, :, -1].mean(), abs=1e-6)
         assert first[label].mean.estimate == pytest.approx(result.returns[p, :, 0].mean(), abs=1e-6)
         assert final[label].mean.estimate == pytest.approx(result.final_returns[p].mean(), abs=1e-6)
-        assert final[label].iqm.estimate == pytest.approx(
-            stats.trim_mean(result.final_returns[p], 0.25), abs=1e-6
-        )
+        assert final[label].iqm.estimate == pytest.approx(stats.trim_mean(result.final_returns[p], 0.25), abs=1e-6)
         assert last[label].teacher == pytest.approx(result.teacher_returns[p].mean(), abs=1e-6)
     assert final["td_vpi"].difference is None and final["baseline"].difference is not None
     assert "iteration 30" in last.quantity and "iteration 10" in first.quantity and "exact" in final.quantity
@@ -256,9 +252,7 @@ def test_select_by_name_and_id():
     assert result.select(mdps=range(10, 12)).num_mdps == 2
     with pytest.raises(ValueError, match="no MDP with id 3 in this result"):
         result.select(mdps=[11, 3])
-    with pytest.raises(
-        ValueError, match="no method 'sgd' in this result; it has baseline, n_distill, td_vpi"
-    ):
+    with pytest.raises(ValueError, match="no method 'sgd' in this result; it has baseline, n_distill, td_vpi"):
         result.select(labels="sgd")
 
 
@@ -307,9 +301,7 @@ def test_data_frame_and_csv_hold_the_same_tidy_rows(tmp_path, monkeypatch):
     returns[1, 2, 0] = np.nan
     result = make(labels=("baseline", 'mine, "new"', "td_vpi"), first_id=7, returns=returns)
     frame = result.to_dataframe()
-    assert (
-        list(frame.columns) == ["label", "mdp", "iteration", "return", "length"] and len(frame) == 3 * 4 * 3
-    )
+    assert list(frame.columns) == ["label", "mdp", "iteration", "return", "length"] and len(frame) == 3 * 4 * 3
     row = frame[(frame.label == "td_vpi") & (frame.mdp == 9) & (frame.iteration == 20)]
     assert row["return"].item() == result.returns[2, 2, 1] and row["length"].item() == result.lengths[2, 2, 1]
     path = result.to_csv(tmp_path / "curves.csv")
@@ -326,16 +318,12 @@ def test_long_csv_is_written_in_parts_without_seams(tmp_path):
     with open(result.to_csv(tmp_path / "long.csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 90000
-    np.testing.assert_array_equal(
-        np.array([r["return"] for r in rows], np.float32), result.returns.reshape(-1)
-    )
+    np.testing.assert_array_equal(np.array([r["return"] for r in rows], np.float32), result.returns.reshape(-1))
 
 
 @pytest.mark.parametrize("tables", [True, False])
 def test_saved_results_come_back_equal(tmp_path, monkeypatch, tables):
-    result = make(
-        tables=tables, curve_kind=("sampled", "exact", "sampled"), faults=[{"method": "td_vpi", "mdp": 1}]
-    )
+    result = make(tables=tables, curve_kind=("sampled", "exact", "sampled"), faults=[{"method": "td_vpi", "mdp": 1}])
     path = result.save(tmp_path / "run.npz")
     assert_same(load(path), result)
     assert_same(load(str(path)), result)

@@ -198,7 +198,7 @@ GOOD = np.full((4, 3), 1 / 3)
         (lambda: teachers.from_logits(WORLDS, np.zeros((4, 2))), "logits must have shape"),
         (lambda: teachers.from_q(WORLDS, GOOD * np.inf), "q must be finite"),
         (lambda: teachers.from_q(WORLDS, GOOD, temperature=-1.0), "temperature must be >= 0"),
-        (lambda: teachers.with_noise(KEY, WORLDS, teachers.uniform(WORLDS), 1.5), "probability in [0, 1]; got 1.5"),
+        (lambda: teachers.with_noise(KEY, WORLDS, teachers.uniform(WORLDS), 1.5), "noise must be in [0, 1]"),
         (lambda: teachers.with_noise(KEY, WORLDS[0], teachers.uniform(WORLDS[0]), 0.5), "stack a single one"),
         (lambda: teachers.with_noise(7, WORLDS, teachers.uniform(WORLDS), 0.5), "jax.random.key(0); got int"),
         (lambda: teachers.q_learning(7, WORLDS), "jax.random.key(0); got int"),

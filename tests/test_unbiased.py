@@ -1,4 +1,4 @@
-"""The mean of sampled updates is the exact expected update, for every method: the test that holds the project together."""
+"""The mean of sampled updates is the exact expected update, for every method: the test that holds all together."""
 
 import dataclasses
 

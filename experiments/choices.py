@@ -1,0 +1,114 @@
+"""Which choice that the paper leaves open moves which curve of Fig. 5: our variants beside the paper's points.
+
+One panel per curve of the paper. Markers: the paper's points (reading error about 0.15). Lines: the same method under
+the defaults and under alternatives to one or two unstated choices, on the same worlds, with 95 % intervals.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jaxdistill
+from experiments import common, fig8, targets
+from jaxdistill import Cell, Result, plotting, teachers
+
+_SLOW_V: dict[str, Any] = {"value_learning_rate": 0.01}
+_HALF: dict[str, Any] = {"learning_rate": 0.05}
+_SLOWER: dict[str, Any] = {"learning_rate": 0.02}
+_MYOPIC: dict[str, Any] = {"discount": 0.0}
+PANELS: dict[tuple[str, str], list[dict[str, Any]]] = {
+    ("mc", "baseline"): [{}, _SLOW_V, {"estimator": "td"} | _SLOW_V],
+    ("mc", "teacher_v_reward"): [{}, _SLOW_V, {"estimator": "td"}, {"estimator": "td"} | _HALF],
+    ("mc", "on_policy_distill"): [{}, _HALF],
+    ("mc", "entropy_regularised"): [{}, _MYOPIC, {"estimator": "td"}],
+    ("td", "td_v0"): [{}, _HALF],
+    ("td", "td_vpi"): [{}, _HALF, _SLOWER],
+    ("td_noise15", "on_policy_distill"): [{}, _HALF, _SLOWER],
+    ("td_noise15", "on_policy_distill_r"): [{}, _SLOW_V, _HALF | _SLOW_V],
+}
+_SHORT = {"learning_rate": "rate", "value_learning_rate": "V rate", "discount": "discount", "estimator": ""}
+
+
+@dataclasses.dataclass
+class Settings(common.Output, common.Training, common.Worlds):
+    """The flags of this experiment."""
+
+
+def describe(changes: dict[str, Any]) -> str:
+    """The variant in a few words: 'rate 0.05, V rate 0.01', or 'defaults'."""
+    return ", ".join(f"{_SHORT[name]} {value}".strip() for name, value in changes.items()) or "defaults"
+
+
+def run(settings: Settings) -> Result:
+    """Trains every variant of every panel on the same worlds."""
+    world_key, teacher_key, noise_key, student_key = jax.random.split(jax.random.key(settings.seed), 4)
+    mdps = jaxdistill.sample_mdps(world_key, settings.num_mdps, settings.grid_config())
+    teacher = teachers.q_learning(teacher_key, mdps, num_iterations=settings.num_iterations, progress=True)
+    cells = {}
+    for (column, method), variants in PANELS.items():
+        estimator, noise, _ = fig8.COLUMNS[column]
+        noisy = teachers.with_noise(noise_key, mdps, teacher, noise) if noise else teacher
+        for changes in variants:
+            cell = Cell(method, noisy, {"estimator": estimator} | changes)
+            cells[f"{column}/{method}/{describe(changes)}"] = cell
+    return jaxdistill.train(
+        student_key, mdps, methods=cells, config=settings.train_config(), keep_tables=False, progress=True
+    )
+
+
+def plot(result: Result) -> Any:
+    """One panel per curve of the paper."""
+    paper = json.loads(targets.POINTS.read_text())["fig5"]
+    figure, axes = plotting.new_figure(2, 4, size=(14.0, 6.6))
+    with plotting.style():
+        for ax, ((column, method), variants) in zip(axes.flat, PANELS.items(), strict=True):
+            points = {int(k): v for k, v in paper[column][method].items()}
+            for i, changes in enumerate(variants):
+                curves = result.returns[result.method_index(f"{column}/{method}/{describe(changes)}")]
+                line = plotting.plot_curves(ax, result.iterations, curves, f"variant {i}", describe(changes), index=i)
+                line.set_marker("")
+            shown = {k: v for k, v in points.items() if k <= result.iterations[-1]}
+            ax.plot(list(shown), list(shown.values()), "o", color="black", markersize=5, label="paper", zorder=5)
+            plotting.label_axes(ax, xlabel=ax in axes[1], ylabel=ax in axes[:, 0])
+            ax.set_title(f"{plotting.STYLES[method].label}: {fig8.COLUMNS[column][2]}".replace(" student", ""))
+            ax.legend(loc="lower right")
+    return figure
+
+
+def work(settings: Settings) -> None:
+    """Runs, or finds what was run before, and draws."""
+    settings.grid_config(), settings.train_config()
+    outdir = common.prepare_outdir(settings)
+    path = outdir / "choices.npz"
+    if common.same_settings(settings, outdir) and path.exists():
+        result = jaxdistill.load(path)
+    else:
+        common.save_settings(settings, outdir, files=[path.name])
+        result = run(settings)
+        result.to_csv(outdir / "choices.csv.gz")
+        result.save(path)
+    lines = table(result)
+    print("\n".join(lines))
+    for written in plotting.save_figure(plot(result), Path(outdir, "choices")):
+        print(written)
+
+
+def table(result: Result) -> list[str]:
+    """Lines of markdown: mean distance of every variant from the paper's points."""
+    paper = json.loads(targets.POINTS.read_text())["fig5"]
+    lines = ["| student | method | variant | mean distance from the paper's points |", "|---|---|---|--:|"]
+    for (column, method), variants in PANELS.items():
+        points = {int(k): v for k, v in paper[column][method].items() if int(k) <= result.iterations[-1]}
+        for changes in variants:
+            label = f"{column}/{method}/{describe(changes)}"
+            distances = [abs(targets.value_at(result, label, k)[0] - v) for k, v in points.items()]
+            shown = f"{sum(distances) / len(distances):.2f}" if distances else "-"
+            lines.append(f"| {column} | {method} | {describe(changes)} | {shown} |")
+    return lines
+
+
+if __name__ == "__main__":
+    common.main(Settings, "choices", fig8.SMOKE, work)
