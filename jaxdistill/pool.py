@@ -53,6 +53,7 @@ class Task:
 
     def __post_init__(self):
         self.queue = collections.deque(np.argsort(-self.cost, kind="stable").tolist())
+        self.num_finished = 0
         self.total_work = float(self.cost.sum()) * self.num_iterations
 
 
@@ -94,6 +95,9 @@ def run(tasks: Sequence[Task], on_progress: Callable[[float, int], None] | None 
             pool.stop.set()
         for future in futures:
             future.result()
+    unfinished = sum(len(task.cost) - task.num_finished for task in tasks)
+    if unfinished:
+        raise RuntimeError(f"{unfinished} students were not trained to the end; this is a fault of jaxdistill.")
     if on_progress is not None:
         on_progress(1.0, pool.steps())
 
@@ -259,6 +263,7 @@ class _Block:
                 self.pause[lane] += 1
                 if last:
                     self.occupant[lane], self.pause[lane] = -1, 0
+                    task.num_finished += 1
                     self._work_before += float(task.cost[who]) * task.num_iterations
                     self._steps_before += int(count)
         self._set_until()

@@ -86,13 +86,23 @@ class Config:
         return -(-np.arange(1, c + 1) * self.num_iterations // c)
 
 
+def known(changes: dict[str, Any]) -> dict[str, Any]:
+    """`changes` if all are fields of `Config`, else ValueError naming the fields."""
+    fields = [field.name for field in dataclasses.fields(Config)]
+    for name in changes:
+        if name not in fields:
+            raise ValueError(f"Unknown option {name!r}; a configuration has {', '.join(fields)}.")
+    return changes
+
+
 def _number(name: str, value: Any, least: float, most: float) -> np.ndarray:
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be a number or an array of numbers; got {value!r}.") from None
     if not (np.isfinite(array).all() and (array >= least).all() and (array <= most).all()):
-        wanted = "finite" if np.isinf(least) else f"in [{least:g}, {most:g}]" if np.isfinite(most) else f">= {least:g}"
+        wanted = "finite" if np.isinf(least) else f"finite and >= {least:g}" if np.isinf(most) else f"in [{least:g}, 1"
+        wanted += "" if np.isinf(most) else "]" if most == 1 else ")"
         raise ValueError(f"{name} must be {wanted}; got {value!r}.")
     return array
 

@@ -154,7 +154,7 @@ def actor_critic(
 
     `config` and `changes` are those of `train`. V_pi is the exact value of the final policy, not the critic.
     """
-    config = dataclasses.replace(config or Config(), **{"num_checkpoints": 1, **changes})
+    config = dataclasses.replace(config or Config(), **students.known({"num_checkpoints": 1, **changes}))
     cells = [Resolved("teacher:actor_critic", METHODS["baseline"], None, config)]
     logits = np.zeros((mdps.num_mdps, mdps.num_observations, mdps.num_actions), np.float32)
 

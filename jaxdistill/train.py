@@ -63,7 +63,7 @@ def train(
     """
     key = students.as_key(key)
     mdps, teacher = _stacked(mdps, teacher)
-    config = dataclasses.replace(config or Config(), **_known(changes))
+    config = dataclasses.replace(config or Config(), **students.known(changes))
     cells = _resolve(methods, teacher, config)
     for cell in cells:
         _check_teacher(cell, mdps)
@@ -85,14 +85,6 @@ def train(
         pool.run(tasks, report)
     recorder.flush()
     return recorder.result(optimal, report.steps, time.perf_counter() - started)
-
-
-def _known(changes: dict[str, Any]) -> dict[str, Any]:
-    fields = [field.name for field in dataclasses.fields(Config)]
-    for name in changes:
-        if name not in fields:
-            raise ValueError(f"Unknown option {name!r}; a configuration has {', '.join(fields)}.")
-    return changes
 
 
 def _stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:
@@ -118,7 +110,7 @@ def _resolve(chosen: Any, teacher: Teacher | None, config: Config) -> list[Resol
         shared = {"num_iterations", "num_checkpoints"} & set(cell.changes)
         if shared:
             raise ValueError(f"{' and '.join(sorted(shared))} must be the same for every method; set it for all.")
-        own = dataclasses.replace(config, **_known(cell.changes))
+        own = dataclasses.replace(config, **students.known(cell.changes))
         pinned = cell.changes.get("estimator", method.estimator)
         if method.estimator not in (None, pinned):
             raise ValueError(f"{method.name} is defined with estimator {method.estimator!r}; it cannot use {pinned!r}.")
