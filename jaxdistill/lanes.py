@@ -260,6 +260,17 @@ def extract(program: Program, lanes: Lanes, chosen: jax.Array):
     return table[chosen, :, :n], curves[chosen], lanes.truncated[chosen], lanes.count[chosen]
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def select(program: Program, lanes: Lanes, chosen: jax.Array) -> Lanes:
+    """The `chosen` lanes, int [V], as a block of their own."""
+
+    def take(x):
+        by_lane = x.reshape(program.num_lanes, -1, *x.shape[1:])
+        return by_lane[chosen].reshape(-1, *x.shape[1:])
+
+    return jax.tree.map(take, lanes)
+
+
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def settle(program: Program, lanes: Lanes) -> Lanes:
     """Applies every pending direction of finished iterations to the parameters, in the whole table."""

@@ -175,6 +175,25 @@ def test_chunks_and_workers_change_nothing(name, estimator, reduction, methods, 
     assert_same(trained(name, methods, estimator, reduction), chunked)
 
 
+@pytest.mark.parametrize("estimator", ["td", "mc"])
+def test_narrower_blocks_change_nothing(estimator, monkeypatch):
+    """The last students move to 64 and then to 16 lanes, and their numbers stay bit for bit what they were."""
+    methods = ("baseline", "on_policy_distill_r_vcond", "kl_regularised")
+    wide = run("aliased", methods, rows=slice(20), estimator=estimator, num_iterations=300)
+    monkeypatch.setattr(pool, "_SPARSE_CHUNKS", 0)
+    monkeypatch.setattr(pool, "_CHUNK_SECONDS", 1e-9)
+    one_worker = pool.workers()[:1]
+    monkeypatch.setattr(pool, "workers", lambda: one_worker)
+    widths = []
+    moved = pool.select
+    monkeypatch.setattr(
+        pool, "select", lambda program, *rest: widths.append(program.num_lanes) or moved(program, *rest)
+    )
+    narrowed = run("aliased", methods, rows=slice(20), estimator=estimator, num_iterations=300)
+    assert widths == [256, 64]
+    assert_same(wide, narrowed)
+
+
 @pytest.mark.parametrize(("estimator", "methods"), [("td", COMPARED[1][3]), ("mc", COMPARED[3][3])], ids=["td", "mc"])
 def test_a_small_ring_settles_and_changes_nothing(estimator, methods, monkeypatch):
     """At 128 remembered iterations of 300 the whole table is settled now and then, in the middle of episodes."""
