@@ -18,18 +18,30 @@ from jaxdistill import Cell, Result, plotting, teachers
 _SLOW_V: dict[str, Any] = {"value_learning_rate": 0.01}
 _HALF: dict[str, Any] = {"learning_rate": 0.05}
 _SLOWER: dict[str, Any] = {"learning_rate": 0.02}
-_MYOPIC: dict[str, Any] = {"discount": 0.0}
 PANELS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("mc", "baseline"): [{}, _SLOW_V, {"estimator": "td"} | _SLOW_V],
     ("mc", "teacher_v_reward"): [{}, _SLOW_V, {"estimator": "td"}, {"estimator": "td"} | _HALF],
     ("mc", "on_policy_distill"): [{}, _HALF],
-    ("mc", "entropy_regularised"): [{}, _MYOPIC, {"estimator": "td"}],
+    ("mc", "entropy_regularised"): [
+        {},
+        {"discount": 0.5},
+        {"discount": 0.0},
+        {"probability_floor": 0.2},
+        {"probability_floor": 0.001},
+        {"estimator": "td"},
+    ],
     ("td", "td_v0"): [{}, _HALF],
     ("td", "td_vpi"): [{}, _HALF, _SLOWER],
     ("td_noise15", "on_policy_distill"): [{}, _HALF, _SLOWER],
     ("td_noise15", "on_policy_distill_r"): [{}, _SLOW_V, _HALF | _SLOW_V],
 }
-_SHORT = {"learning_rate": "rate", "value_learning_rate": "V rate", "discount": "discount", "estimator": ""}
+_SHORT = {
+    "learning_rate": "rate",
+    "value_learning_rate": "V rate",
+    "discount": "discount",
+    "probability_floor": "floor",
+    "estimator": "",
+}
 
 
 @dataclasses.dataclass
@@ -42,10 +54,11 @@ def describe(changes: dict[str, Any]) -> str:
     return ", ".join(f"{_SHORT[name]} {value}".strip() for name, value in changes.items()) or "defaults"
 
 
-def run(settings: Settings) -> Result:
-    """Trains every variant of every panel on the same worlds."""
+def run(settings: Settings, path: Path) -> Result:
+    """Trains every variant of every panel on the same worlds and saves the result at `path`."""
     world_key, teacher_key, noise_key, student_key = jax.random.split(jax.random.key(settings.seed), 4)
     mdps = jaxdistill.sample_mdps(world_key, settings.num_mdps, settings.grid_config())
+    common.save_settings(settings, path.parent, files=[path.name])
     teacher = teachers.q_learning(teacher_key, mdps, num_iterations=settings.num_iterations, progress=True)
     cells = {}
     for (column, method), variants in PANELS.items():
@@ -54,9 +67,12 @@ def run(settings: Settings) -> Result:
         for changes in variants:
             cell = Cell(method, noisy, {"estimator": estimator} | changes)
             cells[f"{column}/{method}/{describe(changes)}"] = cell
-    return jaxdistill.train(
+    result = jaxdistill.train(
         student_key, mdps, methods=cells, config=settings.train_config(), keep_tables=False, progress=True
     )
+    result.to_csv(path.with_suffix(".csv.gz"))
+    result.save(path)
+    return result
 
 
 def plot(result: Result) -> Any:
@@ -83,13 +99,8 @@ def work(settings: Settings) -> None:
     settings.grid_config(), settings.train_config()
     outdir = common.prepare_outdir(settings)
     path = outdir / "choices.npz"
-    if common.same_settings(settings, outdir) and path.exists():
-        result = jaxdistill.load(path)
-    else:
-        common.save_settings(settings, outdir, files=[path.name])
-        result = run(settings)
-        result.to_csv(outdir / "choices.csv.gz")
-        result.save(path)
+    done = common.same_settings(settings, outdir) and path.exists()
+    result = jaxdistill.load(path) if done else run(settings, path)
     lines = table(result)
     print("\n".join(lines))
     for written in plotting.save_figure(plot(result), Path(outdir, "choices")):
@@ -99,14 +110,20 @@ def work(settings: Settings) -> None:
 def table(result: Result) -> list[str]:
     """Lines of markdown: mean distance of every variant from the paper's points."""
     paper = json.loads(targets.POINTS.read_text())["fig5"]
-    lines = ["| student | method | variant | mean distance from the paper's points |", "|---|---|---|--:|"]
+    lines = [
+        f"{result.num_mdps} worlds, teacher {result.teacher_returns[0].mean():.2f}",
+        "",
+        "| student | method | variant | return at the end | mean distance from the paper's points |",
+        "|---|---|---|--:|--:|",
+    ]
     for (column, method), variants in PANELS.items():
         points = {int(k): v for k, v in paper[column][method].items() if int(k) <= result.iterations[-1]}
         for changes in variants:
             label = f"{column}/{method}/{describe(changes)}"
             distances = [abs(targets.value_at(result, label, k)[0] - v) for k, v in points.items()]
             shown = f"{sum(distances) / len(distances):.2f}" if distances else "-"
-            lines.append(f"| {column} | {method} | {describe(changes)} | {shown} |")
+            end = result.returns[result.method_index(label), :, -1].mean()
+            lines.append(f"| {column} | {method} | {describe(changes)} | {end:.2f} | {shown} |")
     return lines
 
 

@@ -70,6 +70,8 @@ def run(settings: Settings, outdir: Path, reuse: bool) -> dict[str, Result]:
         return rows
     world_key, teacher_key, noise_key, student_key = jax.random.split(jax.random.key(settings.seed), 4)
     mdps = jaxdistill.sample_mdps(world_key, settings.num_mdps, settings.grid_config())
+    if not reuse:
+        common.save_settings(settings, outdir, files=[path.name for path in files.values()])
     for name in [name for name in files if name not in rows]:
         teacher = make_teacher(name, teacher_key, mdps, settings)
         result = jaxdistill.train(
@@ -142,10 +144,7 @@ def work(settings: Settings) -> None:
     check(settings)
     outdir = common.prepare_outdir(settings)
     started = time.perf_counter()
-    reuse = common.same_settings(settings, outdir)
-    if not reuse:
-        common.save_settings(settings, outdir, files=[f"{name}.npz" for name in settings.teachers])
-    rows = run(settings, outdir, reuse)
+    rows = run(settings, outdir, reuse=common.same_settings(settings, outdir))
     cells = sum(len(result.labels) for result in rows.values())
     print(f"{cells} cells x {settings.num_mdps} worlds in {duration(time.perf_counter() - started)}")
     for path in plotting.save_figure(plot(settings, rows), outdir / "fig8"):
