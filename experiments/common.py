@@ -54,8 +54,7 @@ class Worlds:
 
     def grid_config(self) -> jaxdistill.GridConfig:
         """The sampler's configuration; ValueError where a value is impossible."""
-        names = [field.name for field in dataclasses.fields(jaxdistill.GridConfig)]
-        return jaxdistill.GridConfig(**{name: getattr(self, name) for name in names if hasattr(self, name)})
+        return _filled(jaxdistill.GridConfig, self)
 
 
 @dataclasses.dataclass
@@ -73,8 +72,13 @@ class Training:
 
     def train_config(self) -> jaxdistill.Config:
         """The configuration of `jaxdistill.train`; ValueError where a value is impossible."""
-        names = [field.name for field in dataclasses.fields(jaxdistill.Config)]
-        return jaxdistill.Config(**{name: getattr(self, name) for name in names if hasattr(self, name)})
+        return _filled(jaxdistill.Config, self)
+
+
+def _filled(config_type: Any, settings: Any) -> Any:
+    """A configuration whose fields are those of the settings, where they have one of that name."""
+    names = [field.name for field in dataclasses.fields(config_type)]
+    return config_type(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})
 
 
 def known(what: str, names: list[str], valid: Any) -> None:

@@ -76,7 +76,7 @@ def train(
         key,
         mdps,
         cells,
-        np.minimum(np.nan_to_num(length, nan=np.inf), config.max_episode_steps),
+        length,
         recorder.add,
         pauses=lambda cell: () if cell.method.control.is_student else config.checkpoints[:-1].tolist(),
         initial=initial,
