@@ -8,12 +8,20 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import sys
 
+import jax
 import pytest
 from hypothesis import settings
 
 # No deadline, since a first example compiles. The same examples every time, and no files left behind.
 settings.register_profile("jaxdistill", deadline=None, derandomize=True, database=None, max_examples=25)
 settings.load_profile("jaxdistill")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clear_compiled_programs():
+    """Drops what a file compiled: a program holds memory maps, and one process may hold 65530 (Linux), then crashes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
