@@ -21,10 +21,12 @@ from jaxdistill.lanes import Lanes, Pending, Program, empty, extract, load, sele
 from jaxdistill.rules import Student
 from jaxdistill.tables import Worlds
 
+_FEWEST_TICKS = 16  # of a chunk
 _EXTRACT_ENTRIES = 2**20  # table entries copied out per call
 _NARROWEST, _SPARSE_CHUNKS = 16, 4  # see `_Block.narrow`
 _CHUNK_SECONDS = 0.4  # how often the host looks
 _PAUSED_CHUNK_SECONDS = 0.03  # ... where lanes wait at their checkpoints for it
+_MOST_IDLE = 0.25  # part of the students that may wait for the host at the end of a chunk before chunks get shorter
 
 
 @dataclasses.dataclass
@@ -241,8 +243,11 @@ class _Block:
         jax.block_until_ready(self.lanes.iteration)
         seconds = time.perf_counter() - started
         wanted = _PAUSED_CHUNK_SECONDS if self.task.pauses else _CHUNK_SECONDS
-        faster = self.num_ticks * min(max(wanted / max(seconds, 1e-6), 0.5), 2.0)
-        self.num_ticks = int(min(max(faster, 64), self.program.ring // 2))
+        factor = min(max(wanted / max(seconds, 1e-6), 0.5), 2.0)
+        here = self.occupant >= 0
+        if (np.asarray(self.lanes.iteration) >= np.asarray(self.lanes.until))[here].mean() > _MOST_IDLE:
+            factor = 0.5
+        self.num_ticks = int(min(max(self.num_ticks * factor, _FEWEST_TICKS), self.program.ring // 2))
 
     def _iteration(self) -> np.ndarray:
         assert self.lanes is not None

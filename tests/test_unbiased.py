@@ -12,7 +12,8 @@ from jaxdistill import pool as pool_lib
 from jaxdistill.methods import Method
 from tests import small
 
-NUM_STUDENTS = 8_000  # one sampled update each
+NUM_STUDENTS = 8_000  # on each world, one sampled update each
+NUMBERS = {"discount": 0.9, "loss_weight": 0.7, "return_weight": 1.3}
 MIXTURES = {
     f"{base}/{per}": dataclasses.replace(
         METHODS[base], name=f"{base}/{per}", control=Control(student=0.5, teacher=0.3, uniform=0.2, per=per)
@@ -21,60 +22,74 @@ MIXTURES = {
     for per in ("step", "episode")
 }
 BATTERY: dict[str, Method] = METHODS | MIXTURES
-WORLDS = {
-    "plain": {"seed": 1},
-    "aliased": {"seed": 2, "aliased": True, "starts": 2},
-    "by_state": {"seed": 3, "by_state": True, "num_states": 5},
-}
 
 
-def sampled_updates(mdp, teacher, method, logits, values, *, num_students=NUM_STUDENTS, **changes):
-    """[N, O, A + 1]: what one iteration added to the tables of N students, at learning rate 1."""
+def stack(items):
+    return jax.tree.map(lambda *x: jnp.stack(x), *items)
+
+
+def sampled_updates(mdps, teachers, chosen, logits, values, **changes):
+    """{method name: [W, N, O, A + 1]}: what one iteration added to the tables of N students on each of W worlds.
+
+    The learning rates are 1. `mdps` and `teachers` are stacks of W, the tables [W, O, A] and [W, O].
+    """
     config = students.Config(num_iterations=1, num_checkpoints=1, learning_rate=1.0, value_learning_rate=1.0, **changes)
-    stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_students, *x.shape)), mdp)
-    stacked = dataclasses.replace(stacked, id=jnp.arange(num_students, dtype=jnp.int32))
-    many = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_students, *x.shape)), teacher)
-    before = np.concatenate([logits, values[:, None]], axis=1)
-    after = np.zeros((num_students, *before.shape), np.float64)
+    num = NUM_STUDENTS * mdps.num_mdps
+    stacked, many = jax.tree.map(lambda x: jnp.repeat(x, NUM_STUDENTS, axis=0), (mdps, teachers))
+    stacked = dataclasses.replace(stacked, id=jnp.arange(num, dtype=jnp.int32))
+    before = np.concatenate([logits, values[..., None]], axis=-1).repeat(NUM_STUDENTS, axis=0)
+    after = np.zeros((len(chosen), *before.shape), np.float64)
 
     def keep(cell, student, pause, params, curves, truncated):
-        after[student] = params
+        after[cell, student] = params
 
-    cell = students.Resolved(method.name, method, many, config)
-    initial = np.broadcast_to(before, (1, num_students, *before.shape))
-    cost = np.ones(num_students)
-    pool_lib.run(students.make_tasks(jax.random.key(0), stacked, [cell], cost, keep, initial=initial))
-    return after - before
+    cells = [students.Resolved(method.name, method, many, config) for method in chosen]
+    initial = np.broadcast_to(before, after.shape)
+    pool_lib.run(students.make_tasks(jax.random.key(0), stacked, cells, np.ones(num), keep, initial=initial))
+    updates = (after - before).reshape(len(chosen), mdps.num_mdps, NUM_STUDENTS, *before.shape[1:])
+    return dict(zip([method.name for method in chosen], updates, strict=True))
 
 
-def cases():
+def check(chosen, worlds, estimator, reduction, seed=0):
+    """Within 4 standard errors in every entry; the fixed seed makes the 4 a fact and not a chance."""
+    teachers = [small.random_teacher(mdp, seed + i, deterministic_rows=1) for i, mdp in enumerate(worlds)]
+    tables = [small.random_student(mdp, seed + i) for i, mdp in enumerate(worlds)]
+    logits, values = (np.stack(x) for x in zip(*tables, strict=True))
+    changes = {"estimator": estimator, "reduction": reduction, **NUMBERS}
+    sampled = sampled_updates(stack(worlds), stack(teachers), chosen, logits, values, **changes)
+    for method in chosen:
+        for i, (mdp, teacher) in enumerate(zip(worlds, teachers, strict=True)):
+            exact = expected_update(mdp, teacher, method, jnp.asarray(logits[i]), jnp.asarray(values[i]), **changes)
+            exact = np.concatenate([exact.logits, np.asarray(exact.values)[:, None]], axis=1)
+            update = sampled[method.name][i]
+            error = update.mean(0) - exact
+            standard_error = update.std(0, ddof=1) / np.sqrt(len(update))
+            excess = np.abs(error) - 4 * standard_error
+            assert (excess <= 2e-6).all(), f"{method.name}, world {i}: {np.abs(error / (standard_error + 1e-12)).max()}"
+            assert standard_error.max() < 0.25 * np.abs(exact).max(), f"{method.name}, world {i}: it could not fail"
+
+
+def groups():
+    """(names, estimator) of the methods that share a program."""
+    found = {}
     for name, method in BATTERY.items():
         for estimator in ("mc", "td"):
             if method.estimator in (None, estimator):
-                yield name, estimator
+                found.setdefault((students.companions(method)[0].name, estimator), []).append(name)
+    return [(tuple(names), estimator) for (_, estimator), names in found.items()]
 
 
-@pytest.mark.parametrize(("name", "estimator"), list(cases()))
-def test_mean_of_sampled_updates_is_the_exact_update(name, estimator):
-    """Within 4 standard errors in every entry, on three worlds; the fixed seed makes the 4 a fact and not a chance."""
-    for world, (kind, options) in enumerate(WORLDS.items()):
-        mdp = small.random_mdp(**options)
-        teacher = small.random_teacher(mdp, world, deterministic_rows=1)
-        logits, values = small.random_student(mdp, world)
-        reduction = "sum" if world == 1 else "mean"
-        sampled = sampled_updates(
-            mdp, teacher, BATTERY[name], logits, values, estimator=estimator, reduction=reduction, discount=0.9,
-            loss_weight=0.7, return_weight=1.3,
-        )  # fmt: skip
-        exact = expected_update(
-            mdp, teacher, BATTERY[name], jnp.asarray(logits), jnp.asarray(values), estimator=estimator,
-            reduction=reduction, discount=0.9, loss_weight=0.7, return_weight=1.3,
-        )  # fmt: skip
-        exact = np.concatenate([exact.logits, np.asarray(exact.values)[:, None]], axis=1)
-        error = sampled.mean(0) - exact
-        standard_error = sampled.std(0, ddof=1) / np.sqrt(len(sampled))
-        assert (np.abs(error) <= 4 * standard_error + 2e-6).all(), (
-            kind,
-            np.abs(error / (standard_error + 1e-12)).max(),
-        )
-        assert standard_error.max() < 0.25 * np.abs(exact).max(), "the test could not fail"
+@pytest.mark.parametrize(("names", "estimator"), groups(), ids=lambda x: x if isinstance(x, str) else x[0])
+def test_mean_of_sampled_updates_is_the_exact_update(names, estimator):
+    """On three worlds whose outcomes depend on the state, in one of which states share rows."""
+    worlds = [small.random_mdp(3, by_state=True), small.random_mdp(2, by_state=True, aliased=True)]
+    worlds.append(small.random_mdp(4, by_state=True))
+    worlds = [dataclasses.replace(mdp, num_observations=4) for mdp in worlds]  # rows that no state uses stay 0
+    check([BATTERY[name] for name in names], worlds, estimator, "mean")
+
+
+@pytest.mark.parametrize("estimator", ["mc", "td"])
+@pytest.mark.parametrize("name", ["on_policy_distill_r", "n_distill"])
+def test_outcomes_shared_by_states_and_the_sum_over_steps(name, estimator):
+    """The form of the grid worlds, [A, K]; several start states; the update a sum."""
+    check([METHODS[name]], [small.random_mdp(2, aliased=True, starts=2)], estimator, "sum")
