@@ -6,10 +6,7 @@ the defaults and under alternatives to one or two unstated choices, on the same 
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
-
-import jax
 
 import jaxdistill
 from experiments import common, fig8, targets
@@ -54,25 +51,20 @@ def describe(changes: dict[str, Any]) -> str:
     return ", ".join(f"{_SHORT[name]} {value}".strip() for name, value in changes.items()) or "defaults"
 
 
-def run(settings: Settings, path: Path) -> Result:
-    """Trains every variant of every panel on the same worlds and saves the result at `path`."""
-    world_key, teacher_key, noise_key, student_key = jax.random.split(jax.random.key(settings.seed), 4)
-    mdps = jaxdistill.sample_mdps(world_key, settings.num_mdps, settings.grid_config())
-    common.save_settings(settings, path.parent, files=[path.name])
-    teacher = teachers.q_learning(teacher_key, mdps, num_iterations=settings.num_iterations, progress=True)
+def run(settings: Settings) -> Result:
+    """Trains every variant of every panel on the same worlds."""
+    keys = common.keys(settings.seed)
+    mdps = jaxdistill.sample_mdps(keys.worlds, settings.num_mdps, settings.grid_config())
+    teacher = common.make_teacher("q_learning", keys.teacher, mdps, settings)
     cells = {}
     for (column, method), variants in PANELS.items():
         estimator, noise, _ = fig8.COLUMNS[column]
-        noisy = teachers.with_noise(noise_key, mdps, teacher, noise) if noise else teacher
+        noisy = teachers.with_noise(keys.noise, mdps, teacher, noise) if noise else teacher
         for changes in variants:
             cell = Cell(method, noisy, {"estimator": estimator} | changes)
             cells[f"{column}/{method}/{describe(changes)}"] = cell
-    result = jaxdistill.train(
-        student_key, mdps, methods=cells, config=settings.train_config(), keep_tables=False, progress=True
-    )
-    result.to_csv(path.with_suffix(".csv.gz"))
-    result.save(path)
-    return result
+    config = settings.train_config()
+    return jaxdistill.train(keys.students, mdps, methods=cells, config=config, keep_tables=False, progress=True)
 
 
 def plot(result: Result) -> Any:
@@ -98,13 +90,9 @@ def work(settings: Settings) -> None:
     """Runs, or finds what was run before, and draws."""
     settings.grid_config(), settings.train_config()
     outdir = common.prepare_outdir(settings)
-    path = outdir / "choices.npz"
-    done = common.same_settings(settings, outdir) and path.exists()
-    result = jaxdistill.load(path) if done else run(settings, path)
-    lines = table(result)
-    print("\n".join(lines))
-    for written in plotting.save_figure(plot(result), Path(outdir, "choices")):
-        print(written)
+    result = common.run_parts(settings, outdir, {"choices": lambda: run(settings)})["choices"]
+    print("\n".join(table(result)))
+    common.deliver(plot(result), outdir, "choices")
 
 
 def table(result: Result) -> list[str]:

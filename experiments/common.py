@@ -5,15 +5,21 @@ import json
 import os
 import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
+import numpy as np
 from absl import app, flags, logging
 
 import jaxdistill
+from jaxdistill import Result, Teacher, plotting, teachers
+from jaxdistill.progress import duration
 from jaxdistill.results import package_versions, write_atomically
 
 
@@ -81,6 +87,40 @@ def _filled(config_type: Any, settings: Any) -> Any:
     return config_type(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})
 
 
+TEACHERS = {
+    "q_learning": "Q-learning teacher",
+    "actor_critic": "A2C teacher",
+    "optimal": "Optimal teacher",
+    "adversarial": "Adversarial teacher",
+}
+
+
+class Keys(NamedTuple):
+    """Independent random keys, one for each purpose."""
+
+    worlds: jax.Array
+    teacher: jax.Array
+    noise: jax.Array
+    students: jax.Array
+
+
+def keys(seed: int) -> Keys:
+    """The keys that follow from a seed: the same worlds and teachers in every experiment of the same seed."""
+    return Keys(*jax.random.split(jax.random.key(seed), 4))
+
+
+def make_teacher(name: str, key: jax.Array, mdps: jaxdistill.MDP, settings: Any) -> Teacher:
+    """A teacher of `TEACHERS`, without noise."""
+    if name == "q_learning":
+        return teachers.q_learning(
+            key, mdps, num_iterations=settings.num_iterations, discount=settings.discount, progress=True
+        )
+    if name == "actor_critic":
+        return teachers.actor_critic(key, mdps, config=settings.train_config(), progress=True)
+    exact = {"optimal": teachers.optimal, "adversarial": teachers.adversarial}[name]
+    return exact(mdps, discount=settings.discount)
+
+
 def known(what: str, names: list[str], valid: Any) -> None:
     """ValueError naming the valid names if one of `names` is not among them."""
     for name in names:
@@ -131,6 +171,57 @@ def same_settings(settings: Any, outdir: Path) -> bool:
         shown = ", ".join(f"{k} was {found.get(k)}, is {wanted.get(k)}" for k in different)
         raise ValueError(f"{outdir} holds results of other settings ({shown}); use another --outdir, or --restart.")
     return True
+
+
+def run_parts(settings: Any, outdir: Path, parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """What the parts of an experiment return, by name: a `Result` each, or a dictionary of arrays.
+
+    A part is saved as `<name>.npz` when it is finished (a `Result` also as `<name>.csv.gz`), and a part that an earlier
+    run of the same settings finished is read instead.
+    """
+    files = {name: outdir / f"{name}.npz" for name in parts}
+    ours, started, num_read = same_settings(settings, outdir), time.perf_counter(), 0
+    found = {}
+    for name, path in files.items():
+        if ours and path.exists():
+            found[name], num_read = _read_part(path), num_read + 1
+            continue
+        found[name] = parts[name]()
+        if not ours:  # only now: a run that cannot even begin leaves what was there
+            save_settings(settings, outdir, files=[path.name for path in files.values()])
+            ours = True
+        _save_part(found[name], path)
+    print(f"{len(files)} parts, {num_read} of them from {outdir}, in {duration(time.perf_counter() - started)}")
+    return found
+
+
+def _save_part(part: Any, path: Path) -> None:
+    if isinstance(part, Result):
+        part.to_csv(path.with_suffix(".csv.gz"))
+        part.save(path)  # last: its presence says that the part is complete
+        return
+    arrays = {name: np.asarray(value) for name, value in part.items()}
+
+    def write(file: Any) -> None:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, write)
+
+
+def _read_part(path: Path) -> Any:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if "metadata.json" not in file.files:  # arrays alone; else a saved Result
+                return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise ValueError(f"{path} is damaged; delete it, or use --restart to run everything again.") from None
+    return jaxdistill.load(path)
+
+
+def deliver(figure: Any, outdir: Path, name: str) -> None:
+    """Writes the figure as `<name>.png` and `<name>.pdf` and says where."""
+    for path in plotting.save_figure(figure, outdir / name):
+        print(path)
 
 
 def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]) -> Any:

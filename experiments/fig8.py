@@ -6,7 +6,7 @@ mean over sampled grid worlds with 95 % intervals. Dotted: the teacher without n
 """
 
 import dataclasses
-import time
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,11 @@ import numpy as np
 import jaxdistill
 from experiments import common
 from jaxdistill import Cell, Result, Teacher, plotting, teachers
-from jaxdistill.progress import duration
 
 PAPER_METHODS = [
     "baseline", "teacher_v_reward", "on_policy_distill", "on_policy_distill_r", "on_policy_distill_r_vcond",
     "entropy_regularised", "kl_regularised", "td_v0", "td_vpi",
 ]  # fmt: skip
-TEACHERS = {
-    "q_learning": "Q-learning teacher",
-    "actor_critic": "A2C teacher",
-    "optimal": "Optimal teacher",
-    "adversarial": "Adversarial teacher",
-}
 COLUMNS = {
     "mc": ("mc", 0.0, "Monte Carlo student"),
     "td": ("td", 0.0, "TD(1) student"),
@@ -51,53 +44,26 @@ SMOKE = {"num_mdps": 8, "num_iterations": 300, "num_checkpoints": 20, "num_rows"
 def check(settings: Settings) -> None:
     """Finds what is wrong with the settings before any work."""
     common.known("method", settings.methods, jaxdistill.METHODS)
-    common.known("teacher", settings.teachers, TEACHERS)
+    common.known("teacher", settings.teachers, common.TEACHERS)
     common.known("column", settings.columns, COLUMNS)
     if settings.num_mdps < 1:
         raise ValueError(f"--num_mdps must be at least 1; got {settings.num_mdps}.")
     settings.grid_config(), settings.train_config()
 
 
-def run(settings: Settings, outdir: Path, reuse: bool) -> dict[str, Result]:
-    """Trains every cell, a row of the figure at a time, saving each row as it is finished.
+def rows(settings: Settings, outdir: Path) -> dict[str, Result]:
+    """The rows of the figure, one for each teacher."""
+    keys = common.keys(settings.seed)
+    sample = functools.cache(lambda: jaxdistill.sample_mdps(keys.worlds, settings.num_mdps, settings.grid_config()))
 
-    With `reuse`, rows that an earlier run of the same settings left in `outdir` are read instead.
-    """
-    files = {name: outdir / f"{name}.npz" for name in settings.teachers}
-    rows = {name: jaxdistill.load(path) for name, path in files.items() if reuse and path.exists()}
-    if len(rows) == len(files):
-        print(f"drawing from the curves in {outdir}")
-        return rows
-    world_key, teacher_key, noise_key, student_key = jax.random.split(jax.random.key(settings.seed), 4)
-    mdps = jaxdistill.sample_mdps(world_key, settings.num_mdps, settings.grid_config())
-    if not reuse:
-        common.save_settings(settings, outdir, files=[path.name for path in files.values()])
-    for name in [name for name in files if name not in rows]:
-        teacher = make_teacher(name, teacher_key, mdps, settings)
-        result = jaxdistill.train(
-            student_key,
-            mdps,
-            methods=cells(name, teacher, noise_key, mdps, settings),
-            config=settings.train_config(),
-            keep_tables=False,
-            progress=True,
-        )
-        result.to_csv(outdir / f"{name}.csv.gz")
-        result.save(files[name])  # last: its presence says that the row is complete
-        rows[name] = result
-    return {name: rows[name] for name in files}
+    def row(name: str) -> Result:
+        mdps = sample()
+        teacher = common.make_teacher(name, keys.teacher, mdps, settings)
+        chosen = cells(name, teacher, keys.noise, mdps, settings)
+        config = settings.train_config()
+        return jaxdistill.train(keys.students, mdps, methods=chosen, config=config, keep_tables=False, progress=True)
 
-
-def make_teacher(name: str, key: jax.Array, mdps: jaxdistill.MDP, settings: Settings) -> Teacher:
-    """The teacher of a row, without noise."""
-    if name == "q_learning":
-        return teachers.q_learning(
-            key, mdps, num_iterations=settings.num_iterations, discount=settings.discount, progress=True
-        )
-    if name == "actor_critic":
-        return teachers.actor_critic(key, mdps, config=settings.train_config(), progress=True)
-    exact = {"optimal": teachers.optimal, "adversarial": teachers.adversarial}[name]
-    return exact(mdps, discount=settings.discount)
+    return common.run_parts(settings, outdir, {name: functools.partial(row, name) for name in settings.teachers})
 
 
 def cells(row: str, teacher: Teacher, noise_key: jax.Array, mdps: jaxdistill.MDP, settings: Settings) -> dict[str, Any]:
@@ -134,7 +100,7 @@ def plot(settings: Settings, rows: dict[str, Result]) -> Any:
                 if i == 0:
                     ax.set_title(COLUMNS[column][2])
                 if j == 0:
-                    ax.set_ylabel(f"{TEACHERS[row]}\nReturn per episode")
+                    ax.set_ylabel(f"{common.TEACHERS[row]}\nReturn per episode")
     plotting.add_legend(figure)
     return figure
 
@@ -143,12 +109,7 @@ def work(settings: Settings) -> None:
     """Runs, or finds what was run before, and draws."""
     check(settings)
     outdir = common.prepare_outdir(settings)
-    started = time.perf_counter()
-    rows = run(settings, outdir, reuse=common.same_settings(settings, outdir))
-    cells = sum(len(result.labels) for result in rows.values())
-    print(f"{cells} cells x {settings.num_mdps} worlds in {duration(time.perf_counter() - started)}")
-    for path in plotting.save_figure(plot(settings, rows), outdir / "fig8"):
-        print(path)
+    common.deliver(plot(settings, rows(settings, outdir)), outdir, "fig8")
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
         work = Pending(
             valid=jnp.zeros(width, bool),
             row=jnp.zeros((width, rule.width), jnp.float32),
-            teacher_row=jnp.zeros((width, worlds.num_actions + 1), jnp.float32),
+            teacher_row=jnp.zeros((width, rule.teacher_width), jnp.float32),
             observation=ints(),
             action=ints(),
             reward=floats(),

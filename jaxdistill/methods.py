@@ -31,6 +31,7 @@ class Step:
       reward: [], r_t, the environment's.
       discount: [], the student's discount in [0, 1].
       params: the method's own numbers, by name.
+      other_probs: [N, A], the further policies of `Teacher.others`, N = 0 where it has none.
     """
 
     student_logits: jax.Array
@@ -44,6 +45,7 @@ class Step:
     reward: jax.Array
     discount: jax.Array
     params: Mapping[str, jax.Array]
+    other_probs: jax.Array
 
     @property
     def student_log_probs(self) -> jax.Array:
@@ -118,6 +120,8 @@ class Method:
       estimator: "mc" or "td" where the method fixes it (TD + V_pi); None: the configuration's.
       bootstrap: the V(t+1) of "td": "student" V_theta, "teacher" V_pi, or "zero".
       baseline: whether V_theta(t) is subtracted from Rhat_t.
+      discount: in [0, 1] where the method fixes it, such as 0 for a reward that stays with its own step; None: the
+        configuration's.
       params: numbers that the functions read as `step.params[name]`; they may change without recompiling.
       needs_teacher: whether it looks at the teacher at all.
       description: one line for people.
@@ -131,6 +135,7 @@ class Method:
     estimator: Literal["mc", "td"] | None = None
     bootstrap: Literal["student", "teacher", "zero"] = "student"
     baseline: bool = True
+    discount: float | None = None
     params: Mapping[str, float] = dataclasses.field(default_factory=dict)
     needs_teacher: bool = True
     description: str = ""
@@ -146,6 +151,8 @@ class Method:
             raise ValueError(
                 f"Method {self.name!r}: bootstrap must be 'student', 'teacher' or 'zero'; got {self.bootstrap!r}."
             )
+        if self.discount is not None and not 0 <= self.discount <= 1:
+            raise ValueError(f"Method {self.name!r}: discount must be in [0, 1] or None; got {self.discount!r}.")
         if not isinstance(self.control, Control):
             raise ValueError(f"Method {self.name!r}: control must be a Control such as STUDENT; got {self.control!r}.")
 

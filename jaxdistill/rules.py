@@ -79,6 +79,7 @@ class StudentRule:
     rewards: tuple[StepFn, ...]
     next_rewards: tuple[StepFn, ...]
     mixes: bool  # whether any control policy is not the student's own
+    num_others: int = 0  # further policies in a teacher's row
 
     @property
     def num_params(self) -> int:
@@ -87,6 +88,10 @@ class StudentRule:
     @property
     def width(self) -> int:
         return -(-(2 * self.num_params + 1) // 8) * 8
+
+    @property
+    def teacher_width(self) -> int:
+        return self.num_actions * (1 + self.num_others) + 1
 
     def stamp(self, row):
         return row[..., 2 * self.num_params]
@@ -123,6 +128,7 @@ class StudentRule:
             reward=reward,
             discount=student.discount,
             params=student.params,
+            other_probs=teacher_row[a + 1 :].reshape(self.num_others, a),
         )
 
     def reward(self, student: Student, step: Step) -> jax.Array:
@@ -172,6 +178,10 @@ class QLearningRule:
     def width(self) -> int:
         return -(-self.num_actions // 4) * 4
 
+    @property
+    def teacher_width(self) -> int:
+        return self.num_actions + 1
+
     def stamp(self, row):
         return jnp.zeros_like(row[..., 0])
 
@@ -205,8 +215,8 @@ class QLearningRule:
 Rule = StudentRule | QLearningRule
 
 
-def student_rule(num_actions: int, group: tuple[Method, ...]) -> StudentRule:
-    """The rule that serves every method of `group`."""
+def student_rule(num_actions: int, group: tuple[Method, ...], num_others: int = 0) -> StudentRule:
+    """The rule that serves every method of `group`; `num_others`: further policies in a teacher's row."""
 
     def distinct(fns):
         return tuple(dict.fromkeys(fn for fn in fns if fn is not None))
@@ -217,4 +227,5 @@ def student_rule(num_actions: int, group: tuple[Method, ...]) -> StudentRule:
         rewards=distinct(m.reward for m in group),
         next_rewards=distinct(m.next_reward for m in group),
         mixes=any(not m.control.is_student for m in group),
+        num_others=num_others,
     )

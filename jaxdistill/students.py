@@ -186,17 +186,18 @@ def make_tasks(
     for index, cell in enumerate(cells):
         config = cell.config
         schedules = tuple(getattr(config, name) if callable(getattr(config, name)) else None for name in rate_fields)
-        static = (config.reduction, schedules, config.optimizer, config.max_episode_steps)
+        others = cell.teacher.num_others if cell.teacher is not None else 0
+        static = (config.reduction, schedules, config.optimizer, config.max_episode_steps, others)
         paused = tuple(pauses(cell))
         functions = tuple(_functions(m) for m in companions(cell.method))
         groups.setdefault((cell.estimator, functions, static, paused), []).append(index)
     worlds = tables.pack_worlds(mdps)
     tasks = []
-    for (estimator, _, (reduction, schedules, optimizer, max_steps), paused), indices in groups.items():
+    for (estimator, _, (reduction, schedules, optimizer, max_steps, others), paused), indices in groups.items():
         group = companions(cells[indices[0]].method)
         if estimator == "mc" and max_steps > _MAX_RECORD:
             raise ValueError(f"max_episode_steps must be at most {_MAX_RECORD} for 'mc' students; got {max_steps}.")
-        rule = rules.student_rule(mdps.num_actions, group)
+        rule = rules.student_rule(mdps.num_actions, group, others)
         program = Program(
             rule=rule,
             monte_carlo=estimator == "mc",
@@ -243,12 +244,11 @@ def _pack_teachers(cells: Sequence[Resolved], mdps: MDP) -> tuple[jax.Array, lis
         if id(cell.teacher) not in offsets:
             offsets[id(cell.teacher)] = len(packed) * mdps.num_mdps
             shape = (mdps.num_mdps, mdps.num_states, mdps.num_actions)
-            probs, values = (  # a method without a teacher looks at a teacher of zeros
-                (np.zeros(shape, np.float32), np.zeros(shape[:2], np.float32))
-                if cell.teacher is None
-                else (cell.teacher.probs, cell.teacher.values)
-            )
-            packed.append(tables.pack_teacher(probs, values))
+            if cell.teacher is None:  # a method without a teacher looks at a teacher of zeros
+                rows = tables.pack_teacher(np.zeros(shape, np.float32), np.zeros(shape[:2], np.float32))
+            else:
+                rows = tables.pack_teacher(cell.teacher.probs, cell.teacher.values, cell.teacher.others)
+            packed.append(rows)
         teacher_of.append(offsets[id(cell.teacher)])
     return jnp.concatenate(packed), teacher_of
 
@@ -267,7 +267,8 @@ def _students(key: jax.Array, mdps: MDP, cell: Resolved, rule: rules.StudentRule
     def which(fns: tuple[Any, ...], fn: Any) -> np.ndarray:
         return np.full(num, fns.index(fn) if fn is not None else -1, np.int32)
 
-    numbers = ("learning_rate", "value_learning_rate", "discount", "probability_floor", "loss_weight", "return_weight")
+    numbers = ("learning_rate", "value_learning_rate", "probability_floor", "loss_weight", "return_weight")
+    discount = config.discount if method.discount is None else method.discount
     return rules.Student(
         mdp=np.arange(num, dtype=np.int32),
         teacher=np.arange(num, dtype=np.int32) + np.int32(teacher_offset),
@@ -279,6 +280,7 @@ def _students(key: jax.Array, mdps: MDP, cell: Resolved, rule: rules.StudentRule
         next_reward=which(rule.next_rewards, method.next_reward),
         bootstrap=np.full(num, rules.BOOTSTRAPS.index(method.bootstrap), np.int32),
         baseline=np.full(num, method.baseline, np.float32),
+        discount=floats("discount", discount),
         params={name: floats(name, value) for name, value in method.params.items()},
         **{name: floats(name, getattr(config, name)) for name in numbers},
     )

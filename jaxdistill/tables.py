@@ -118,7 +118,10 @@ def count_reached(row: jax.Array, u: jax.Array) -> jax.Array:
     return index
 
 
-def pack_teacher(probs: npt.ArrayLike, values: npt.ArrayLike) -> jax.Array:
-    """Teacher rows [T * S, A + 1]: the policy's probabilities in a state and the value of that state."""
-    rows = np.concatenate([np.asarray(probs, np.float32), np.asarray(values, np.float32)[..., None]], axis=-1)
+def pack_teacher(probs: npt.ArrayLike, values: npt.ArrayLike, others: npt.ArrayLike | None = None) -> jax.Array:
+    """Teacher rows [T * S, (1 + N) A + 1]: the policy in a state, the state's value, the N further policies there."""
+    parts = [np.asarray(probs, np.float32), np.asarray(values, np.float32)[..., None]]
+    if others is not None:  # [..., N, S, A]
+        parts += list(np.moveaxis(np.asarray(others, np.float32), -3, 0))
+    rows = np.concatenate(parts, axis=-1)
     return jnp.asarray(rows.reshape(-1, rows.shape[-1]))

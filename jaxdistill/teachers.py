@@ -89,10 +89,23 @@ def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: npt.ArrayLike
         raise ValueError("with_noise takes stacked MDPs; stack a single one with mdp.stack([mdp]).")
     rho = _per_world(mdps, noise, "Teacher noise", 1.0)
     draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (mdps.num_states,), jnp.float32))
-    spoiled = draw(mdps.id) < rho[:, None]
+    bad = draw(mdps.id) < rho[:, None]
     worst = exact.greedy(-teacher.scores)
-    probs = jnp.where(spoiled[..., None], worst, teacher.probs)
-    return _valued(mdps, probs, teacher.scores, teacher.discount, f"{teacher.name}+{rho.mean():.0%} noise")
+    probs = jnp.where(bad[..., None], worst, teacher.probs)
+    spoiled = _valued(mdps, probs, teacher.scores, teacher.discount, f"{teacher.name}+{rho.mean():.0%} noise")
+    return dataclasses.replace(spoiled, others=teacher.others)
+
+
+def with_others(teacher: Teacher, *others: Teacher) -> Teacher:
+    """`teacher` with the policies of further teachers beside it, for methods that look at several (`Step.other_probs`).
+
+    Raises:
+      ValueError: no further teacher, or teachers of other worlds.
+    """
+    shapes = {other.probs.shape for other in (teacher, *others)}
+    if not others or len(shapes) > 1:
+        raise ValueError(f"with_others needs one or more teachers of the same worlds; got probs of {sorted(shapes)}.")
+    return dataclasses.replace(teacher, others=jnp.stack([other.probs for other in others], axis=-3))
 
 
 def q_learning(

@@ -83,7 +83,7 @@ def expected_update(
     values = jnp.zeros(logits.shape[:1], logits.dtype) if values is None else jnp.asarray(values, logits.dtype)
     _check(mdp, teacher, logits, values, reduction, estimator)
     static = (method, method.estimator or estimator, reduction, num_nodes)
-    numbers = (discount, probability_floor, loss_weight, return_weight)
+    numbers = (discount if method.discount is None else method.discount, probability_floor, loss_weight, return_weight)
     return _expected_update(static, mdp, teacher, logits, values, numbers)
 
 
@@ -150,6 +150,9 @@ def _step(mdp, teacher, logits, values, discount, floor, method, state, action, 
         reward=jnp.asarray(mdp.reward, logits.dtype)[state, outcome],
         discount=discount.astype(logits.dtype),
         params={name: jnp.asarray(value, logits.dtype) for name, value in method.params.items()},
+        other_probs=jnp.zeros((0, mdp.num_actions), logits.dtype)
+        if teacher.others is None
+        else jnp.asarray(teacher.others, logits.dtype)[:, state],
     )
 
 

@@ -143,10 +143,20 @@ def _check_teacher(cell: Resolved, mdps: MDP) -> None:
     sums = probs.sum(-1)
     if not np.isfinite(probs).all() or (probs < 0).any() or np.abs(sums - 1).max() > 1e-4:
         raise ValueError("The teacher's probs must be finite, >= 0 and sum to 1 over actions; normalise the table.")
+    if teacher.others is not None:
+        _check_others(np.asarray(teacher.others), expected)
     if not np.isfinite(values).all():
         raise ValueError("The teacher's values must be finite; check the discount with which they were computed.")
     if cell.method.needs_teacher and np.min(cell.config.probability_floor) == 0 and probs.min() == 0:
         _check_zero_probability(cell, probs)
+
+
+def _check_others(others: np.ndarray, expected: tuple[int, ...]) -> None:
+    if others.ndim != 4 or (others.shape[0], *others.shape[2:]) != expected:
+        m, s, a = expected
+        raise ValueError(f"The teacher's others must be [M, N, S, A] = [{m}, N, {s}, {a}]; got {list(others.shape)}.")
+    if not np.isfinite(others).all() or (others < 0).any() or np.abs(others.sum(-1) - 1).max(initial=0) > 1e-4:
+        raise ValueError("The teacher's others must be finite, >= 0 and sum to 1 over actions; normalise the tables.")
 
 
 def _check_zero_probability(cell: Resolved, probs: np.ndarray) -> None:
@@ -158,6 +168,7 @@ def _check_zero_probability(cell: Resolved, probs: np.ndarray) -> None:
         teacher_log_probs=jnp.log(row), teacher_value=zero + 1, next_teacher_value=zero,
         action=jnp.asarray(int(row.argmin()), jnp.int32), reward=zero, discount=zero,
         params={name: jnp.asarray(value, jnp.float32) for name, value in cell.method.params.items()},
+        other_probs=jnp.full((cell.teacher.num_others if cell.teacher else 0, len(row)), 1 / len(row)),
     )  # fmt: skip
     method = cell.method
     tried = [fn(step) for fn in (method.reward, method.next_reward) if fn is not None]

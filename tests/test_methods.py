@@ -27,7 +27,11 @@ def step(action=1, **changes):
     } | changes
     values = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
     return Step(
-        **values, frozen_logits=values["student_logits"], action=jnp.int32(action), params={"tau": jnp.float32(2)}
+        **values,
+        frozen_logits=values["student_logits"],
+        action=jnp.int32(action),
+        params={"tau": jnp.float32(2)},
+        other_probs=jnp.zeros((0, 3)),
     )
 
 

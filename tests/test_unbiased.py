@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import METHODS, Control, expected_update, students
+from jaxdistill import METHODS, Control, expected_update, numerics, students
 from jaxdistill import pool as pool_lib
 from jaxdistill.methods import Method
+from jaxdistill.teachers import with_others
 from tests import small
 
 NUM_STUDENTS = 8_000  # on each world, one sampled update each
@@ -50,10 +51,10 @@ def sampled_updates(mdps, teachers, chosen, logits, values, **changes):
     return dict(zip([method.name for method in chosen], updates, strict=True))
 
 
-def check(chosen, worlds, estimator, reduction, seed=0):
+def check(chosen, worlds, estimator, reduction, teachers=None):
     """Within 4 standard errors in every entry; the fixed seed makes the 4 a fact and not a chance."""
-    teachers = [small.random_teacher(mdp, seed + i, deterministic_rows=1) for i, mdp in enumerate(worlds)]
-    tables = [small.random_student(mdp, seed + i) for i, mdp in enumerate(worlds)]
+    teachers = teachers or [small.random_teacher(mdp, i, deterministic_rows=1) for i, mdp in enumerate(worlds)]
+    tables = [small.random_student(mdp, i) for i, mdp in enumerate(worlds)]
     logits, values = (np.stack(x) for x in zip(*tables, strict=True))
     changes = {"estimator": estimator, "reduction": reduction, **NUMBERS}
     sampled = sampled_updates(stack(worlds), stack(teachers), chosen, logits, values, **changes)
@@ -93,3 +94,20 @@ def test_mean_of_sampled_updates_is_the_exact_update(names, estimator):
 def test_outcomes_shared_by_states_and_the_sum_over_steps(name, estimator):
     """The form of the grid worlds, [A, K]; several start states; the update a sum."""
     check([METHODS[name]], [small.random_mdp(2, aliased=True, starts=2)], estimator, "sum")
+
+
+def second_opinion(step):
+    """A loss that looks at a further policy beside the teacher's."""
+    return numerics.cross_entropy(p=step.other_probs[0], log_q=step.student_log_probs)
+
+
+def second_reward(step):
+    return step.params["weight"] * jnp.log(step.other_probs[0])[step.action]
+
+
+@pytest.mark.parametrize("estimator", ["mc", "td"])
+def test_a_method_of_ones_own_with_two_teachers_and_its_own_discount(estimator):
+    method = Method("two", loss=second_opinion, next_reward=second_reward, discount=0.5, params={"weight": 0.8})
+    mdp = small.random_mdp(1)
+    teachers_ = small.random_teacher(mdp, 0), small.random_teacher(mdp, 7)
+    check([method], [mdp], estimator, "mean", teachers=[with_others(*teachers_)])
