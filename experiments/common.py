@@ -145,7 +145,7 @@ def prepare_outdir(settings: Any) -> Path:
 def what_decides(settings: Any) -> dict[str, Any]:
     """The settings that decide the numbers: all but where and whether to write."""
     values = dataclasses.asdict(settings)
-    return {name: value for name, value in values.items() if name not in ("outdir", "restart", "smoke")}
+    return {name: value for name, value in values.items() if name not in ("outdir", "restart", "smoke", "shared")}
 
 
 def save_settings(settings: Any, outdir: Path, files: list[str]) -> None:
@@ -193,6 +193,23 @@ def run_parts(settings: Any, outdir: Path, parts: Mapping[str, Callable[[], Any]
         _save_part(found[name], path)
     print(f"{len(files)} parts, {num_read} of them from {outdir}, in {duration(time.perf_counter() - started)}")
     return found
+
+
+def shared_part(settings: Any, folder: str, name: str, ignored: tuple[str, ...]) -> Any:
+    """The part `name` of another experiment's folder if it was made with the same settings, else None.
+
+    Compared are the settings that both experiments have, but for those `ignored`.
+    """
+    path = Path(folder, f"{name}.npz")
+    try:
+        found = json.loads(Path(folder, "settings.json").read_text())["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    wanted = json.loads(json.dumps(what_decides(settings)))
+    if not path.exists() or any(found[k] != wanted[k] for k in (found.keys() & wanted.keys()) - set(ignored)):
+        return None
+    print(f"{name}: from {path}")
+    return _read_part(path)
 
 
 def _save_part(part: Any, path: Path) -> None:

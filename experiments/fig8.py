@@ -7,7 +7,6 @@ mean over sampled grid worlds with 95 % intervals. Dotted: the teacher without n
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -51,19 +50,14 @@ def check(settings: Settings) -> None:
     settings.grid_config(), settings.train_config()
 
 
-def rows(settings: Settings, outdir: Path) -> dict[str, Result]:
-    """The rows of the figure, one for each teacher."""
+def row(settings: Settings, name: str) -> Result:
+    """One row of the figure: the students of the teacher of that name."""
     keys = common.keys(settings.seed)
-    sample = functools.cache(lambda: jaxdistill.sample_mdps(keys.worlds, settings.num_mdps, settings.grid_config()))
-
-    def row(name: str) -> Result:
-        mdps = sample()
-        teacher = common.make_teacher(name, keys.teacher, mdps, settings)
-        chosen = cells(name, teacher, keys.noise, mdps, settings)
-        config = settings.train_config()
-        return jaxdistill.train(keys.students, mdps, methods=chosen, config=config, keep_tables=False, progress=True)
-
-    return common.run_parts(settings, outdir, {name: functools.partial(row, name) for name in settings.teachers})
+    mdps = jaxdistill.sample_mdps(keys.worlds, settings.num_mdps, settings.grid_config())
+    teacher = common.make_teacher(name, keys.teacher, mdps, settings)
+    chosen = cells(name, teacher, keys.noise, mdps, settings)
+    config = settings.train_config()
+    return jaxdistill.train(keys.students, mdps, methods=chosen, config=config, keep_tables=False, progress=True)
 
 
 def cells(row: str, teacher: Teacher, noise_key: jax.Array, mdps: jaxdistill.MDP, settings: Settings) -> dict[str, Any]:
@@ -109,7 +103,8 @@ def work(settings: Settings) -> None:
     """Runs, or finds what was run before, and draws."""
     check(settings)
     outdir = common.prepare_outdir(settings)
-    common.deliver(plot(settings, rows(settings, outdir)), outdir, "fig8")
+    parts = {name: functools.partial(row, settings, name) for name in settings.teachers}
+    common.deliver(plot(settings, common.run_parts(settings, outdir, parts)), outdir, "fig8")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ STYLES: dict[str, MethodStyle] = {
     "on_policy_distill": MethodStyle("#3f90da", "-", "On-policy distill", "s"),
     "on_policy_distill_r": MethodStyle("#832db6", _DASHED, "On-policy distill + R", "D"),
     "on_policy_distill_r_vcond": MethodStyle("#ffa90e", _DASH_DOT, "On-policy distill + R + V cond", "P"),
+    "uniform_distill": MethodStyle("#717581", _DASHED, "Uniform-driven distill", "<"),
+    "mixture_distill": MethodStyle("#ffa90e", "-", "Half student, half teacher", "P"),
     "entropy_regularised": MethodStyle("#bd1f01", "-", "Entropy regularised", "^"),
     "n_distill": MethodStyle("#92dadd", "-", "N-distill", "h"),
     "exp_entropy_regularised": MethodStyle("#e76300", _DASHED, "Exp. entropy regularised", "p"),
@@ -100,17 +102,20 @@ def method_style(label: str, index: int = 0) -> MethodStyle:
     return MethodStyle(PALETTE[index % len(PALETTE)], lines[index % 3], label, markers[index % len(markers)])
 
 
-def new_figure(num_rows: int = 1, num_cols: int = 1, size: tuple[float, float] | None = None) -> tuple[Figure, Any]:
-    """Figure and axes [num_rows, num_cols] in this package's style, y shared along rows.
+def new_figure(
+    num_rows: int = 1, num_cols: int = 1, size: tuple[float, float] | None = None, share_y: Any = "row"
+) -> tuple[Figure, Any]:
+    """Figure and axes [num_rows, num_cols] in this package's style.
 
     Args:
       num_rows: rows of panels.
       num_cols: columns of panels.
       size: width and height in inches; by default 3.2 x 2.3 per panel, and room for a legend.
+      share_y: panels with the same y axis: those of a "row", of a "col", all (True) or none (False).
     """
     width, height = size or (max(3.2 * num_cols, 4.6), 2.3 * num_rows + 1.0)
     with style():
-        figure, axes = plt.subplots(num_rows, num_cols, sharey="row", figsize=(width, height), squeeze=False)
+        figure, axes = plt.subplots(num_rows, num_cols, sharey=share_y, figsize=(width, height), squeeze=False)
     _detach_from_notebook(figure)
     return figure, axes
 

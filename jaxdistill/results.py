@@ -40,8 +40,9 @@ AXES: dict[str, tuple[str, ...]] = {
     "optimal_returns": ("mdp",),
     "logits": ("method", "mdp", "observation", "action"),
     "values": ("method", "mdp", "observation"),
+    "measurements": ("method", "mdp", "checkpoint", "measure"),
 }
-_OPTIONAL = ("logits", "values")
+_OPTIONAL = ("logits", "values", "measurements")
 _INTEGERS = ("mdp_ids", "iterations")
 _KINDS = ("sampled", "exact")
 
@@ -76,6 +77,8 @@ class Result:
     optimal_returns: np.ndarray  # [M] exact return of the optimal policy
     logits: np.ndarray | None = None  # [P, M, O, A] final students
     values: np.ndarray | None = None  # [P, M, O]
+    measurements: np.ndarray | None = None  # [P, M, C, Q] what `train(..., measure=...)` found at each checkpoint
+    measure_names: tuple[str, ...] = ()  # the measure axis
     # Per method: "sampled" from the training episodes, or "exact" where another policy than the student acts.
     curve_kind: tuple[str, ...] = ()  # () means that all are sampled
     faults: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -87,6 +90,7 @@ class Result:
     def __post_init__(self) -> None:
         changes: dict[str, Any] = {"labels": tuple(self.labels)}
         changes["curve_kind"] = tuple(self.curve_kind) or ("sampled",) * len(changes["labels"])
+        changes["measure_names"] = tuple(self.measure_names)
         for name in AXES:
             if name not in _OPTIONAL or getattr(self, name) is not None:
                 changes[name] = _as_numbers(name, getattr(self, name))
@@ -103,7 +107,7 @@ class Result:
             raise ValueError(f"labels must be distinct and at least one, got {self.labels}")
         if len(self.curve_kind) != len(self.labels) or not set(self.curve_kind) <= set(_KINDS):
             raise ValueError(f"curve_kind must be sampled or exact for each label, got {self.curve_kind}")
-        sizes = {"method": len(self.labels)}
+        sizes = {"method": len(self.labels), "measure": len(self.measure_names)}
         for name, axes in AXES.items():
             array = getattr(self, name)
             if array is None:
@@ -134,6 +138,12 @@ class Result:
         if label not in self.labels:
             raise ValueError(f"no method {label!r} in this result; it has {', '.join(self.labels)}")
         return self.labels.index(label)
+
+    def measure(self, name: str) -> np.ndarray:
+        """[P, M, C], what the measure of that name found at each checkpoint; ValueError naming the measures."""
+        if name not in self.measure_names or self.measurements is None:
+            raise ValueError(f"no measure {name!r} in this result; it has {', '.join(self.measure_names) or 'none'}")
+        return self.measurements[..., self.measure_names.index(name)]
 
     def select(self, labels: str | Iterable[str] | None = None, mdps: int | Iterable[int] | None = None) -> "Result":
         """The rows of some methods and MDPs, in the order asked for; None keeps all.
@@ -322,7 +332,7 @@ def concatenate(results: Sequence[Result], axis: str = "mdp") -> Result:
     if axis not in ("mdp", "method") or not results:
         raise ValueError(f"concatenate needs results and an axis 'mdp' or 'method', got axis {axis!r}")
     first = results[0]
-    shared = {"mdp": ("labels", "curve_kind"), "method": ("mdp_ids", "uniform_returns")}[axis]
+    shared = {"mdp": ("labels", "curve_kind"), "method": ("mdp_ids", "uniform_returns")}[axis] + ("measure_names",)
     for other in results[1:]:
         for name in (*shared, "iterations"):
             if not np.array_equal(getattr(first, name), getattr(other, name)):
@@ -351,7 +361,7 @@ def _join(results: Sequence[Result], name: str, axis: str) -> np.ndarray | None:
         return arrays[0]
     if any(array is None for array in arrays):
         raise ValueError(f"some results have {name} and some have none; drop them with dataclasses.replace")
-    if name in _OPTIONAL:
+    if "observation" in AXES[name]:
         rows = max(array.shape[2] for array in arrays)
         arrays = [np.pad(a, [(0, rows - n if i == 2 else 0) for i, n in enumerate(a.shape)]) for a in arrays]
         if len({a.shape[3:] for a in arrays}) > 1:

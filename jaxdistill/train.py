@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,12 +13,12 @@ from jaxdistill import exact, methods, pool, students, teachers
 from jaxdistill.mdp import MDP, validate
 from jaxdistill.methods import Method
 from jaxdistill.progress import Hook, Progress
+from jaxdistill.recorder import Measure, Recorder
 from jaxdistill.results import Result
 from jaxdistill.students import Cell, Config, Resolved
 from jaxdistill.teacher import Teacher
 
 MethodLike = str | Method | Cell
-_EVALUATED = 64  # students whose exact returns are computed together
 
 
 def train(
@@ -32,6 +31,7 @@ def train(
     initial_logits: np.ndarray | None = None,
     initial_values: np.ndarray | None = None,
     keep_tables: bool = True,
+    measure: Measure | None = None,
     progress: bool | None = None,
     on_chunk: Hook | None = None,
     **changes: Any,
@@ -50,6 +50,9 @@ def train(
       initial_logits: float [P, M, O, A] or what broadcasts to it; zeros if None.
       initial_values: float [P, M, O] or what broadcasts to it; zeros if None.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
+      measure: called as measure(mdps, teacher, policies) at every checkpoint with B stacked MDPs, their teachers and
+        the students' policies [B, S, A]; returns named numbers {name: [B]}, which `Result.measure(name)` gives back.
+        It is compiled, so it must be written in JAX. Every cell then needs a teacher.
       progress: on stderr: True: a bar on a terminal, lines elsewhere; False: nothing; None: a bar on a terminal only.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
       **changes: fields of `Config`.
@@ -67,18 +70,20 @@ def train(
     cells = _resolve(methods, teacher, config)
     for cell in cells:
         _check_teacher(cell, mdps)
+    if measure is not None and any(cell.teacher is None for cell in cells):
+        raise ValueError("measure compares students with their teacher; pass one, such as teachers.uniform(mdps).")
     initial = _initial(initial_logits, initial_values, len(cells), mdps)
     started = time.perf_counter()
     optimal = exact.greedy(exact.optimal_action_values(mdps, 1.0), teachers.TIE)
     length = np.asarray(exact.start_value(mdps, exact.expected_length(mdps, optimal)))
-    recorder = _Recorder(mdps, cells, config, keep_tables)
+    recorder = Recorder(mdps, cells, config, keep_tables, measure)
     tasks = students.make_tasks(
         key,
         mdps,
         cells,
         length,
         recorder.add,
-        pauses=lambda cell: () if cell.method.control.is_student else config.checkpoints[:-1].tolist(),
+        pauses=lambda cell: config.checkpoints[:-1].tolist() if measure or not cell.method.control.is_student else (),
         initial=initial,
     )
     with Progress("students", progress, on_chunk) as report:
@@ -196,125 +201,3 @@ def _initial(logits: Any, values: Any, num_cells: int, mdps: MDP) -> np.ndarray 
             raise ValueError(f"{name} must be finite; it holds NaN or infinity.")
         tables.append(table)
     return np.concatenate([tables[0], tables[1][..., None]], axis=-1).astype(np.float32)
-
-
-class _Recorder:
-    """Collects what the pool hands out and evaluates students exactly, a batch at a time."""
-
-    def __init__(self, mdps: MDP, cells: Sequence[Resolved], config: Config, keep_tables: bool):
-        self.mdps, self.cells, self.config = mdps, cells, config
-        num, m, c = len(cells), mdps.num_mdps, len(config.checkpoints)
-        self.returns = np.full((num, m, c), np.nan)
-        self.lengths = np.full((num, m, c), np.nan)
-        self.final_returns = np.full((num, m), np.nan)
-        self.truncated = np.zeros((num, m), int)
-        rows = (num, m, mdps.num_observations)
-        self.logits = np.full((*rows, mdps.num_actions), np.nan, np.float32) if keep_tables else None
-        self.values = np.full(rows, np.nan, np.float32) if keep_tables else None
-        self.faults: list[dict[str, Any]] = []
-        self.pending: list[tuple[int, int, int, np.ndarray]] = []
-
-    def add(self, cell: int, mdp: int, pause: int, params: np.ndarray, curves: np.ndarray, truncated: int) -> None:
-        logits = params[:, :-1]
-        if pause < 0:
-            self.truncated[cell, mdp] = truncated
-            if self.cells[cell].method.control.is_student:
-                edges = np.diff(self.config.checkpoints, prepend=0)
-                self.returns[cell, mdp], self.lengths[cell, mdp] = curves.T.astype(np.float64) / edges
-            if self.logits is not None and self.values is not None:
-                self.logits[cell, mdp], self.values[cell, mdp] = logits, params[:, -1]
-        if not np.isfinite(params).all():
-            fault = {"method": self.cells[cell].label, "mdp": int(self.mdps.id[mdp])}
-            if fault not in self.faults:
-                self.faults.append(fault)
-            return
-        self.pending.append((cell, mdp, pause, logits))
-        if len(self.pending) == _EVALUATED:
-            self.flush()
-
-    def flush(self) -> None:
-        """Exact returns (and lengths) of the pending students; the batch is padded, so that nothing recompiles."""
-        if not self.pending:
-            return
-        index = np.array([item[:3] for item in self.pending])
-        padding = [0] * (_EVALUATED - len(index))
-        logits = np.stack([item[3] for item in self.pending] + [self.pending[0][3]] * len(padding))
-        mdps = self.mdps[np.concatenate([index[:, 1], index[padding, 1]]).astype(int)]
-        returns, lengths = (np.asarray(x) for x in _evaluate(mdps, jnp.asarray(logits)))
-        for (cell, mdp, pause), value, length in zip(index, returns, lengths, strict=False):
-            if pause < 0:
-                self.final_returns[cell, mdp] = value
-            if not self.cells[cell].method.control.is_student:
-                self.returns[cell, mdp, pause], self.lengths[cell, mdp, pause] = value, length
-        self.pending = []
-
-    def result(self, optimal: jax.Array, steps: int, seconds: float) -> Result:
-        if self.faults:
-            warnings.warn(
-                f"{len(self.faults)} students diverged and are NaN in the result (first: {self.faults[0]}); lower the "
-                "learning rate.",
-                stacklevel=3,
-            )
-        if self.truncated.any():
-            warnings.warn(
-                f"{int(self.truncated.sum())} episodes were cut after {self.config.max_episode_steps} steps; raise "
-                "max_episode_steps if that is too few.",
-                stacklevel=3,
-            )
-        mdps = self.mdps
-        teacher_returns = np.full(self.final_returns.shape, np.nan)
-        known: dict[int, np.ndarray] = {}
-        for i, cell in enumerate(self.cells):
-            if cell.teacher is not None:
-                if id(cell.teacher) not in known:
-                    known[id(cell.teacher)] = exact_returns(mdps, cell.teacher.probs)
-                teacher_returns[i] = known[id(cell.teacher)]
-        uniform = jnp.full((mdps.num_mdps, mdps.num_states, mdps.num_actions), 1 / mdps.num_actions)
-        return Result(
-            labels=tuple(cell.label for cell in self.cells),
-            mdp_ids=np.asarray(mdps.id),
-            iterations=self.config.checkpoints,
-            returns=self.returns,
-            lengths=self.lengths,
-            curve_kind=tuple("sampled" if c.method.control.is_student else "exact" for c in self.cells),
-            final_returns=self.final_returns,
-            logits=self.logits,
-            values=self.values,
-            teacher_returns=teacher_returns,
-            uniform_returns=exact_returns(mdps, uniform),
-            optimal_returns=exact_returns(mdps, optimal),
-            faults=self.faults,
-            settings={
-                "config": _settings(self.config),
-                "cells": {
-                    c.label: {"method": c.method.name, "teacher": c.teacher.name if c.teacher else None}
-                    | {"config": _settings(c.config)}
-                    for c in self.cells
-                },
-                "steps": int(steps),
-                "seconds": round(seconds, 3),
-                "truncated_episodes": int(self.truncated.sum()),
-                "device": str(jax.devices()[0]),
-            },
-        )
-
-
-def exact_returns(mdps: MDP, policy: jax.Array) -> np.ndarray:
-    """Exact undiscounted return of a policy [M, S, A] from the start, float64 [M]."""
-    return np.asarray(exact.start_value(mdps, exact.policy_values(mdps, policy)), np.float64)
-
-
-@jax.jit
-def _evaluate(mdps: MDP, logits: jax.Array) -> tuple[jax.Array, ...]:
-    policy = exact.policy_from_table(mdps, jax.nn.softmax(logits))
-    found = exact.policy_values(mdps, policy), exact.expected_length(mdps, policy)
-    return tuple(exact.start_value(mdps, values) for values in found)
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if callable(value) or isinstance(value, tuple):
-            return repr(value)
-        return np.asarray(value).tolist() if not isinstance(value, str | type(None)) else value
-
-    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
