@@ -67,12 +67,8 @@ class Recorder:
         padding = [0] * (_EVALUATED - len(index))
         logits = np.stack([item[3] for item in self.pending] + [self.pending[0][3]] * len(padding))
         mdps = self.mdps[np.concatenate([index[:, 1], index[padding, 1]]).astype(int)]
-        returns, lengths = (np.asarray(x) for x in _evaluate(mdps, jnp.asarray(logits)))
-        for (cell, mdp, pause), value, length in zip(index, returns, lengths, strict=False):
-            if pause < 0:
-                self.final_returns[cell, mdp] = value
-            if not self.cells[cell].method.control.is_student:
-                self.returns[cell, mdp, pause], self.lengths[cell, mdp, pause] = value, length
+        if any(pause < 0 or not self.cells[c].method.control.is_student for c, _, pause in index):
+            self._set_returns(index, _evaluate(mdps, jnp.asarray(logits)))
         if self.measure is not None:
             found = self.measure(mdps, self._teachers(index, len(padding)), jnp.asarray(logits))
             if self.measurements is None:
@@ -82,17 +78,22 @@ class Recorder:
                 self.measurements[(*index.T, q)] = np.asarray(values)[: len(index)]
         self.pending = []
 
+    def _set_returns(self, index: np.ndarray, found: tuple[jax.Array, ...]) -> None:
+        for (cell, mdp, pause), value, length in zip(index, *map(np.asarray, found), strict=False):
+            if pause < 0:
+                self.final_returns[cell, mdp] = value
+            if not self.cells[cell].method.control.is_student:
+                self.returns[cell, mdp, pause], self.lengths[cell, mdp, pause] = value, length
+
     def _teachers(self, index: np.ndarray, num_padding: int) -> Teacher:
         """The teachers of the students (cell, MDP, pause) in `index`, stacked."""
         padded = np.concatenate([index, index[[0] * num_padding]])
         picked = [self.cells[cell].teacher[mdp] for cell, mdp, _ in padded.tolist()]  # type: ignore[index]
-        return dataclasses.replace(
-            picked[0],
-            **{
-                name: np.stack([np.asarray(getattr(teacher, name)) for teacher in picked])
-                for name in ("probs", "values", "scores")
-            },
-        )
+        names = ["probs", "values", "scores"] + ["others"] * (
+            picked[0].others is not None
+        )  # teachers' labels may differ
+        tables = {name: np.stack([np.asarray(getattr(teacher, name)) for teacher in picked]) for name in names}
+        return dataclasses.replace(picked[0], **tables)
 
     def result(self, optimal: jax.Array, steps: int, seconds: float) -> Result:
         if self.faults:
