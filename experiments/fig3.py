@@ -44,7 +44,7 @@ _LEAST = 1e-4  # of the logarithmic axes, nats
 class Settings(common.Output, common.Training, common.Worlds):
     """The flags of this figure."""
 
-    num_checkpoints: int = common.option(30, "points of each curve, and so exact evaluations of each student")
+    num_checkpoints: int = common.option(20, "points of each curve, and so exact evaluations of each student")
     temperatures: list[str] = common.option(["0", "0.01", "0.1"], "temperatures of the teacher, one row each")
     controls: list[str] = common.option(list(CONTROLS), "whose trajectories: names of this figure's methods")
 
