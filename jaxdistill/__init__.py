@@ -2,10 +2,26 @@
 
 __version__ = "0.1.0"
 
-from jaxdistill import exact, gridworld, losses, methods, results, teachers, theory
+from jaxdistill import (
+    exact,
+    fields,
+    flows,
+    garnet,
+    gridworld,
+    guide,
+    losses,
+    methods,
+    objectives,
+    results,
+    teachers,
+    theory,
+    variance,
+)
+from jaxdistill.fields import check_method
 from jaxdistill.gridworld import GridConfig, from_text, sample_mdps
 from jaxdistill.mdp import MDP, stack
 from jaxdistill.methods import METHODS, STUDENT, TEACHER, UNIFORM, Control, Method, Step, plus_reward
+from jaxdistill.objectives import ZOO
 from jaxdistill.results import Result, concatenate, load
 from jaxdistill.students import Cell, Config
 from jaxdistill.teacher import Teacher
@@ -18,6 +34,7 @@ __all__ = [
     "STUDENT",
     "TEACHER",
     "UNIFORM",
+    "ZOO",
     "Cell",
     "Config",
     "Control",
@@ -26,14 +43,20 @@ __all__ = [
     "Result",
     "Step",
     "Teacher",
+    "check_method",
     "concatenate",
     "exact",
     "expected_update",
+    "fields",
+    "flows",
     "from_text",
+    "garnet",
     "gridworld",
+    "guide",
     "load",
     "losses",
     "methods",
+    "objectives",
     "plus_reward",
     "results",
     "sample_mdps",
@@ -41,4 +64,5 @@ __all__ = [
     "teachers",
     "theory",
     "train",
+    "variance",
 ]

@@ -1,0 +1,258 @@
+"""k1, k2 and k3 as loss, reward and return: of what is each the gradient, how noisy is it, and where does it lead?
+
+Random MDPs, random teachers, random students; everything exact, in float64. From left to right: distance of the
+expected update from that of on-policy KL(pi_theta||pi) and KL(pi||pi_theta), over the length of that; asymmetry of its
+Jacobian, 0 for a gradient; variance of the update of one episode, over that of k1 as reward; distance from the teacher
+where the flow from the uniform student comes to rest. Points: means over MDPs (of the variance, geometric ones); bars:
+their 95 % intervals.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import common
+from jaxdistill import METHODS, Method, plotting, step_functions
+from jaxdistill.fields import field, jacobian, random_problems
+from jaxdistill.flows import fixed_point
+from jaxdistill.moments import update_moments
+from jaxdistill.objectives import ZOO
+from jaxdistill.potentials import TABLE_1
+from jaxdistill.precision import float64, precise
+from jaxdistill.statistics import mean_interval
+
+USES = {"loss": "loss", "ratio": "loss × ratio", "reward": "reward", "return": "return"}
+ESTIMATORS = {f"{k}_{use}": f"${k[0]}_{k[1]}$ as {text}" for k in ("k1", "k2", "k3") for use, text in USES.items()}
+MAX_STEPS = 150  # of the search for rest, which moves a logit by 2 at most: what diverges has not overflowed by then
+ZERO = 1e-10  # a field of this length, over that of KL(pi_theta||pi), is 0
+TINY = 1e-5  # what is nowhere larger is shown as 0, with its largest value
+
+
+@dataclasses.dataclass
+class RandomWorlds:
+    """Random MDPs with random teachers and students."""
+
+    num_mdps: int = common.option(50, "random MDPs")
+    num_states: int = common.option(5, "states of each")
+    num_actions: int = common.option(4, "actions")
+    concentration: float = common.option(1.0, "of the Dirichlet distribution of the teachers' rows")
+    spread: float = common.option(1.0, "standard deviation of the students' logits")
+    seed: int = common.option(0, "seed of worlds, teachers and students")
+
+    def check(self) -> None:
+        """ValueError where a number is impossible."""
+        for name in ("num_mdps", "num_states", "num_actions"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"--{name} must be at least 2; got {getattr(self, name)}.")
+        if not 0 < self.concentration < np.inf or not 0 <= self.spread < np.inf:
+            raise ValueError(
+                f"--concentration must be positive and --spread at least 0; got {self.concentration} and {self.spread}."
+            )
+
+    def sample(self) -> tuple[Any, Any, np.ndarray]:
+        """Worlds and teachers as `precise` gives them, and the students' logits, float64 [M, S, A]."""
+        worlds_key, student_key = jax.random.split(jax.random.key(self.seed))
+        sizes = {"num_states": self.num_states, "num_actions": self.num_actions}
+        found = random_problems(worlds_key, self.num_mdps, concentration=self.concentration, num_others=0, **sizes)
+        shape = (self.num_mdps, self.num_states, self.num_actions)
+        return *precise(*found), self.spread * np.asarray(jax.random.normal(student_key, shape), float)
+
+
+@dataclasses.dataclass
+class Settings(common.Output, RandomWorlds):
+    """The flags of this experiment."""
+
+    estimators: list[str] = common.option(list(ESTIMATORS), "estimators, separated by commas")
+
+
+SMOKE = {"estimators": ["k1_reward", "k3_loss"], "num_mdps": 4, "num_states": 3}
+
+
+def check(settings: Settings) -> None:
+    """Finds what is wrong with the settings before any work."""
+    RandomWorlds.check(settings)
+    common.known("estimator", settings.estimators, ESTIMATORS)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.vmap, in_axes=(None, None, None, 0, 0, 0))
+def _examine(methods: tuple[Method, ...], which: Any, discount: Any, mdp: Any, teacher: Any, logits: Any) -> Any:
+    """Moments of the update and Jacobian of the field of methods[which]: one program for all of them."""
+
+    def chosen(functions: list[Any]) -> Any:
+        branches = [fn or step_functions.nothing for fn in functions]
+        return lambda step: jax.lax.switch(which, branches, step)
+
+    losses, rewards = [m.loss for m in methods], [m.reward for m in methods]
+    method = Method("any", loss=chosen(losses), reward=chosen(rewards), baseline=False)
+    options = {**TABLE_1, "discount": discount}
+    moments = update_moments(mdp, teacher, method, logits, **options)
+    return moments, jacobian(lambda x: field(mdp, teacher, method, x, **options), logits)
+
+
+def examine(settings: Settings) -> dict[str, np.ndarray]:
+    """E estimators: mean [E, M, S, A]; variance, steps, asymmetry of the Jacobian, [E, M]."""
+    arrays = settings.sample()
+    methods = tuple(ZOO[name] for name in settings.estimators)
+    found = []
+    with float64():
+        for i, method in enumerate(methods):
+            discount = 1.0 if method.discount is None else method.discount
+            found.append(jax.device_get(_examine(methods, i, discount, *arrays)))
+    moments, slopes = jax.tree.map(lambda *x: np.stack(x), *found)
+    skew = length(slopes - slopes.swapaxes(-1, -2)) / np.maximum(length(slopes), np.finfo(float).tiny)
+    variance = moments.variance.sum((-1, -2))
+    return {"mean": moments.mean, "variance": variance, "steps": moments.num_steps, "asymmetry": skew}
+
+
+def rests(settings: Settings, name: str) -> dict[str, np.ndarray]:
+    """Where the flow of one estimator comes to rest: max |pi_theta - pi| there and whether it does, [M]."""
+    mdps, teacher, _ = settings.sample()
+    end = fixed_point(mdps, teacher, ZOO[name], max_steps=MAX_STEPS)
+    return {"distance": end.quality.distance, "rests": end.converged}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.vmap, in_axes=(None, 0, 0, 0))
+def _moments(methods: tuple[Method, ...], mdp: Any, teacher: Any, logits: Any) -> list[Any]:
+    return [update_moments(mdp, teacher, method, logits, **TABLE_1) for method in methods]
+
+
+def references(worlds: RandomWorlds) -> dict[str, np.ndarray]:
+    """Updates of on-policy KL(pi_theta||pi) and KL(pi||pi_theta), [M, S, A], and the variance of k1 as reward, [M]."""
+    arrays = worlds.sample()
+    methods = ZOO["reverse_kl"], METHODS["on_policy_distill"], ZOO["k1_reward"]
+    with float64():
+        reverse, forward, sampled = jax.device_get(_moments(methods, *arrays))
+    return {"reverse": reverse.mean, "forward": forward.mean, "variance": sampled.variance.sum((-1, -2))}
+
+
+def parts(settings: Settings) -> dict[str, Callable[[], dict[str, np.ndarray]]]:
+    """What there is to compute."""
+    whole = {"references": references, "estimators": examine}
+    rest: dict[str, Callable[[], dict[str, np.ndarray]]] = {
+        f"rest-{name}": functools.partial(rests, settings, name) for name in settings.estimators
+    }
+    return {name: functools.partial(fn, settings) for name, fn in whole.items()} | rest
+
+
+def length(x: np.ndarray) -> np.ndarray:
+    """Of tables, over the last two axes."""
+    return np.sqrt(np.sum(x**2, axis=(-1, -2)))
+
+
+def measures(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """What is drawn, [M] each, by estimator; nan where the field is 0 or the flow never rests: then nothing is."""
+    reference, found = data["references"], data["estimators"]
+    measured = {}
+    for i, name in enumerate(settings.estimators):
+        mean, rest = found["mean"][i], data[f"rest-{name}"]
+        zero = length(mean) < ZERO * length(reference["reverse"])
+        measured[name] = {
+            "to_reverse": length(mean - reference["reverse"]) / length(reference["reverse"]),
+            "to_forward": length(mean - reference["forward"]) / length(reference["forward"]),
+            "asymmetry": np.where(zero, np.nan, found["asymmetry"][i]),
+            "variance": found["variance"][i] / reference["variance"],
+            "distance": np.where(rest["rests"], rest["distance"], np.nan),
+        }
+    return measured
+
+
+def log_interval(x: np.ndarray, axis: int = 0) -> Any:
+    """Geometric mean over MDPs with its 95 % interval."""
+    interval = mean_interval(np.log10(x), axis=axis)
+    return type(interval)(*(10 ** np.asarray(part) for part in interval))
+
+
+def table(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> list[str]:
+    """Lines of markdown: the figure's numbers, and the evidence for the proximal teacher."""
+    lines = [
+        f"{settings.num_mdps} MDPs of {settings.num_states} states and {settings.num_actions} actions; means with 95 % "
+        "intervals (variance over that of k1 as reward: geometric mean, the interval a factor).",
+        "",
+        "| estimator | is the gradient of | from KL(pi_theta\\|\\|pi) | from KL(pi\\|\\|pi_theta) | asymmetry | "
+        "variance | from pi at rest | at rest |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, found in measures(settings, data).items():
+        columns = [_shown(x, log=quantity == "variance") for quantity, x in found.items()]
+        columns.append(f"{np.mean(data[f'rest-{name}']['rests']):.0%}")
+        of = ZOO[name].gradient_of.replace("|", "\\|")
+        lines.append(f"| {name} | {of} | {' | '.join(columns)} |")
+    return lines
+
+
+def _shown(x: np.ndarray, log: bool) -> str:
+    if np.isnan(x).all():
+        return "-"
+    if np.nanmax(x) < TINY:
+        return f"0 (at most {np.nanmax(x):.0e})"
+    mean, low, _ = log_interval(x) if log else mean_interval(x)
+    return f"{mean:.2g} ×/ {mean / low:.2f}" if log else f"{mean:.2g} ± {mean - low:.1g}"
+
+
+PANELS = {
+    "distance": "Distance from the field of a KL,\nover the length of that",
+    "asymmetry": "Asymmetry of the Jacobian",
+    "variance": "Variance of an update,\nover that of $k_1$ as reward",
+    "rest": r"$\max |\pi_\theta - \pi|$ at rest",
+}
+MARKS = {  # quantity: panel, colour, marker, label
+    "to_reverse": ("distance", plotting.PALETTE[0], "s", r"KL($\pi_\theta\Vert\pi$), on policy"),
+    "to_forward": ("distance", plotting.PALETTE[2], "o", r"KL($\pi\Vert\pi_\theta$), on policy"),
+    "asymmetry": ("asymmetry", "black", "D", None),
+    "variance": ("variance", "black", "D", None),
+    "distance": ("rest", "black", "D", None),
+}
+
+
+def plot(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> Any:
+    """The matrix of estimators, from the arrays of `examine` by name."""
+    figure, axes = plotting.new_figure(1, len(PANELS), size=(9.6, 0.27 * len(settings.estimators) + 1.6))
+    panels = dict(zip(PANELS, axes[0], strict=True))
+    found = measures(settings, data)
+    places = np.arange(len(found))
+    with plotting.style():
+        for quantity, (panel, color, marker, label) in MARKS.items():
+            stacked = np.stack([x[quantity] for x in found.values()])
+            mean, low, high = (log_interval if quantity == "variance" else mean_interval)(stacked, axis=1)
+            look = {"color": color, "marker": marker, "linestyle": "none", "label": label, "capsize": 2}
+            panels[panel].errorbar(mean, places, xerr=(mean - low, high - mean), **look)
+        for i, name in enumerate(found):
+            if np.isnan(found[name]["asymmetry"]).all():
+                _say(panels["asymmetry"], i, "the field is 0")
+            moving = 1 - np.mean(data[f"rest-{name}"]["rests"])
+            if moving > 0:
+                _say(panels["rest"], i, f"{moving:.0%} not at rest" if moving < 1 else "not at rest")
+        panels["variance"].set_xscale("log")
+        for name, ax in panels.items():
+            ax.set_xlabel(PANELS[name])
+        axes[0, 0].set_yticks(places, [ESTIMATORS[name] for name in found])
+        axes[0, 0].set_ylim(len(found) - 0.4, -0.6)
+    plotting.add_legend(figure)
+    return figure
+
+
+def _say(ax: Any, place: int, text: str) -> None:
+    """A word in the middle of a row."""
+    ax.text(0.5, place, text, transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=8)
+
+
+def work(settings: Settings) -> None:
+    """Runs, or finds what was run before, draws, and prints the table."""
+    check(settings)
+    outdir = common.prepare_outdir(settings)
+    data = common.run_parts(settings, outdir, parts(settings))
+    lines = table(settings, data)
+    Path(outdir, "estimators.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    common.deliver(plot(settings, data), outdir, "estimators")
+
+
+if __name__ == "__main__":
+    common.main(Settings, "estimators", SMOKE, work)

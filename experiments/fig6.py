@@ -1,0 +1,108 @@
+"""Figure 6: distilling an optimal and an adversarial teacher in a corridor.
+
++1 at one end, -1 at the other, the start in the middle. Panels: the teacher, optimal or adversarial (optimal for the
+negated reward). Curves: undiscounted return of the students, mean over independent students with 95 % intervals.
+Dotted: the teacher, the optimal policy and the uniform policy, computed exactly.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+import jaxdistill
+from experiments import common, fig8
+from jaxdistill import Result, plotting
+from jaxdistill.chain import chain
+
+TEACHERS = {name: common.TEACHERS[name] for name in ("optimal", "adversarial")}
+
+
+@dataclasses.dataclass
+class Corridor:
+    """What Figs. 6 and 9 share."""
+
+    num_students: int = common.option(50, "independent students of each method")
+    # The text does not say how the students of these figures estimate returns; with TD(1) all nine methods are alike.
+    estimator: str = common.option("td", "td (TD(1) students) or mc (Monte Carlo), for methods that do not fix it")
+    methods: list[str] = common.option(fig8.PAPER_METHODS, "methods, by name, separated by commas")
+    teachers: list[str] = common.option(list(TEACHERS), "teachers, of optimal and adversarial")
+    noise: float = common.option(0.1, "probability that a move goes in a random direction")
+    termination_prob: float = common.option(0.01, "probability that a step ends the episode")
+    num_iterations: int = common.option(5_000, "episodes, and so updates, of each student")
+
+
+@dataclasses.dataclass
+class Settings(Corridor, common.Output, common.Training):
+    """The flags of this figure."""
+
+    length: int = common.option(5, "moves from the start to either end; the text gives none")
+
+
+SMOKE = {"num_students": 16, "num_iterations": 300, "num_checkpoints": 20}
+
+
+def check(settings: Any) -> None:
+    """Finds what is wrong with the settings before any work; those of Fig. 9 as well."""
+    common.known("method", settings.methods, jaxdistill.METHODS)
+    common.known("teacher", settings.teachers, TEACHERS)
+    if settings.num_students < 1:
+        raise ValueError(f"--num_students must be at least 1; got {settings.num_students}.")
+    settings.train_config()
+
+
+def train(settings: Any, teacher: str, length: int) -> Result:
+    """Trains every method with one teacher in corridors of one length."""
+    corridors = corridor(settings, length, settings.num_students)
+    key = common.keys(settings.seed)
+    return jaxdistill.train(
+        key.students,
+        corridors,
+        common.make_teacher(teacher, key.teacher, corridors, settings),
+        settings.methods,
+        settings.train_config(),
+        keep_tables=False,
+        progress=True,
+    )
+
+
+def corridor(settings: Any, length: int, num_mdps: int | None = None) -> jaxdistill.MDP:
+    """The corridor that the settings ask for; ValueError where they cannot be met."""
+    return chain(length, num_mdps, noise=settings.noise, termination_prob=settings.termination_prob)
+
+
+def draw(ax: Any, result: Result, methods: list[str]) -> None:
+    """Curves and references of one panel."""
+    for name in methods:
+        plotting.plot_curves(ax, result.iterations, result.returns[result.method_index(name)], name)
+    optimal, teacher = float(result.optimal_returns[0]), float(np.nanmean(result.teacher_returns))
+    plotting.reference_line(ax, teacher, "teacher")
+    if abs(optimal - teacher) > 1e-3:  # else the two lines are one
+        plotting.reference_line(ax, optimal, "optimal")
+    plotting.reference_line(ax, float(result.uniform_returns[0]), "uniform")
+
+
+def plot(settings: Settings, results: dict[str, Result]) -> Any:
+    """The figure, from results."""
+    figure, axes = plotting.new_figure(1, len(results), size=(max(4.0 * len(results), 4.6), 4.0))
+    with plotting.style():
+        for i, (teacher, result) in enumerate(results.items()):
+            draw(axes[0, i], result, settings.methods)
+            plotting.label_axes(axes[0, i], ylabel=i == 0)
+            axes[0, i].set_title(TEACHERS[teacher])
+    plotting.add_legend(figure)
+    return figure
+
+
+def work(settings: Settings) -> None:
+    """Runs, or finds what was run before, and draws."""
+    check(settings)
+    corridor(settings, settings.length)
+    outdir = common.prepare_outdir(settings)
+    parts = {name: functools.partial(train, settings, name, settings.length) for name in settings.teachers}
+    common.deliver(plot(settings, common.run_parts(settings, outdir, parts)), outdir, "fig6")
+
+
+if __name__ == "__main__":
+    common.main(Settings, "fig6", SMOKE, work)

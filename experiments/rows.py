@@ -1,0 +1,84 @@
+"""One row of student and teacher: the exact update of a method in a state of its own, and where its flow rests."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill import Method, Step, numerics
+from jaxdistill.methods import loss_gradient, score
+from jaxdistill.precision import float64
+
+FLOOR = 1e-12  # of the teacher's probabilities inside a logarithm
+TOLERANCE = 1e-10  # largest entry of an update that counts as rest
+STEP = 0.03  # of Euler's method, in iterations of learning rate 1
+NEWTON_STEPS, FARTHEST = 500, 0.25  # most implicit steps, and most by which one may change a logit
+
+
+def update(method: Method, k: Any, teacher_row: jax.Array, logits: jax.Array) -> jax.Array:
+    """The exact expected update [A] of a method in a state where an episode has one step: a mean over its actions.
+
+    It is `expected_update` of such a world, without the linear algebra that many states need.
+    """
+    zero = jnp.zeros((), logits.dtype)
+
+    def at(action: jax.Array) -> Step:
+        return Step(
+            student_logits=logits, frozen_logits=logits, student_value=zero, teacher_probs=teacher_row,
+            teacher_log_probs=numerics.log_floored(teacher_row, FLOOR), teacher_value=zero, next_teacher_value=zero,
+            action=action, reward=zero, discount=zero, params={"k": k}, other_probs=jnp.zeros((0, *logits.shape)),
+        )  # fmt: skip
+
+    total = jnp.zeros_like(logits)
+    if method.loss is not None:
+        total -= loss_gradient(method.loss, at(jnp.int32(0)))  # a sum over actions: the same whichever is taken
+    if method.reward is not None:
+        reward = method.reward
+        directions = jax.vmap(lambda action: reward(at(action)) * score(at(action)))
+        total += jax.nn.softmax(logits) @ directions(jnp.arange(logits.shape[-1], dtype=jnp.int32))
+    return total
+
+
+def rest(method: Method, ks: list[int], probs: Any, logits: Any, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the flow of the expected update leads in a state of its own, for every k and row.
+
+    Short Euler steps first, as a student's S changes on the way; then linearly implicit ones, which grow as the update
+    vanishes, into Newton's method.
+
+    Args:
+      method: reads `params["k"]`; its loss is a sum over actions.
+      ks: [K].
+      probs, logits: [N, A], teacher and start.
+      num_steps: Euler steps of length `STEP`.
+
+    Returns:
+      The student's probabilities [K, N, A] and the largest entry of the update there [K, N], float64.
+    """
+    with float64():
+        return jax.device_get(_rest(method, num_steps, *map(np.asarray, (np.array(ks, float), probs, logits))))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _rest(method: Method, num_steps: Any, ks: Any, probs: Any, logits: Any) -> Any:
+    def one(k: jax.Array, teacher_row: jax.Array, start: jax.Array) -> Any:
+        velocity = functools.partial(update, method, k, teacher_row)
+
+        def moving(state: Any) -> jax.Array:
+            _, v, steps = state
+            return (steps < NEWTON_STEPS) & (jnp.max(jnp.abs(v)) > TOLERANCE)
+
+        def move(state: Any) -> Any:
+            x, v, steps = state
+            inverse_length = jnp.linalg.norm(v) / first_speed + 1e-12
+            change = jnp.linalg.solve(inverse_length * jnp.eye(len(x), dtype=x.dtype) - jax.jacfwd(velocity)(x), v)
+            x = x + change * jnp.minimum(1, FARTHEST / jnp.max(jnp.abs(change)))
+            return x, velocity(x), steps + 1
+
+        first_speed = jnp.maximum(jnp.linalg.norm(velocity(start)), TOLERANCE)
+        x = jax.lax.fori_loop(0, num_steps, lambda _, x: x + STEP * velocity(x), start)
+        x, v, _ = jax.lax.while_loop(moving, move, (x, velocity(x), 0))
+        return jax.nn.softmax(x), jnp.max(jnp.abs(v))
+
+    return jax.vmap(jax.vmap(one, (None, 0, 0)), (0, None, None))(ks, probs, logits)

@@ -1,0 +1,159 @@
+"""How good a sampled update is: its bias, its variance and its cost, exactly; and samples of it, from the engine."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from jaxdistill import methods, pool, students
+from jaxdistill.mdp import MDP
+from jaxdistill.methods import Control, Method
+from jaxdistill.moments import update_moments
+from jaxdistill.potentials import split_options
+from jaxdistill.precision import float64, one_by_one, precise
+from jaxdistill.teacher import Teacher
+from jaxdistill.theory import Update, expected_update
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Assessment:
+    """An estimator of an update, against what it should estimate; one world, or M with a leading axis; float64.
+
+    Attributes:
+      mean, variance: [..., O, A], of the update of one episode, entry by entry.
+      target: [..., O, A], the update that it should have in expectation.
+      num_steps: [...], steps of an episode: the cost of an update.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    target: np.ndarray
+    num_steps: np.ndarray
+
+    @property
+    def bias(self) -> np.ndarray:
+        """|mean - target|, [...]."""
+        return _length(self.mean - self.target)
+
+    @property
+    def total_variance(self) -> np.ndarray:
+        """E|update - mean|^2, [...]: the sum over entries."""
+        return self.variance.sum((-1, -2))
+
+    @property
+    def signal_to_noise(self) -> np.ndarray:
+        """|mean| / sqrt(total variance) of one episode, [...]; averaging n episodes multiplies it by sqrt(n)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return _length(self.mean) / np.sqrt(self.total_variance)
+
+    def error(self, num_episodes: float = 1) -> np.ndarray:
+        """Root mean square distance of the average over episodes from the target, [...]."""
+        return np.sqrt(self.bias**2 + self.total_variance / num_episodes)
+
+
+def _length(x: np.ndarray) -> np.ndarray:
+    return np.sqrt((x**2).sum((-1, -2)))
+
+
+def assess(
+    mdps: MDP,
+    teacher: Teacher,
+    method: str | Method,
+    logits: npt.ArrayLike,
+    values: npt.ArrayLike | None = None,
+    *,
+    target: str | Method | None = None,
+    control: Control | None = None,
+    **options: Any,
+) -> Assessment:
+    """Exact bias, variance and cost of a method's update, in float64.
+
+    Args:
+      mdps, teacher: one, or stacks of M.
+      method: a name of `METHODS`, or a `Method`.
+      logits: [O, A] or [M, O, A].
+      values: [O] or [M, O], V_theta: the baseline; zeros if None.
+      target: the method whose expected update is wanted, under the same options; None: the method's own.
+      control: samples with this control policy in place of the method's.
+      **options: of `expected_update`, by default those of `potentials.TABLE_1`: Monte Carlo, sum, undiscounted; but a
+        method's own `discount` holds.
+
+    Returns:
+      An `Assessment`.
+    """
+    method = methods.get(method)
+    wanted = method if target is None else methods.get(target)
+    method = method if control is None else dataclasses.replace(method, control=control)
+    mdps, teacher = precise(mdps, teacher)
+    static, numbers = split_options(options)
+    logits = np.asarray(logits, np.float64)
+    values = np.zeros(logits.shape[:-1]) if values is None else np.asarray(values, np.float64)
+    arrays = (mdps, teacher, logits, values)
+    with float64():
+        if not mdps.is_stacked:
+            arrays = jax.tree.map(lambda x: np.asarray(x)[None], arrays)
+        found = jax.device_get(_assess((method, wanted, static), numbers, *arrays))
+    moments, wanted_update = found if mdps.is_stacked else jax.tree.map(lambda x: x[0], found)
+    return Assessment(moments.mean, moments.variance, wanted_update, moments.num_steps)
+
+
+@one_by_one
+def _assess(what, numbers, mdp, teacher, logits, values):
+    method, wanted, static = what
+    options = dict(static) | numbers
+    moments = update_moments(mdp, teacher, method, logits, values, **options)
+    return moments, expected_update(mdp, teacher, wanted, logits, values, **options).logits
+
+
+def sampled_updates(
+    key: jax.Array,
+    mdps: MDP,
+    teacher: Teacher,
+    chosen: Sequence[str | Method],
+    logits: npt.ArrayLike,
+    values: npt.ArrayLike | None = None,
+    *,
+    num_updates: int = 1000,
+    **changes: Any,
+) -> dict[str, Update]:
+    """Updates as the training engine samples them: one episode each, per unit of learning rate, in float32.
+
+    Args:
+      key: random key.
+      mdps, teacher: stacks of M.
+      chosen: methods, or their names.
+      logits: [M, O, A].
+      values: [M, O], V_theta; zeros if None.
+      num_updates: N, of each method on each world.
+      **changes: fields of `Config`, such as `estimator` and `discount`.
+
+    Returns:
+      By name of the method, an `Update` of NumPy arrays, logits [M, N, O, A] and values [M, N, O].
+    """
+    wanted = [methods.get(method) for method in chosen]
+    names = [method.name for method in wanted]
+    if len(set(names)) < len(names):
+        raise ValueError(f"sampled_updates needs methods of different names; got {', '.join(names)}.")
+    logits = np.asarray(logits, np.float32)
+    values = np.zeros(logits.shape[:-1], np.float32) if values is None else np.asarray(values, np.float32)
+    config = students.Config(
+        **{"num_iterations": 1, "num_checkpoints": 1, "learning_rate": 1.0, "value_learning_rate": 1.0, **changes}
+    )
+    count = mdps.num_mdps * num_updates
+    many = jax.tree.map(lambda x: jnp.repeat(x, num_updates, axis=0), (mdps, teacher))
+    worlds = dataclasses.replace(many[0], id=jnp.arange(count, dtype=jnp.int32))  # a stream for each student
+    before = np.concatenate([logits, values[..., None]], axis=-1).repeat(num_updates, axis=0)
+    found = np.zeros((len(wanted), *before.shape), np.float32)
+
+    def keep(cell, student, pause, params, curves, truncated):
+        found[cell, student] = params - before[student]
+
+    cells = [students.Resolved(method.name, method, many[1], config) for method in wanted]
+    initial = np.broadcast_to(before, found.shape)
+    pool.run(students.make_tasks(students.as_key(key), worlds, cells, np.ones(count), keep, initial=initial))
+    found = found.reshape(len(wanted), mdps.num_mdps, num_updates, *before.shape[1:])
+    return {name: Update(x[..., :-1], x[..., -1]) for name, x in zip(names, found, strict=True)}
