@@ -31,6 +31,10 @@ CONTROLS = {
     "uniform_distill": (_driven_by("uniform_distill", Control(uniform=1.0)), "Uniform-driven"),
     "mixture_distill": (_driven_by("mixture_distill", Control(student=0.5, teacher=0.5)), "Half student, half teacher"),
 }
+LOOKS: dict[str, dict[str, Any]] = {  # of the two that no other figure has
+    "uniform_distill": {"color": "#717581", "linestyle": "--", "marker": "<"},
+    "mixture_distill": {"color": "#ffa90e", "linestyle": "-", "marker": "P"},
+}
 COLUMNS = {
     "kl_student": "KL over the student's trajectories",
     "kl_teacher": "KL over the teacher's trajectories",
@@ -122,7 +126,8 @@ def plot(settings: Settings, parts: dict[str, dict[str, np.ndarray]]) -> Any:
                 logarithmic = column != "return"
                 for p, control in enumerate(settings.controls):
                     curves = np.maximum(part[column][p], _LEAST) if logarithmic else part[column][p]
-                    plotting.plot_curves(ax, part["iterations"], curves, control, CONTROLS[control][1])
+                    look = LOOKS.get(control, {})
+                    plotting.plot_curves(ax, part["iterations"], curves, control, CONTROLS[control][1], p, **look)
                 if logarithmic:
                     ax.set_yscale("log")
                     least = part[column].mean(axis=1).min()

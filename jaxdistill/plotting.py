@@ -45,8 +45,6 @@ STYLES: dict[str, MethodStyle] = {
     "on_policy_distill": MethodStyle("#3f90da", "-", "On-policy distill", "s"),
     "on_policy_distill_r": MethodStyle("#832db6", _DASHED, "On-policy distill + R", "D"),
     "on_policy_distill_r_vcond": MethodStyle("#ffa90e", _DASH_DOT, "On-policy distill + R + V cond", "P"),
-    "uniform_distill": MethodStyle("#717581", _DASHED, "Uniform-driven distill", "<"),
-    "mixture_distill": MethodStyle("#ffa90e", "-", "Half student, half teacher", "P"),
     "entropy_regularised": MethodStyle("#bd1f01", "-", "Entropy regularised", "^"),
     "n_distill": MethodStyle("#92dadd", "-", "N-distill", "h"),
     "exp_entropy_regularised": MethodStyle("#e76300", _DASHED, "Exp. entropy regularised", "p"),
