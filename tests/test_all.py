@@ -156,6 +156,7 @@ def test_goes_on_after_a_failure_and_says_so(body, message, fakes, tmp_path, cap
     assert len(calls(outdir, "fig2")) == 1
 
 
+@pytest.mark.slow  # waits on processes: minutes on a busy machine
 def test_interrupted_it_stops_its_experiment_and_can_go_on(fakes, tmp_path):
     """Ctrl-C reaches the command alone, as it would its experiment from a terminal; nothing is left running."""
     outdir = tmp_path / "results"
