@@ -48,6 +48,7 @@ STYLES: dict[str, MethodStyle] = {
     "entropy_regularised": MethodStyle("#bd1f01", "-", "Entropy regularised", "^"),
     "n_distill": MethodStyle("#92dadd", "-", "N-distill", "h"),
     "exp_entropy_regularised": MethodStyle("#e76300", _DASHED, "Exp. entropy regularised", "p"),
+    "exp_entropy_without_returns": MethodStyle("#ffa90e", "-", "Exp. entropy reg., no returns", "d"),
     "kl_regularised": MethodStyle("#b9ac70", _DASHED, "KL regularised", "v"),
     "teacher_v_reward": MethodStyle("#a96b59", "-", "Teacher V reward", "X"),
     "td_v0": MethodStyle("#94a4a2", "-", r"TD + $V_0$", "<"),

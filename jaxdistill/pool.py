@@ -61,11 +61,18 @@ class Task:
 
 
 def lane_width(num_observations: int, row_width: int, platform: str) -> int:
-    """Lanes of a block: as measured best on CPU, many on an accelerator, fewer where tables are large."""
-    widest = 256 if platform == "cpu" else 16384
-    budget = 2**28 if platform == "cpu" else 2**33
-    fits = budget // (4 * num_observations * row_width)
-    return max(8, min(widest, 1 << max(int(fits).bit_length() - 1, 0)))
+    """Lanes of a block: as measured best on CPU, many on an accelerator, fewer where rows or tables are large.
+
+    A row of many actions fills the processor's vectors by itself; then wide blocks only make lanes idle.
+    """
+    on_cpu = platform == "cpu"
+    widest = min(256, max(16, _power_of_2(8192 / row_width))) if on_cpu else 16384
+    budget = 2**28 if on_cpu else 2**33
+    return max(8, min(widest, _power_of_2(budget / (4 * num_observations * row_width))))
+
+
+def _power_of_2(most: float) -> int:
+    return 1 << max(int(most).bit_length() - 1, 0)
 
 
 def workers() -> list[jax.Device]:
@@ -180,7 +187,8 @@ class _Block:
         if not len(free):
             return
         if self.lanes is None:
-            self.lanes = empty(self.program, self.worlds, self.student)
+            # On the device from the start: arrays of no device would make `advance` compile once more.
+            self.lanes = jax.device_put(empty(self.program, self.worlds, self.student), self.device)
             self.compile()
         who = np.array([self.task.queue.popleft() for _ in free])
         mask = np.zeros(len(self.occupant), bool)
@@ -232,7 +240,7 @@ class _Block:
         assert self.lanes is not None
         ends = np.array([*self.task.pauses, self.task.num_iterations], np.int32)
         until = np.where(self.occupant >= 0, ends[self.pause], 0).astype(np.int32)
-        self.lanes = dataclasses.replace(self.lanes, until=jnp.asarray(until))
+        self.lanes = dataclasses.replace(self.lanes, until=jax.device_put(until, self.device))
 
     def advance(self) -> None:
         """Runs a chunk of ticks and looks at where the lanes are."""

@@ -40,11 +40,11 @@ def test_what_is_written(tiny):
     assert (outdir / "fig4.png").stat().st_size > 20_000
     for name, panel in fig4.panels(settings).items():
         assert parts[name].labels == tuple(fig4.METHODS)
-        assert parts[name].returns.shape == (4, 3, 3)
+        assert parts[name].returns.shape == (5, 3, 3)
         assert np.isfinite(parts[name].returns).all()
         assert parts[name].settings["config"]["num_iterations"] == panel.num_iterations
     lines = fig4.table(settings, parts)
-    assert sum("| 30 |" in line for line in lines) == 8
+    assert sum("| 30 |" in line for line in lines) == 10
 
 
 def test_all_panels_have_the_same_worlds(tiny):
@@ -110,7 +110,7 @@ def test_the_estimate_knows_the_length_of_uniform_episodes(tiny):
     mdps = fig4.worlds(panel)
     length = exact.start_value(mdps, exact.expected_length(mdps, exact.uniform_policy(mdps))).mean()
     assert 30 < length < 100
-    per_step = fig4.seconds(panel, mdps) / (3 * 4 * 30 * float(length))
+    per_step = fig4.seconds(panel, mdps) / (3 * 5 * 30 * float(length))
     assert 1e-8 < per_step < 1e-5
     assert fig4.seconds(dataclasses.replace(panel, estimator="mc"), mdps) == pytest.approx(
         2 * fig4.seconds(panel, mdps)
@@ -179,7 +179,7 @@ def test_flags(monkeypatch):
 def test_the_figure_has_its_lines(tiny):
     settings, _, parts = tiny
     figure = fig4.plot(settings, parts)
-    assert [len(ax.get_lines()) for ax in figure.axes] == [4 + 2, 4 + 3]  # with 4 actions, one uniform policy
+    assert [len(ax.get_lines()) for ax in figure.axes] == [5 + 2, 5 + 3]  # with 4 actions, one uniform policy
     plotting.plt.close(figure)
 
 
