@@ -28,7 +28,7 @@ from jaxdistill.statistics import mean_interval
 
 USES = {"loss": "loss", "ratio": "loss × ratio", "reward": "reward", "return": "return"}
 ESTIMATORS = {f"{k}_{use}": f"${k[0]}_{k[1]}$ as {text}" for k in ("k1", "k2", "k3") for use, text in USES.items()}
-MAX_STEPS = 150  # of the search for rest, which moves a logit by 2 at most: what diverges has not overflowed by then
+MAX_STEPS = 400  # of the search for rest; what diverges overflows before
 ZERO = 1e-10  # a field of this length, over that of KL(pi_theta||pi), is 0
 TINY = 1e-5  # what is nowhere larger is shown as 0, with its largest value
 
@@ -222,7 +222,8 @@ def plot(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> Any:
             stacked = np.stack([x[quantity] for x in found.values()])
             mean, low, high = (log_interval if quantity == "variance" else mean_interval)(stacked, axis=1)
             look = {"color": color, "marker": marker, "linestyle": "none", "label": label, "capsize": 2}
-            panels[panel].errorbar(mean, places, xerr=(mean - low, high - mean), **look)
+            beside = {"to_reverse": 0.12, "to_forward": -0.12}.get(quantity, 0)
+            panels[panel].errorbar(mean, places + beside, xerr=(mean - low, high - mean), **look)
         for i, name in enumerate(found):
             if np.isnan(found[name]["asymmetry"]).all():
                 _say(panels["asymmetry"], i, "the field is 0")

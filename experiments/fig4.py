@@ -10,8 +10,8 @@ because of the student. The paper's curves agree: with 4 and with 40 actions on-
 --teacher=all lets Q-learning meet all |A| actions; of many it hardly ever tries the four that matter.
 
 Student: TD(1), with which entropy regularised reaches the teacher at |A| = 4, as in the paper; --estimator=mc is the
-sampled return. The floor of the teacher's probabilities is 1e-30 here: the gradient of H(pi_theta||pi) at a student that
-has not learned is log(1 / floor) / |A|, and with 0.01 it takes longer than the paper's 30 000 iterations from 400 on.
+sampled return. The floor of the teacher's probabilities is 1e-30: at a student that has not learned, the gradient of
+H(pi_theta||pi) is log(1 / floor) / |A|, and with 0.01 it takes longer than the paper's 30 000 iterations from 400 on.
 
 Exp. entropy regularised is drawn twice: as in Table 1, and without its returns, H(pi_theta||pi) alone. The paper's
 finding, that the expected version stays good where entropy regularised fails, is true of the second: what grows with

@@ -71,8 +71,10 @@ def _rest(method: Method, num_steps: Any, ks: Any, probs: Any, logits: Any) -> A
 
         def move(state: Any) -> Any:
             x, v, steps = state
-            inverse_length = jnp.linalg.norm(v) / first_speed + 1e-12
-            change = jnp.linalg.solve(inverse_length * jnp.eye(len(x), dtype=x.dtype) - jax.jacfwd(velocity)(x), v)
+            slopes = jax.jacfwd(velocity)(x)
+            growth = jnp.max(jnp.linalg.eigvals(slopes).real)  # of disturbances: a longer step goes back to a saddle
+            inverse_length = jnp.maximum(jnp.linalg.norm(v) / first_speed + 1e-12, 2 * growth)
+            change = jnp.linalg.solve(inverse_length * jnp.eye(len(x), dtype=x.dtype) - slopes, v)
             x = x + change * jnp.minimum(1, FARTHEST / jnp.max(jnp.abs(change)))
             return x, velocity(x), steps + 1
 

@@ -17,11 +17,11 @@ import numpy.typing as npt
 from jaxdistill import garnet, methods, teachers
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import Method
-from jaxdistill.potentials import LOSSES, TABLE_1, Loss, own_loss, split_options
+from jaxdistill.potentials import TABLE_1, Loss, split_options, stated_losses
 from jaxdistill.precision import float64, one_by_one, precise
 from jaxdistill.statistics import mean_interval
 from jaxdistill.teacher import Teacher
-from jaxdistill.theory import expected_update
+from jaxdistill.theory import check_size, expected_update
 
 _COLUMNS = 64  # of a Jacobian at once
 _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(32)  # of a line integral of an analytic integrand
@@ -38,6 +38,14 @@ def jacobian(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     basis = jnp.eye(x.size, dtype=x.dtype)
     columns = jax.vmap(push)(basis) if x.size <= _COLUMNS else jax.lax.map(push, basis, batch_size=_COLUMNS)
     return columns.T
+
+
+def check_jacobian(mdps: MDP, method: Method, static: tuple[tuple[str, Any], ...]) -> None:
+    """ValueError where the Jacobian of the field of one world would not fit into memory."""
+    options = dict(static)
+    num_nodes = 1 if (method.reduction or options["reduction"]) == "sum" else options["num_nodes"]
+    copies = min(mdps.num_observations * mdps.num_actions, _COLUMNS)
+    check_size(mdps, "the Jacobian of its update", num_nodes=num_nodes, copies=copies)
 
 
 def asymmetry(mdps: MDP, teacher: Teacher, method: str | Method, logits: npt.ArrayLike, **options: Any) -> np.ndarray:
@@ -79,6 +87,7 @@ def _examine(
 ) -> dict[str, np.ndarray]:
     """Everything that is asked of a field, for one world or a stack; worlds and teachers as `precise` gives them."""
     static, numbers = split_options(options)
+    check_jacobian(mdps, method, static)
     logits, base = np.asarray(logits, np.float64), np.asarray(base, np.float64)
     with float64():
         arrays = (mdps, teacher, logits, base)
@@ -131,6 +140,7 @@ class Findings:
     """What was found on M random worlds at random logits; float64 [M] each.
 
     Attributes:
+      loss: text of the loss that it was compared with, or None.
       asymmetry: ||J - J^T||_F / ||J||_F.
       field: |g|, the length of the field.
       gradient_error: |g - gradient of the loss| / the longer of the two; None without a loss.
@@ -138,6 +148,7 @@ class Findings:
       tolerance: what counts as 0 in all of these.
     """
 
+    loss: str | None
     asymmetry: np.ndarray
     field: np.ndarray
     gradient_error: np.ndarray | None
@@ -161,8 +172,7 @@ class Findings:
             return False
         return self.is_gradient and bool(self.gradient_error.max() < self.tolerance)
 
-    def sentence(self, text: str | None) -> str:
-        """The finding in words; `text` names the loss."""
+    def __str__(self) -> str:
         if self.is_zero:
             return f"zero in expectation (length at most {self.field.max():.0e}): its samples are noise"
         a = self.asymmetry
@@ -174,9 +184,9 @@ class Findings:
         if self.gradient_error is None or self.potential_error is None:
             return f"the gradient of some loss ({symmetric})"
         if self.matches:
-            return f"the gradient of {text} ({symmetric}; potential agrees to {self.potential_error.max():.0e})"
+            return f"the gradient of {self.loss} ({symmetric}; potential agrees to {self.potential_error.max():.0e})"
         off = f"{self.gradient_error.min():.1g} to {self.gradient_error.max():.1g}"
-        return f"a gradient ({symmetric}), but not of {text} (relative difference {off})"
+        return f"a gradient ({symmetric}), but not of {self.loss} (relative difference {off})"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,21 +195,19 @@ class Report:
 
     Attributes:
       name: of the method.
-      loss: text of the loss that it was compared with, or None.
       whole: over whole episodes, whose states theta decides as well.
       one_step: over episodes of one step from states drawn uniformly: the same question where visits are held fixed.
       setting: the options and worlds, in words.
     """
 
     name: str
-    loss: str | None
     whole: Findings
     one_step: Findings
     setting: str
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {self.whole.sentence(self.loss)}"]
-        lines.append(f"  in episodes of one step, visits held fixed: {self.one_step.sentence(self.loss)}")
+        lines = [f"{self.name}: {self.whole}"]
+        lines.append(f"  in episodes of one step, visits held fixed: {self.one_step}")
         return "\n".join([*lines, f"  {self.setting}"])
 
     __repr__ = __str__
@@ -219,7 +227,7 @@ def check_method(
 
     Args:
       method: a name of `METHODS`, or any `Method`.
-      loss: what it is believed to descend; None: that of Table 1 (`LOSSES`), or else `own_loss`.
+      loss: what it is believed to descend; None: what `stated_losses` knows of it.
       num_mdps: random worlds and teachers, `garnet.garnet` with 5 states and 3 actions, if none are given.
       key: random key of worlds, teachers and logits; `jax.random.key(0)` if None.
       mdps, teacher: stacks of M, to ask about these instead. Random teachers have two further policies (`others`).
@@ -229,11 +237,8 @@ def check_method(
       A `Report`; print it. Where float64 cannot be had, its tolerance is 1e-3 in place of 1e-8, and it says so.
     """
     method = methods.get(method)
-    if loss is None:
-        weights = {name: options[name] for name in ("loss_weight", "return_weight") if name in options}
-        stated = methods.METHODS.get(method.name) is method and not weights
-        loss = LOSSES.get(method.name) if stated else None
-        loss = loss or own_loss(method, **weights)
+    weights = {name: options[name] for name in ("loss_weight", "return_weight") if name in options}
+    losses = stated_losses(method, **weights) if loss is None else (loss, loss)
     key, worlds_key = jax.random.split(jax.random.key(0) if key is None else key)
     if mdps is None or teacher is None:
         if mdps is not None or teacher is not None:
@@ -245,20 +250,16 @@ def check_method(
         "continue_prob": np.zeros_like(mdps.continue_prob),
         "start_probs": np.full_like(mdps.start_probs, 1 / mdps.num_states),
     }
-    worlds = mdps, dataclasses.replace(mdps, **one_step)
-    whole, short = (_findings(_examine(w, teacher, method, loss, logits, 0 * logits, options)) for w in worlds)
-    setting = _setting(method, mdps, options, whole.tolerance)
-    return Report(method.name, loss.text if loss else None, whole, short, setting)
 
+    def found(worlds: MDP, stated: Loss | None) -> Findings:
+        numbers = _examine(worlds, teacher, method, stated, logits, 0 * logits, options)
+        names = ("asymmetry", "field", "gradient_error", "potential_error")
+        measured: dict[str, Any] = {name: numbers.get(name) for name in names}
+        tolerance = 1e-8 if measured["field"].dtype == np.float64 else 1e-3
+        return Findings(loss=stated.text if stated else None, tolerance=tolerance, **measured)
 
-def _findings(found: dict[str, np.ndarray]) -> Findings:
-    return Findings(
-        asymmetry=found["asymmetry"],
-        field=found["field"],
-        gradient_error=found.get("gradient_error"),
-        potential_error=found.get("potential_error"),
-        tolerance=1e-8 if found["asymmetry"].dtype == np.float64 else 1e-3,
-    )
+    whole, short = found(mdps, losses[0]), found(dataclasses.replace(mdps, **one_step), losses[1])
+    return Report(method.name, whole, short, _setting(method, mdps, options, whole.tolerance))
 
 
 def random_problems(
@@ -290,9 +291,10 @@ def random_problems(
 def _setting(method: Method, mdps: MDP, options: dict[str, Any], tolerance: float) -> str:
     options = {**TABLE_1, **options}
     estimator = {"mc": "Monte Carlo", "td": "TD(1)"}[method.estimator or options["estimator"]]
+    reduction = method.reduction or options["reduction"]
     discount = options["discount"] if method.discount is None else method.discount
     precision = "float64" if tolerance < 1e-6 else "float32 only: below 1e-3 nothing can be told from 0"
     return (
         f"{mdps.num_mdps} MDPs of {mdps.num_states} states and {mdps.num_actions} actions; {estimator} returns, "
-        f"{options['reduction']} over steps, discount {discount:g}; {precision}"
+        f"{reduction} over steps, discount {discount:g}; {precision}"
     )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxdistill import methods
-from jaxdistill.fields import jacobian
+from jaxdistill.fields import check_jacobian, jacobian
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import Method
 from jaxdistill.potentials import split_options
@@ -139,9 +139,10 @@ def fixed_point(
 ) -> FixedPoint:
     """Follows the flow from a start to the place where it rests.
 
-    Linearly implicit Euler steps, x + (1 / h - J)^-1 update, whose length h grows as the update vanishes: at first the
-    flow, in the end Newton's method, which alone would not go where the flow goes. Where the flow has no resting place
-    but drives logits to infinity, it stops when what is left of the update is below the tolerance.
+    Linearly implicit Euler steps, x + (1 / h - J)^-1 update, whose length h grows as the update vanishes, but stays
+    below the time in which disturbances grow: at first the flow, in the end Newton's method, which alone would not go
+    where the flow goes. Where the flow has no resting place but drives logits to infinity, it stops when what is left
+    of the update is below the tolerance, or at the last place where the update is a finite number.
 
     Args:
       step_size: first h, in units of tau.
@@ -153,6 +154,7 @@ def fixed_point(
       A `FixedPoint`. ValueError for tables or options that do not fit.
     """
     problem = _Problem(mdps, teacher, method, logits, values, options)
+    check_jacobian(problem.mdps, *problem.static)
     with float64():
         found = _settle(problem.static, (problem.numbers, (step_size, tolerance, max_steps)), *problem.arrays)
         tables, speed, slopes = problem.unstacked(jax.device_get(found))
@@ -233,13 +235,18 @@ def _settle(what, numbers, mdp, teacher, tables):
 
     def body(state):
         tables, v, slopes, h, steps = state
+        # Where disturbances grow, a step longer than 1 / growth would turn round: to a saddle, which the flow leaves.
+        growth = jnp.max(jnp.linalg.eigvals(slopes).real)
+        h = jnp.minimum(h, 0.5 / jnp.maximum(growth, 1e-12))
         move = jnp.linalg.solve(jnp.eye(n, dtype=v.dtype) / h - slopes, v.ravel()).reshape(v.shape)
         move *= jnp.minimum(1, _FARTHEST / jnp.maximum(jnp.max(jnp.abs(move[:, :-1])), 1e-30))
-        tables = tables + jnp.where(steps == 0, 0, move)  # the first round only looks where it starts
-        new = velocity(tables)
+        there = tables + jnp.where(steps == 0, 0, move)  # the first round only looks where it starts
+        new, slopes_there = velocity(there), jacobian(velocity, there)
         ratio = jnp.linalg.norm(v) / jnp.maximum(jnp.linalg.norm(new), 1e-30)
         h = jnp.where(steps == 0, h, h * jnp.clip(ratio, 1 / _GROWTH, _GROWTH))
-        return tables, new, jacobian(velocity, tables), jnp.minimum(h, 1e12), steps + 1
+        finite = jnp.all(jnp.isfinite(new)) & jnp.all(jnp.isfinite(slopes_there))
+        after = (there, new, slopes_there, jnp.minimum(h, 1e12), steps + 1)
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, (tables, v, slopes, h, max_steps + 1))
 
     start = (tables, jnp.zeros_like(tables), jnp.zeros((n, n), tables.dtype), jnp.asarray(first_step, tables.dtype), 0)
     tables, v, slopes, _, _ = jax.lax.while_loop(unfinished, body, start)

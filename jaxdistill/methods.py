@@ -118,6 +118,8 @@ class Method:
         value), such as -l(t+1) of Theorem 2; 0 when the episode ended. None: 0.
       control: q.
       estimator: "mc" or "td" where the method fixes it (TD + V_pi); None: the configuration's.
+      reduction: "mean" (normalised by the episode's length) or "sum" over steps where the method fixes it; None: the
+        configuration's.
       bootstrap: the V(t+1) of "td": "student" V_theta, "teacher" V_pi, or "zero".
       baseline: whether V_theta(t) is subtracted from Rhat_t.
       discount: in [0, 1] where the method fixes it, such as 0 for a reward that stays with its own step; None: the
@@ -133,6 +135,7 @@ class Method:
     next_reward: StepFn | None = None
     control: Control = STUDENT
     estimator: Literal["mc", "td"] | None = None
+    reduction: Literal["mean", "sum"] | None = None
     bootstrap: Literal["student", "teacher", "zero"] = "student"
     baseline: bool = True
     discount: float | None = None
@@ -147,6 +150,8 @@ class Method:
                 raise ValueError(f"Method {self.name!r}: {field} must be a function of a Step or None; got {fn!r}.")
         if self.estimator not in (None, "mc", "td"):
             raise ValueError(f"Method {self.name!r}: estimator must be 'mc', 'td' or None; got {self.estimator!r}.")
+        if self.reduction not in (None, "mean", "sum"):
+            raise ValueError(f"Method {self.name!r}: reduction must be 'mean', 'sum' or None; got {self.reduction!r}.")
         if self.bootstrap not in ("student", "teacher", "zero"):
             raise ValueError(
                 f"Method {self.name!r}: bootstrap must be 'student', 'teacher' or 'zero'; got {self.bootstrap!r}."

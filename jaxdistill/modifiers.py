@@ -98,7 +98,7 @@ def top_k(
             )
         )
         within = jnp.sum(jnp.where(inside, rows.teacher_probs, 0))
-        teacher = jnp.append(rows.teacher_probs, jnp.maximum(1 - within, 0))
+        teacher = jnp.append(rows.teacher_probs, jnp.sum(jnp.where(inside, 0, rows.teacher_probs)))
         if renormalise != "none":
             teacher = teacher / jnp.maximum(within, jnp.finfo(teacher.dtype).tiny)
         teacher = jnp.where(counted, teacher, 0)
@@ -146,6 +146,22 @@ def tempered(terms: Terms, scaled: bool = False) -> Terms:
 def clipped(terms: Terms) -> Terms:
     """Every term at most `params["clip"]`, before the sum."""
     return lambda rows, params: jnp.minimum(terms(rows, params), params["clip"])
+
+
+def whitened(terms: Terms) -> Terms:
+    """Less their mean, over sqrt(variance + `params["epsilon"]`): in this state, under pi_theta; not differentiated.
+
+    It is what normalising over a large group of actions in one state does. Normalising over a large batch of all states
+    divides the whole expected update by one number instead.
+    """
+
+    def standard(rows: Rows, params: Params) -> jax.Array:
+        found = terms(rows._replace(student_log_probs=rows.frozen_log_probs), params)
+        probs = jnp.exp(rows.frozen_log_probs)
+        centred = found - jnp.sum(probs * found)
+        return centred / jnp.sqrt(jnp.sum(probs * centred**2) + params["epsilon"])
+
+    return standard
 
 
 def top_k_weights(owner: Owner, weight: Weight, normalised: bool = True) -> Terms:
@@ -253,6 +269,11 @@ def discounted(method: Method, discount: float, **changes: Any) -> Method:
 def without_own_step(method: Method, **changes: Any) -> Method:
     """`method` whose Rhat_t begins with the reward of step t + 1; for rewards that the policies alone decide."""
     return _changed(method, reward=None, next_reward=method.reward, **changes)
+
+
+def length_normalised(method: Method, **changes: Any) -> Method:
+    """`method` whose update is the mean over the steps of an episode, whatever the configuration says."""
+    return _changed(method, reduction="mean", **changes)
 
 
 def _changed(method: Method, **changes: Any) -> Method:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import methods, theory
+from jaxdistill.elimination import resolve
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import Method
 from jaxdistill.teacher import Teacher
@@ -56,7 +57,8 @@ def update_moments(
     """
     method = methods.get(method)
     values = jnp.zeros(logits.shape[:1], logits.dtype) if values is None else jnp.asarray(values, logits.dtype)
-    theory._check(mdp, teacher, logits, values, reduction, estimator)
+    reduction = method.reduction or reduction
+    theory._check(mdp, teacher, logits, values, reduction, estimator, num_nodes)
     discount = discount if method.discount is None else method.discount
     numbers = (discount, probability_floor, loss_weight, return_weight)
     nodes, firsts, seconds = _nodes(reduction, num_nodes)
@@ -87,7 +89,7 @@ def _mean_length(mdp: MDP, q: jax.Array) -> jax.Array:
     onward = jnp.where(mdp.terminal, 0, jnp.asarray(mdp.continue_prob, q.dtype))
     outcomes = jnp.broadcast_to(jnp.asarray(mdp.outcome_probs, q.dtype), (*q.shape, mdp.num_outcomes))
     transition = jnp.einsum("sa,sak,sk,skn->sn", q, outcomes, onward, _hot(mdp, q.dtype))
-    lengths = theory._resolve(transition, jnp.ones(mdp.num_states, q.dtype))
+    lengths = resolve(transition, jnp.ones(mdp.num_states, q.dtype))
     return jnp.sum(_start(mdp, q.dtype) * lengths)
 
 
@@ -111,7 +113,7 @@ def _chances(mdp, branches, q, z) -> _Chances:
     taken = q[:, :, None, None] * branches.probs
     on = z * taken[..., 0]
     matrix = jnp.einsum("sak,skn->sn", on, _hot(mdp, q.dtype))
-    to_come = theory._resolve(matrix, jnp.sum(taken[..., 1], axis=(1, 2)))
+    to_come = resolve(matrix, jnp.sum(taken[..., 1], axis=(1, 2)))
     ends = jnp.ones(mdp.successor.shape, q.dtype)
     weight = taken * jnp.stack([z * to_come[mdp.successor], ends], axis=-1)[:, None]
     return _Chances(on, matrix, weight)
@@ -169,7 +171,7 @@ def _backwards(mdp, shape, chances, xi, slope, alpha, beta):
     xi_on, alpha_on = xi[..., 0], alpha[..., 0, :]  # of branches that go on
 
     def solve(factor, source):
-        return theory._resolve(factor * matrix, source.reshape(len(source), -1)).reshape(source.shape)
+        return resolve(factor * matrix, source.reshape(len(source), -1)).reshape(source.shape)
 
     def by_row(local):
         """[S, B] into [S, O, B]: a step touches the row of its own state alone."""

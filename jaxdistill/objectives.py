@@ -23,6 +23,7 @@ from jaxdistill.modifiers import (
     top_k,
     total,
     weighted,
+    whitened,
 )
 
 
@@ -106,6 +107,11 @@ _ESTIMATORS = (
     _reward(
         "k1_reward", negated(fns.k1), _HERE + _RKL, "Thinking Machines, on-policy distillation; Tinker",
         state_loss=fns.reverse_kl,
+    ),
+    _reward(
+        "k1_reward_whitened", negated(sampled(whitened(fns.K1))), _NO_LOSS,
+        "k1 as reward, whitened over the actions of a state: GRPO's groups; slime and miles whiten batches",
+        params={"epsilon": 1e-6},
     ),
     _reward(
         "k2_reward", negated(fns.k2), f"{_HERE}E[k2] - {_RKL}", "k2 as reward",

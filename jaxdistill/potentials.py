@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxdistill import methods
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import STUDENT, TEACHER, UNIFORM, Control, Method, Step, StepFn
+from jaxdistill.modifiers import Objective
 from jaxdistill.teacher import Teacher
 from jaxdistill.theory import expected_update
 
@@ -43,23 +44,27 @@ class Loss:
       cost: c_t, a function of a `Step`, as for methods; unlike there all of it is differentiated.
       text: for people, such as "E_pi_theta sum_t H(pi||pi_theta)".
       control: q; its dependence on theta counts.
+      reduction: "mean" for E_q (1/T) sum_t cost(t), T the steps of the episode; None: the option.
       discount, params: what `step.discount` (None: the option) and `step.params` are.
     """
 
     cost: StepFn
     text: str
     control: Control = STUDENT
+    reduction: Literal["mean", "sum"] | None = None
     discount: float | None = None
     params: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def _method(self) -> Method:
         """The update of V_theta = 0 towards TD(1) targets without a bootstrap is E_q sum_t c_t, row by row."""
-        changes = {"control": self.control, "discount": self.discount, "params": self.params}
-        return Method(self.text, reward=self.cost, estimator="td", bootstrap="zero", baseline=False, **changes)  # type: ignore[arg-type]
+        return Method(
+            self.text, reward=self.cost, control=self.control, estimator="td", reduction=self.reduction,
+            bootstrap="zero", baseline=False, discount=self.discount, params=self.params,
+        )  # fmt: skip
 
     def __call__(self, mdp: MDP, teacher: Teacher, logits: jax.Array, **options: Any) -> jax.Array:
-        """The loss at `logits` [O, A] of one MDP, []; options as in `TABLE_1`, of which the reduction counts."""
+        """The loss at `logits` [O, A] of one MDP, []; options as in `TABLE_1`."""
         return jnp.sum(expected_update(mdp, teacher, self._method, logits, **(TABLE_1 | options)).values)
 
 
@@ -98,4 +103,26 @@ def own_loss(method: str | Method, *, loss_weight: float = 1.0, return_weight: f
 
     q = {STUDENT: "pi_theta", TEACHER: "pi", UNIFORM: "uniform"}.get(method.control, "q")
     costs = "(l_t - reward_t)" if loss and reward else "l_t" if loss else "-reward_t"
-    return Loss(cost, f"E_{q} sum_t {costs}", method.control, method.discount, method.params)
+    over = "mean_t" if method.reduction == "mean" else "sum_t"
+    return Loss(cost, f"E_{q} {over} {costs}", method.control, method.reduction, method.discount, method.params)
+
+
+def stated_losses(method: Method, **weights: float) -> tuple[Loss | None, Loss | None]:
+    """What a method is believed to descend: over whole episodes, and over episodes of one step.
+
+    Table 1's loss (`LOSSES`), or what an `Objective` of the zoo claims; else, and wherever `weights` (options of
+    `own_loss`) are given, under which a claim may not hold, `own_loss`.
+    """
+    own = own_loss(method, **weights)
+    if weights:
+        return own, own
+    if not isinstance(method, Objective):
+        known = LOSSES.get(method.name, own) if methods.METHODS.get(method.name) is method else own
+        return known, known
+
+    def claimed(cost: StepFn) -> Loss:
+        text = method.gradient_of.rpartition("in each state visited: ")[2]
+        return Loss(cost, text, method.control, method.reduction, method.discount, method.params)
+
+    whole = claimed(method.total_loss) if method.total_loss else own
+    return whole, claimed(method.state_loss) if method.state_loss else whole

@@ -28,8 +28,7 @@ def float64() -> Iterator[None]:
 def one_by_one(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles fn(what, numbers, *arrays) and maps it over the leading axis [M] of `arrays`, one world at a time.
 
-    `what` is static. Not `jax.vmap`: batches of LU factorisations that run at the same time wait for each other's
-    threads, on a machine with few cores for ever (seen with JAX 0.10 on two cores, 30 states).
+    `what` is static. Not `jax.vmap`: a loop then ends for each world by itself, and memory does not grow with M.
     """
 
     @functools.partial(jax.jit, static_argnums=0)

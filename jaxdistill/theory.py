@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import methods, numerics
+from jaxdistill.elimination import resolve
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import Method, Step
 from jaxdistill.teacher import Teacher
 
-_MAX_ENTRIES = 2**27  # S * A * K * 2 * A rows of gradients held at once: half a gigabyte in float32
+_MAX_ENTRIES = 2**28  # held at once in the largest array: a gigabyte in float32
 
 
 class Update(NamedTuple):
@@ -67,7 +68,7 @@ def expected_update(
       logits: [O, A]; the result is differentiable with respect to it, and in float64 where it is.
       values: [O], V_theta; zeros if None.
       estimator: "mc" or "td"; a method that fixes its own keeps it.
-      reduction: "mean" or "sum" over the steps of the episode.
+      reduction: "mean" or "sum" over the steps of the episode; a method that fixes its own keeps it.
       discount: in [0, 1].
       probability_floor: least probability of the teacher inside a logarithm.
       loss_weight, return_weight: factors of l and of Rhat.
@@ -81,7 +82,8 @@ def expected_update(
     """
     method = methods.get(method)
     values = jnp.zeros(logits.shape[:1], logits.dtype) if values is None else jnp.asarray(values, logits.dtype)
-    _check(mdp, teacher, logits, values, reduction, estimator)
+    reduction = method.reduction or reduction
+    _check(mdp, teacher, logits, values, reduction, estimator, num_nodes)
     static = (method, method.estimator or estimator, reduction, num_nodes)
     numbers = (discount if method.discount is None else method.discount, probability_floor, loss_weight, return_weight)
     return _expected_update(static, mdp, teacher, logits, values, numbers)
@@ -113,8 +115,8 @@ def _expected_update(static, mdp: MDP, teacher: Teacher, logits, values, numbers
     return total
 
 
-def _check(mdp: MDP, teacher: Teacher, logits, values, reduction, estimator) -> None:
-    s, a, k, o = mdp.num_states, mdp.num_actions, mdp.num_outcomes, mdp.num_observations
+def _check(mdp: MDP, teacher: Teacher, logits, values, reduction, estimator, num_nodes) -> None:
+    s, a, o = mdp.num_states, mdp.num_actions, mdp.num_observations
     if mdp.is_stacked or teacher.values.ndim != 1:
         raise ValueError("expected_update takes a single MDP and teacher; index the stacks, such as mdps[0].")
     if logits.shape != (o, a) or values.shape != (o,):
@@ -127,10 +129,19 @@ def _check(mdp: MDP, teacher: Teacher, logits, values, reduction, estimator) -> 
         raise ValueError(f"reduction must be 'mean' or 'sum'; got {reduction!r}.")
     if estimator not in ("mc", "td"):
         raise ValueError(f"estimator must be 'mc' or 'td'; got {estimator!r}.")
-    if s * a * k * 2 * a > _MAX_ENTRIES:
+    check_size(mdp, "the exact update", num_nodes=1 if reduction == "sum" else num_nodes)
+
+
+def check_size(mdp: MDP, what: str, *, num_nodes: int = 1, copies: int = 1) -> None:
+    """ValueError if `copies` computations of the update at once would not fit into memory; `what` names them."""
+    s, a, k = mdp.num_states, mdp.num_actions, mdp.num_outcomes
+    arrays = {"S*A*K*2*A": s * a * k * 2 * a, "S*S*max(K, nodes)": s * s * max(k, num_nodes)}
+    name = max(arrays, key=lambda name: arrays[name])
+    if copies * arrays[name] > _MAX_ENTRIES:
+        times = f" times {copies}" if copies > 1 else ""
         raise ValueError(
-            f"This MDP is too large for the exact update: S*A*K*2*A = {s * a * k * 2 * a:,} exceeds {_MAX_ENTRIES:,}; "
-            "use fewer states, actions or outcomes."
+            f"This MDP of {s} states, {a} actions and {k} outcomes is too large for {what}: {name} = {arrays[name]:,}"
+            f"{times} exceeds {_MAX_ENTRIES:,} entries; use a smaller one, or train students on it instead."
         )
 
 
@@ -214,7 +225,7 @@ def _weighted_update(
     transition = jnp.einsum("sak,skn->sn", taken[..., 0], successor_hot)
 
     # E[z^(steps still to come after this one)], by state before the step and by branch.
-    weight_from = _resolve(z * transition, jnp.sum(taken[..., 1], axis=(1, 2)))
+    weight_from = resolve(z * transition, jnp.sum(taken[..., 1], axis=(1, 2)))
     weight = jnp.stack([z * weight_from[mdp.successor], jnp.ones_like(mdp.reward, q.dtype)], axis=-1)[:, None]
     weight = jnp.broadcast_to(weight, taken.shape)
 
@@ -231,14 +242,14 @@ def _weighted_update(
         ahead = jnp.einsum("sake,sake,sa->s", taken, weight, seen)
         reward = reward.at[..., 0].add(z * ahead[mdp.successor][:, None])
     if monte_carlo:
-        return_from = _resolve(z * discount * transition, jnp.einsum("sake,sake->s", taken, reward))
+        return_from = resolve(z * discount * transition, jnp.einsum("sake,sake->s", taken, reward))
         tail = discount * z * return_from[mdp.successor][:, None, :]
         target = reward.at[..., 0].add(jnp.broadcast_to(tail, taken.shape[:3]))
     else:
         target = reward + discount * branches.bootstrap * weight
 
     start = jnp.zeros(num_states, q.dtype).at[mdp.start].add(jnp.asarray(mdp.start_probs, q.dtype))
-    visits = _resolve(z * transition.T, start)  # sum_t z^t P(s_t = s)
+    visits = resolve(z * transition.T, start)  # sum_t z^t P(s_t = s)
     happens = visits[:, None, None, None] * taken
     value = values[mdp.observation][:, None, None, None]
     has_return = 1.0 if method.has_return else 0.0
@@ -252,8 +263,3 @@ def _weighted_update(
         jnp.zeros_like(logits).at[mdp.observation].add(by_state),
         jnp.zeros_like(values).at[mdp.observation].add(value_by_state),
     )
-
-
-def _resolve(matrix, source):
-    """x with x = source + matrix @ x."""
-    return jnp.linalg.solve(jnp.eye(len(source), dtype=source.dtype) - matrix, source)

@@ -116,9 +116,11 @@ def _resolve(chosen: Any, teacher: Teacher | None, config: Config) -> list[Resol
         if shared:
             raise ValueError(f"{' and '.join(sorted(shared))} must be the same for every method; set it for all.")
         own = dataclasses.replace(config, **students.known(cell.changes))
-        pinned = cell.changes.get("estimator", method.estimator)
-        if method.estimator not in (None, pinned):
-            raise ValueError(f"{method.name} is defined with estimator {method.estimator!r}; it cannot use {pinned!r}.")
+        for name, fixed in (("estimator", method.estimator), ("reduction", method.reduction)):
+            asked = cell.changes.get(name, fixed)
+            if fixed not in (None, asked):
+                raise ValueError(f"{method.name} is defined with {name} {fixed!r}; it cannot use {asked!r}.")
+        own = dataclasses.replace(own, reduction=method.reduction or own.reduction)
         own_teacher = cell.teacher if cell.teacher is not None else teacher
         if isinstance(cell.teacher, Teacher) and cell.teacher.probs.ndim == 2:  # of a single world
             own_teacher = cell.teacher[None]

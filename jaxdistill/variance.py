@@ -152,7 +152,10 @@ def sampled_updates(
     def keep(cell, student, pause, params, curves, truncated):
         found[cell, student] = params - before[student]
 
-    cells = [students.Resolved(method.name, method, many[1], config) for method in wanted]
+    cells = [
+        students.Resolved(m.name, m, many[1], dataclasses.replace(config, reduction=m.reduction or config.reduction))
+        for m in wanted
+    ]
     initial = np.broadcast_to(before, found.shape)
     pool.run(students.make_tasks(students.as_key(key), worlds, cells, np.ones(count), keep, initial=initial))
     found = found.reshape(len(wanted), mdps.num_mdps, num_updates, *before.shape[1:])

@@ -61,7 +61,7 @@ def test_the_flow_comes_to_rest_at_the_teacher():
     assert path.quality.trajectory_kl[-1] < path.quality.trajectory_kl[0]
 
 
-@pytest.mark.parametrize("estimator", ["mc", "td"])
+@pytest.mark.parametrize("estimator", [pytest.param("mc", marks=pytest.mark.slow), "td"])
 def test_exact_variance_against_samples(estimator):
     """Mean within 4 standard errors of 20 000 samples (key 1); variance within 4 of its own, from fourth moments."""
     mdps, teacher = random_problems(jax.random.key(3), 1)

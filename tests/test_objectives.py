@@ -15,12 +15,14 @@ from jaxdistill.modifiers import (
     clamped,
     clipped,
     discounted,
+    length_normalised,
     rows,
     tempered,
     times_ratio,
     top_k,
     top_k_weights,
     total,
+    whitened,
     without_own_step,
 )
 from jaxdistill.objectives import ZOO
@@ -362,6 +364,7 @@ def test_modifiers_of_methods():
     agree(field(discounted(ZOO["k1_reward"], 1.0)), field(ZOO["k1_return"]))
     assert ZOO["k1_reward"].state_loss and not discounted(ZOO["k1_reward"], 1.0).state_loss
     assert discounted(METHODS["baseline"], 0.5).discount == 0.5
+    assert length_normalised(ZOO["k1_return"]).reduction == "mean"
 
 
 # --- Modifiers of terms, by hand ------------------------------------------------------------------------------------
@@ -426,6 +429,18 @@ def test_top_k_by_hand(owner, renormalise, tail, expected):
     assert fn(step(k=4)) == pytest.approx(kl(P, PI), rel=1e-5)
     for k in range(1, 5):
         assert np.isfinite(loss_gradient(fn, step(k=k))).all()
+
+
+def test_whitened_by_hand():
+    """Mean 0 and variance 1 under the student, at any scale of the terms; nothing of it is differentiated."""
+    ratio = np.log(P / PI)
+    centred = ratio - np.sum(P * ratio)
+    expected = centred / np.sqrt(np.sum(P * centred**2))
+    for terms in (fns.K1, lambda rows, params: 100 * fns.K1(rows, params)):
+        np.testing.assert_allclose(whitened(terms)(rows(step()), {"epsilon": 0}), expected, rtol=1e-4)
+    np.testing.assert_array_equal(loss_gradient(total(whitened(fns.K1)), step(epsilon=0)), 0)
+    same = rows(step())._replace(teacher_log_probs=rows(step()).student_log_probs)
+    np.testing.assert_allclose(whitened(fns.K1)(same, {"epsilon": 1e-6}), 0, atol=1e-3)
 
 
 def test_top_k_weights_by_hand():
@@ -499,7 +514,7 @@ def outputs(methods, floor, teacher, logits, action, others):
 
 
 def unfinished(dtype, floor):
-    """Names of the objectives with anything that is not finite where the teacher, the student, or both are at 0."""
+    """Names of the methods with anything that is not finite where the teacher, the student, or both are at 0."""
     size, names = EXTREME[dtype], set()
     with float64():
         kind = jnp.dtype(dtype)
@@ -507,7 +522,7 @@ def unfinished(dtype, floor):
         grid = [x.ravel() for x in np.meshgrid(range(3), range(4), range(4), indexing="ij")]
         arrays = (jnp.asarray(TEACHERS, kind)[grid[0]], jnp.asarray(students, kind)[grid[1]], jnp.asarray(grid[2]))
         others = jnp.asarray([[0, 1, 0, 0]], kind)
-        found = outputs(tuple(ZOO.values()), floor, *arrays, others)
+        found = outputs(KNOWN, floor, *arrays, others)
         for name, values in found.items():
             if not all(np.isfinite(np.asarray(x, np.float64)).all() for x in values):
                 names.add(name)
@@ -522,7 +537,7 @@ def test_finite_at_probability_0(dtype):
 
 
 def test_what_takes_the_logarithm_of_0_is_refused(monkeypatch):
-    """Without a floor an objective is finite all the same, or `train` says in one line that it cannot be."""
+    """Without a floor a method is finite all the same, or `train` says in one line that it cannot be."""
     mdp = small.random_mdp(1)
     teacher = with_others(small.random_teacher(mdp, 1, deterministic_rows=4), small.random_teacher(mdp, 2))
 
@@ -531,14 +546,15 @@ def test_what_takes_the_logarithm_of_0_is_refused(monkeypatch):
 
     monkeypatch.setattr(pool, "run", begin)
     refused = set()
-    for name, objective in ZOO.items():
+    for method in KNOWN:
         try:
-            train(jax.random.key(0), mdp, teacher, objective, num_iterations=1, probability_floor=0, progress=False)
+            train(jax.random.key(0), mdp, teacher, method, num_iterations=1, probability_floor=0, progress=False)
         except InterruptedError:
             continue
         except ValueError as error:
             assert "probability that is 0" in str(error) and "\n" not in str(error)
-            refused.add(name)
+            refused.add(method.name)
+    assert {"entropy_regularised", "k1_reward"} <= refused and "on_policy_distill" not in refused
     assert unfinished("float32", 0.0) == refused
 
 

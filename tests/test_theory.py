@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import MDP, METHODS, Control, Teacher, exact, expected_update, methods, teachers
+from jaxdistill import MDP, METHODS, Control, Teacher, exact, expected_update, fields, flows, methods, teachers
 from tests import small
 
 DISCOUNT, FLOOR, LOSS_WEIGHT, RETURN_WEIGHT = 0.7, 0.01, 0.6, 1.4
@@ -446,6 +446,15 @@ def test_proposition_3_the_teachers_value_points_uphill():
     assert (np.asarray(values) > np.asarray(teacher.values) + 0.05).any()
 
 
+def test_a_method_may_fix_its_reduction():
+    mdp, teacher = brief_world(True)
+    logits, values = student(mdp, 0)
+    method = dataclasses.replace(METHODS["baseline"], reduction="sum")
+    fixed = expected_update(mdp, teacher, method, jnp.float32(logits), jnp.float32(values), reduction="mean")
+    asked = expected_update(mdp, teacher, "baseline", jnp.float32(logits), jnp.float32(values), reduction="sum")
+    np.testing.assert_array_equal(fixed.logits, asked.logits)
+
+
 # --- Bad input ------------------------------------------------------------------------------------------------
 
 
@@ -466,6 +475,36 @@ def test_bad_input_is_refused_in_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         expected_update(**arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("num_states", "num_actions", "message"),
+    [
+        (2100, 2, r"MDP of 2100 states.* too large for the exact update: S\*S\*max\(K, nodes\) = 282,240,000 exceeds"),
+        (2, 512, r"too large for the exact update: S\*A\*K\*2\*A = 536,870,912 exceeds 268,435,456 entries; use"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_refused_at_once(num_states, num_actions, message):
+    """Sizes alone decide, so nothing large is made; 500 parameters are far from it."""
+    probs = np.full((num_states, num_actions), 1 / num_actions, np.float32)
+    nothing = np.zeros((num_states, num_actions))
+    mdp = MDP.from_arrays(nothing.astype(int), nothing, nothing > 0, np.eye(num_actions), continue_prob=0.9)
+    teacher = Teacher(probs, nothing[:, 0], probs)
+    with pytest.raises(ValueError, match=message) as error:
+        expected_update(mdp, teacher, "baseline", jnp.zeros(probs.shape))
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"too large for the Jacobian of its update: .* times 64 exceeds"):
+        fields.asymmetry(mdp, teacher, "baseline", nothing)
+    with pytest.raises(ValueError, match="too large for the Jacobian"):
+        flows.fixed_point(mdp, teacher, "baseline")
+
+
+@pytest.mark.slow
+def test_500_parameters_are_no_trouble():
+    """Some ten seconds and less than a gigabyte."""
+    mdps, teacher = fields.random_problems(jax.random.key(0), 1, num_states=100, num_actions=5)
+    report = fields.check_method("n_distill", mdps=mdps, teacher=teacher)
+    assert report.whole.matches and report.whole.asymmetry.max() < 1e-12
 
 
 def test_a_stack_is_refused():

@@ -41,6 +41,13 @@ def test_as_implemented_rests_where_the_policies_agree_on_the_k_actions(name, ow
         np.testing.assert_allclose(end[i][inside], probs[inside], atol=1e-6)
 
 
+@pytest.mark.slow
+def test_no_row_of_the_experiment_rests_at_a_saddle():
+    found = topk.run(topk.Settings(ks=["2"]), "implemented_teacher", "student")
+    assert found["speed"].max() <= rows.TOLERANCE
+    np.testing.assert_allclose(found["mass"], found["teacher_mass"], atol=1e-6)
+
+
 def test_as_written_leaves_the_mass_of_the_k_actions_alone():
     """Ratios within S become the teacher's and nothing else is decided; k = 1 does nothing at all."""
     probs, starts, end, speed = at_rest("written", "student")

@@ -22,6 +22,7 @@ from jaxdistill import (
     teachers,
     train,
 )
+from jaxdistill.modifiers import length_normalised
 from tests import small
 
 KEY = jax.random.key(11)
@@ -37,6 +38,12 @@ def run(chosen, *, mdps=WORLDS, teacher=TEACHERS, key=KEY, **options):
 
 
 # --- Axes and labels ------------------------------------------------------------------------------------------
+
+
+def test_a_method_may_fix_how_an_episode_is_reduced():
+    """As configured for all methods, bit for bit; and it is not undone by a cell or the configuration."""
+    fixed = run({"a": length_normalised(methods.METHODS["baseline"])}, reduction="sum")
+    np.testing.assert_array_equal(fixed.logits, run({"a": "baseline"}, reduction="mean").logits)
 
 
 def test_axes_and_labels():
@@ -282,6 +289,10 @@ BAD = [
     (dict(chosen=Cell("n_distill", changes={"speed": 3})), "Unknown option 'speed'"),
     (dict(chosen=Cell("n_distill", changes={"num_iterations": 3})), "num_iterations must be the same for every method"),
     (dict(chosen=Cell("td_vpi", changes={"estimator": "mc"})), "td_vpi is defined with estimator 'td'"),
+    (
+        dict(chosen=Cell(length_normalised(methods.METHODS["baseline"]), changes={"reduction": "sum"})),
+        "baseline is defined with reduction 'mean'; it cannot use 'sum'",
+    ),
     (dict(chosen=Cell("n_distill", np.zeros(3))), "teacher must be a Teacher"),
 ]
 
