@@ -9,6 +9,7 @@ from jaxdistill import (
     garnet,
     gridworld,
     guide,
+    gymnasium_worlds,
     losses,
     methods,
     objectives,
@@ -17,8 +18,10 @@ from jaxdistill import (
     theory,
     variance,
 )
+from jaxdistill.comparison import compare
 from jaxdistill.fields import check_method
 from jaxdistill.gridworld import GridConfig, from_text, sample_mdps
+from jaxdistill.gymnasium_worlds import from_gymnasium
 from jaxdistill.mdp import MDP, stack
 from jaxdistill.methods import METHODS, STUDENT, TEACHER, UNIFORM, Control, Method, Step, plus_reward
 from jaxdistill.objectives import ZOO
@@ -44,15 +47,18 @@ __all__ = [
     "Step",
     "Teacher",
     "check_method",
+    "compare",
     "concatenate",
     "exact",
     "expected_update",
     "fields",
     "flows",
+    "from_gymnasium",
     "from_text",
     "garnet",
     "gridworld",
     "guide",
+    "gymnasium_worlds",
     "load",
     "losses",
     "methods",

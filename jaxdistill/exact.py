@@ -251,8 +251,10 @@ def _solve(
     weights = weights.astype(jnp.result_type(b, weights))
     b = b.astype(weights.dtype)
     # Where an episode may never end, I - P can be singular and a Krylov method may find any of the solutions.
-    # Sweeps from 0 find the one that is the sum over time.
-    ends = jnp.asarray(discount, b.dtype) * mdp.continue_prob < 1
+    # Sweeps from 0 find the one that is the sum over time, but need several times as many as an episode has steps.
+    fades = jnp.asarray(discount, b.dtype) * mdp.continue_prob < 1
+    chances = jax.lax.stop_gradient(weights)
+    ends = jax.lax.cond(fades, lambda: jnp.bool_(True), lambda: _surely_ends(mdp, chances))
 
     def solver(matvec: Callable, b: jax.Array) -> jax.Array:
         proposal = jnp.where(ends, _krylov(matvec, b, tolerance), 0)
@@ -268,6 +270,18 @@ def _solve(
     fixed, fixed_chain = jax.lax.stop_gradient(values), oriented(jax.lax.stop_gradient(weights))
     change = jax.lax.stop_gradient(b) + fixed_chain(fixed) - fixed
     return _nan_unless_converged(values, change, fixed_chain, tolerance)
+
+
+def _surely_ends(mdp: MDP, weights: jax.Array) -> jax.Array:
+    """Whether from every state an end can be reached, so that no episode goes on for ever, []."""
+    possible = weights > 0
+
+    def grow(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        reached = jnp.any(possible & (mdp.terminal | state[0][mdp.successor]), axis=-1)
+        return reached, jnp.any(reached != state[0])
+
+    none = jnp.zeros(mdp.num_states, jnp.bool_)
+    return jnp.all(jax.lax.while_loop(lambda state: state[1], grow, (none, jnp.bool_(True)))[0])
 
 
 def _krylov(matvec: Callable, b: jax.Array, tolerance: Scalar | None) -> jax.Array:

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from jaxdistill import outcomes
+
 _SUM_TOLERANCE = 1e-5  # how far from 1 a row of probabilities may sum
 _DTYPES = {"i": jnp.int32, "u": jnp.int32, "b": jnp.bool_, "f": jnp.float32}
 
@@ -107,6 +109,21 @@ class MDP:
             raise IndexError(f"index out of range for a stack of {size} MDPs")
         return _take(self, (chosen % max(size, 1)).astype(np.int32))
 
+    def with_observation(self, observation: npt.ArrayLike, num_observations: int | None = None) -> "MDP":
+        """The same worlds seen otherwise: states with equal observations share a row of the student's tables.
+
+        Args:
+          observation: int [S], for one world or for all of a stack, or [M, S].
+          num_observations: rows of the student's tables; None: as many as `observation` uses.
+
+        Raises:
+          ValueError: as `from_arrays`.
+        """
+        rows = _broadcast("observation", _integers("observation", observation), (*self.id.shape, self.num_states))
+        size = int(rows.max(initial=0)) + 1 if num_observations is None else operator.index(num_observations)
+        changes: dict[str, Any] = {"observation": jnp.asarray(rows, jnp.int32), "num_observations": size}
+        return validate(dataclasses.replace(self, **changes))
+
     @classmethod
     def from_arrays(
         cls,
@@ -191,23 +208,10 @@ class MDP:
         terminal = _state_mask("terminal_states", terminal_states, num_states)
         stays = terminal & (probs == 0).all((1, 2))
         probs = np.where(stays[:, None, None], np.eye(num_states)[:, None], probs)
-        outcomes, weights = [], []
-        for s in range(num_states):
-            actions, successors = np.nonzero(probs[s])
-            pairs = np.stack([successors, values[s, actions, successors]], axis=1)
-            unique, index = np.unique(pairs, axis=0, return_inverse=True)
-            weight = np.zeros((num_actions, len(unique)))
-            weight[actions, index.ravel()] = probs[s, actions, successors]
-            outcomes.append(unique)
-            weights.append(weight)
-        num_outcomes = max(1, *map(len, outcomes))
-        successor = np.repeat(np.arange(num_states)[:, None], num_outcomes, axis=1)  # unused: stay, with p = 0
-        arrival = np.zeros(successor.shape)
-        outcome_probs = np.zeros((num_states, num_actions, num_outcomes))
-        for s, (unique, weight) in enumerate(zip(outcomes, weights, strict=True)):
-            successor[s, : len(unique)], arrival[s, : len(unique)] = unique.T
-            outcome_probs[s, :, : len(unique)] = weight
-        return cls.from_arrays(successor, arrival, terminal[successor], outcome_probs, **kwargs)
+        state, action, successor = np.nonzero(probs)
+        where = (state, action, successor)
+        found = outcomes.Transitions(state, action, successor, values[where], terminal[successor], probs[where])
+        return cls.from_arrays(*outcomes.pack(found, num_states, num_actions), **kwargs)
 
 
 @jax.jit

@@ -1,9 +1,10 @@
-"""Progress of long work, from the host: a bar on a terminal, plain lines in a log, a hook for programs."""
+"""Progress of long work, from the host: a bar on a terminal, a line in a notebook, lines in a log, or a hook."""
 
 import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,31 +24,40 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Called with (fraction done, environment steps); a context manager.
+    """Called with (fraction done, environment steps); a context manager. Writes to stderr, or below a notebook's cell.
+
+    Only a terminal is sent control characters: a notebook's line is replaced, and a log gets whole lines.
 
     Args:
       label: what is being done.
-      show: True: a bar on a terminal, lines elsewhere; False: nothing; None: a bar on a terminal only.
+      show: True: a bar on a terminal, a line in a notebook, a line every ten seconds elsewhere; None: the same, but
+        elsewhere nothing of what ends within ten seconds; False: nothing.
       hook: called about twice a second with (fraction, steps, seconds left), and once at the end.
     """
 
     def __init__(self, label: str, show: bool | None = None, hook: Hook | None = None):
         terminal = sys.stderr.isatty()
+        display = None if terminal or show is False else _notebook()
         self.label, self.hook, self.steps = label, hook, 0
-        self.lines = bool(show) and not terminal
+        self.lines = show is not False and not terminal and display is None
+        self.says_done = terminal if show is None else show
+        self.cell = display({"text/plain": label}, raw=True, display_id=True) if display else None
         self.started = time.perf_counter()
         self.last_line = self.last_hook = self.started
         form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-        hidden = show is False or not terminal
-        self.bar = tqdm(total=1000, disable=hidden, bar_format=form, desc=label, leave=False)
+        self.bar = tqdm(total=1000, disable=show is False or not terminal, bar_format=form, desc=label, leave=False)
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         self.bar.close()
-        if kind is None and (self.lines or not self.bar.disable):
-            print(f"{self.label}: done in {duration(self._seconds())}, {self._rate()}", file=sys.stderr, flush=True)
+        end = "done in" if kind is None else "stopped after"
+        text = f"{self.label}: {end} {duration(self._seconds())}, {self._rate()}"
+        if self.cell is not None:
+            self.cell.update({"text/plain": text}, raw=True)
+        elif kind is None and self.says_done:
+            print(text, file=sys.stderr, flush=True)
 
     def __call__(self, fraction: float, steps: int) -> None:
         now = time.perf_counter()
@@ -56,12 +66,16 @@ class Progress:
             return
         self.last_hook = now
         left = self._seconds() * (1 - fraction) / fraction if fraction > 0 else float("inf")
-        self.bar.set_postfix_str(f"{duration(left)} left, {self._rate()}", refresh=False)
+        ahead = f"{duration(left)} left, {self._rate()}"
+        self.bar.set_postfix_str(ahead, refresh=False)
         self.bar.update(int(1000 * fraction) - self.bar.n)
+        if self.cell is not None:
+            text = f"{self.label}: {fraction:.0%}, {ahead}"
+            html = f'<progress value="{fraction:.3f}"></progress> {text}'
+            self.cell.update({"text/plain": text, "text/html": html}, raw=True)
         if self.lines and fraction < 1 and now - self.last_line >= _LINE_SECONDS:
-            self.last_line = now
-            text = f"{self.label}: {fraction:.0%}, {duration(left)} left, {self._rate()}"
-            print(text, file=sys.stderr, flush=True)
+            self.last_line, self.says_done = now, True
+            print(f"{self.label}: {fraction:.0%}, {ahead}", file=sys.stderr, flush=True)
         if self.hook is not None:
             self.hook(fraction, steps, left)
 
@@ -70,3 +84,11 @@ class Progress:
 
     def _rate(self) -> str:
         return f"{self.steps / max(self._seconds(), 1e-9) / 1e6:.1f} M steps/s"
+
+
+def _notebook() -> Any:
+    """IPython's `display` where code runs in a notebook, else None; IPython is never imported for it."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if getattr(shell, "kernel", None) is None or "IPython.display" not in sys.modules:
+        return None
+    return sys.modules["IPython.display"].display

@@ -22,7 +22,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 
 from jaxdistill import statistics
-from jaxdistill.statistics import Summary
+from jaxdistill.summary import Summary, summarise
 
 FORMAT = "jaxdistill.Result"
 FORMAT_VERSION = 1
@@ -182,13 +182,19 @@ class Result:
         Args:
           checkpoint: position on the checkpoint axis of `returns`, or "final" for the exact returns of the
             final students, which have neither the noise nor the lag of a bin of training episodes.
-          baseline: the label that the others are compared with, MDP by MDP; by default the first.
+          baseline: the label that the others are compared with, MDP by MDP; by default the first. `compare` says
+            more: how often a method wins, how fast it learns, and several results in one table.
 
         Returns:
           A `Summary` of undiscounted returns. ValueError for a checkpoint or a label that is not there.
         """
         baseline = self.labels[0] if baseline is None else baseline
         self.method_index(baseline)
+        returns, what = self.returns_at(checkpoint)
+        return summarise(self.labels, returns, self.teacher_returns, baseline, what)
+
+    def returns_at(self, checkpoint: int | str) -> tuple[np.ndarray, str]:
+        """Returns [P, M] at a checkpoint, given as in `summary`, and what they are in words."""
         num = len(self.iterations)
         if checkpoint == "final":
             returns, what = self.final_returns, f"exact return after iteration {self.iterations[-1]}"
@@ -199,8 +205,7 @@ class Result:
             raise ValueError(f"no checkpoint {checkpoint!r}; use a position below {num} or 'final'")
         uniform = statistics.mean_interval(self.uniform_returns).estimate
         optimal = statistics.mean_interval(self.optimal_returns).estimate
-        what += f", {self.num_mdps} MDPs (uniform policy {uniform:.3f}, optimal policy {optimal:.3f})"
-        return statistics.summarise(self.labels, returns, self.teacher_returns, baseline, what)
+        return returns, f"{what}, {self.num_mdps} MDPs (uniform policy {uniform:.3f}, optimal policy {optimal:.3f})"
 
     def _tidy(self) -> dict[str, np.ndarray]:
         """Columns of the tidy table: a row per method, MDP and checkpoint, the checkpoint running fastest."""

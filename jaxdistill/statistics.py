@@ -1,13 +1,12 @@
-"""Averages over MDPs with their uncertainty: intervals, paired differences and the table that shows them.
+"""Averages over MDPs with their uncertainty.
 
 MDPs are the independent samples (the paper averages over 1000 sampled worlds), so every interval here is over
 the MDP axis, and methods are compared on the *same* worlds: the difference is taken world by world before it
 is averaged, which removes the spread between easy and hard worlds. Everything is computed in float64.
 """
 
-import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,102 +99,74 @@ def bootstrap_interval(
     return Interval(estimate, float(low), float(high))
 
 
-@dataclasses.dataclass(frozen=True)
-class SummaryRow:
-    """One method: mean and IQM over MDPs, mean paired difference to the baseline (None for the baseline)."""
+def improvement_interval(x: Any, y: Any, confidence: float = 0.95) -> Interval:
+    """Probability that x is better than y in an MDP, ties counting half, with its Wilson interval.
 
-    label: str
-    num_mdps: int  # MDPs with a finite return
-    mean: Interval
-    iqm: Interval
-    difference: Interval | None
-    teacher: float  # mean return of this method's teacher, nan without one
+    Unlike a bootstrap, which is sure of itself when x wins everywhere, Wilson's interval has a width for any number of
+    MDPs; ties make it wider than it need be.
 
+    Args:
+      x, y: [M], in the same MDPs; pairs that are not finite are left out.
+      confidence: in (0, 1).
 
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """Returns per method with bootstrap 95 % intervals over MDPs; prints as a table.
-
-    `rows` keeps the order of the methods, `summary[label]` is one row. The difference of a method is the mean
-    over MDPs of (its return - the baseline's return in the same MDP).
+    Returns:
+      An `Interval` of floats in [0, 1]; nan without a finite pair. Values within 1e-6 of each other, relative where
+      they are large, tie: so far apart rounding can bring what is equal.
     """
-
-    rows: tuple[SummaryRow, ...]
-    baseline: str
-    quantity: str  # what was summarised, in words
-    notes: tuple[str, ...] = ()
-
-    def __getitem__(self, label: str) -> SummaryRow:
-        for row in self.rows:
-            if row.label == label:
-                return row
-        raise KeyError(f"no method {label!r} in this summary; it has {', '.join(r.label for r in self.rows)}")
-
-    def _cells(self) -> list[list[str]]:
-        has_teacher = any(np.isfinite(row.teacher) for row in self.rows)
-        header = ["method", "MDPs", "mean [95 %]", "IQM [95 %]", f"minus {self.baseline} [95 %]"]
-        lines = [header + ["teacher"] * has_teacher]
-        for row in self.rows:
-            intervals = [_cell(row.mean), _cell(row.iqm), _cell(row.difference, "+")]
-            teacher = [f"{row.teacher:.3f}" if np.isfinite(row.teacher) else "-"] * has_teacher
-            lines.append([row.label, str(row.num_mdps), *intervals, *teacher])
-        return lines
-
-    def __str__(self) -> str:
-        lines = self._cells()
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        table = []
-        for label, *cells in lines:
-            table.append("  ".join([label.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]))
-        return "\n".join([self.quantity, table[0], "-" * len(table[0]), *table[1:], *self.notes])
-
-    __repr__ = __str__
-
-    def to_markdown(self) -> str:
-        """The table in Markdown, without a trailing newline."""
-        header, *lines = self._cells()
-        rule = [":--"] + ["--:"] * (len(header) - 1)
-        escaped = [[cell.replace("|", r"\|") for cell in line] for line in [header, rule, *lines]]
-        return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
-
-    def to_dataframe(self) -> Any:
-        """One row per method as a pandas DataFrame: every estimate with its `_low` and `_high` column."""
-        nothing = Interval(np.nan, np.nan, np.nan)
-        records = []
-        for row in self.rows:
-            record: dict[str, Any] = {"label": row.label, "num_mdps": row.num_mdps}
-            intervals = {"mean": row.mean, "iqm": row.iqm, "difference": row.difference or nothing}
-            for name, (estimate, low, high) in intervals.items():
-                record |= {name: estimate, f"{name}_low": low, f"{name}_high": high}
-            records.append(record | {"teacher": row.teacher})
-        return import_pandas().DataFrame.from_records(records)
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y, n = x[finite], y[finite], int(finite.sum())
+    if n == 0:
+        return Interval(np.nan, np.nan, np.nan)
+    tie = np.abs(x - y) <= 1e-6 * np.maximum(1, np.maximum(np.abs(x), np.abs(y)))
+    p = float(np.where(tie, 0.5, x > y).mean())
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    scale = 1 + z**2 / n
+    return Interval(p, max(0.0, float((middle - half) / scale)), min(1.0, float((middle + half) / scale)))
 
 
-def _cell(interval: Interval | None, sign: str = "-") -> str:
-    if interval is None or not np.isfinite(interval.estimate):
-        return "-"
-    ends = f"[{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]" if np.isfinite(interval.low) else "[n/a]"
-    return f"{interval.estimate:{sign}.3f} {ends}"
+def average_height(iterations: Any, curves: Any) -> np.ndarray:
+    """Area under each curve [..., C] divided by the number of iterations: [...], the mean return over training.
+
+    A point of a curve counts for the iterations since the one before it, of which it is the mean if it was sampled.
+    """
+    widths = np.diff(np.asarray(iterations, np.float64), prepend=0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(curves, np.float64) @ widths / widths.sum()
 
 
-def summarise(
-    labels: Sequence[str], returns: np.ndarray, teacher_returns: np.ndarray, baseline: str, quantity: str
-) -> Summary:
-    """Builds the `Summary` of `returns` [P, M]; MDPs that are not finite are left out and counted."""
-    reference = np.asarray(returns[list(labels).index(baseline)], np.float64)
-    rows, notes = [], []
-    for p, label in enumerate(labels):
-        x = np.asarray(returns[p], np.float64)
-        num_finite = int(np.isfinite(x).sum())
-        if num_finite < x.size:
-            missing = f"{x.size - num_finite} of {x.size} MDPs are not finite and are left out"
-            notes.append(f"note: {label}: {missing}")
-        mean, middle = bootstrap_interval(x), bootstrap_interval(x, iqm)
-        with np.errstate(invalid="ignore"):  # inf - inf: left out as well
-            difference = None if label == baseline else bootstrap_interval(x - reference)
-        teacher = float(mean_interval(teacher_returns[p]).estimate)
-        rows.append(SummaryRow(label, num_finite, mean, middle, difference, teacher))
-    return Summary(tuple(rows), baseline, quantity, tuple(notes))
+class Reached(NamedTuple):
+    """When a level was reached: the iteration by which half of the MDPs had reached it, inf if they never did."""
+
+    median: float
+    low: float  # ends of its interval; inf: never within the training, nan: too few MDPs for an interval
+    high: float
+    num_reached: int  # MDPs that reached it at all
+    num_mdps: int
+    last: int  # iterations trained: inf means later than that
+
+
+def reached_interval(iterations: Any, curves: Any, level: Any, confidence: float = 0.95) -> Reached:
+    """First iteration at which each curve is at the level or above: its median over MDPs.
+
+    A curve that never gets there (or is not finite) counts as later than any that does, and is never averaged. The
+    interval is that of order statistics: exact, whatever the distribution.
+
+    Args:
+      iterations: [C], increasing.
+      curves: [M, C].
+      level: one for all MDPs or one for each, [M].
+      confidence: in (0, 1).
+    """
+    iterations, curves = np.asarray(iterations), np.asarray(curves, np.float64)
+    above = curves >= np.asarray(level, np.float64)[..., None]
+    first = np.sort(np.where(above.any(1), iterations[above.argmax(1)].astype(np.float64), np.inf))
+    n = len(first)
+    rank = int(stats.binom.ppf((1 - confidence) / 2, n, 0.5))
+    low, high = (first[rank - 1], first[n - rank]) if rank > 0 else (np.nan, np.nan)
+    num_reached = int(np.isfinite(first).sum())
+    return Reached(float(first[(n - 1) // 2]), float(low), float(high), num_reached, n, int(iterations[-1]))
 
 
 def import_pandas() -> Any:

@@ -1,18 +1,18 @@
-"""Where teachers come from: Q-learning, actor-critic, optimal, adversarial, a user's tables; and how to spoil them.
+"""Where teachers come from: learned, optimal, adversarial, a user's tables or function; how to mix and to spoil them.
 
 Learned teachers run on the engine that trains the students.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill import exact, pool, rules, students, tables
-from jaxdistill.lanes import Program
+from jaxdistill import exact, pool, q_tables, students
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import METHODS
 from jaxdistill.progress import Progress
@@ -51,6 +51,73 @@ def from_logits(mdps: MDP, logits: npt.ArrayLike, *, discount: float = 0.99, nam
     if not np.isfinite(logits).all():
         raise ValueError("logits must be finite; for a deterministic teacher give from_table its probabilities.")
     return _valued(mdps, jax.nn.softmax(jnp.asarray(logits, jnp.float32)), logits, discount, name)
+
+
+def from_policy(
+    mdps: MDP,
+    policy: Callable[[int], npt.ArrayLike],
+    *,
+    sees: Literal["state", "observation"] = "state",
+    discount: float = 0.99,
+    name: str | None = None,
+) -> Teacher:
+    """A teacher from a function, such as a rule of thumb or a trained network.
+
+    The function is called once for each number, on the host, and the answers become a table; stacked worlds share it.
+
+    Args:
+      mdps: M stacked MDPs, or one.
+      policy: of the state's number (in a grid, `gridworld.state_to_cell` gives the cell), or with sees="observation" of
+        the observation's; returns probabilities [A], or the number of the one action that it plays.
+      sees: what the number is.
+      discount: of V_pi, which is computed exactly.
+      name: for labels; the function's name if None.
+
+    Raises:
+      ValueError: an answer that is neither a distribution nor an action, with the number that it was given.
+    """
+    if sees not in ("state", "observation"):
+        raise ValueError(f"sees must be 'state' or 'observation'; got {sees!r}.")
+    num_rows = mdps.num_states if sees == "state" else mdps.num_observations
+    table = np.stack([_answer(policy, sees, row, mdps.num_actions) for row in range(num_rows)])
+    probs = table if sees == "state" else table[np.asarray(mdps.observation)]
+    probs = np.broadcast_to(probs, (*mdps.id.shape, mdps.num_states, mdps.num_actions))
+    return _valued(mdps, probs, probs, discount, name or str(getattr(policy, "__name__", "policy")))
+
+
+def mixture(
+    mdps: MDP,
+    members: Sequence[Teacher],
+    weights: npt.ArrayLike | None = None,
+    *,
+    discount: float | None = None,
+    name: str | None = None,
+) -> Teacher:
+    """One teacher from several: in each state their probabilities are averaged, as if one were drawn at every step.
+
+    Args:
+      mdps: the worlds that all of them teach in.
+      members: N >= 1 teachers of these worlds. Their further policies (`with_others`) are left behind.
+      weights: N numbers >= 0, not all 0, divided by their sum; equal if None.
+      discount: of V_pi, which is the mixture's own, computed exactly; that of the first if None.
+      name: for labels; made of the members' names if None.
+
+    Raises:
+      ValueError: no member, members of other worlds, or weights that do not fit.
+    """
+    members = list(members)
+    expected = (*mdps.id.shape, mdps.num_states, mdps.num_actions)
+    shapes = {np.shape(member.probs) for member in members}
+    if shapes != {expected}:
+        found = ", ".join(str(list(shape)) for shape in sorted(shapes)) or "no member"
+        raise ValueError(f"mixture needs teachers of these worlds, with probs {list(expected)}; got {found}.")
+    share = np.ones(len(members)) if weights is None else np.asarray(weights, np.float64)
+    if share.shape != (len(members),) or not np.isfinite(share).all() or (share < 0).any() or share.sum() == 0:
+        raise ValueError(f"weights must be {len(members)} numbers >= 0 that are not all 0; got {weights!r}.")
+    share = share / share.sum()
+    probs = np.tensordot(share, np.stack([np.asarray(member.probs, np.float64) for member in members]), 1)
+    named = "+".join(f"{part:.3g} {member.name}" for part, member in zip(share, members, strict=True))
+    return _valued(mdps, probs, probs, members[0].discount if discount is None else discount, name or named)
 
 
 def optimal(mdps: MDP, *, discount: float = 0.99) -> Teacher:
@@ -143,7 +210,7 @@ def q_learning(
         num_iterations=num_iterations, num_checkpoints=1, learning_rate=learning_rate, discount=discount,
         max_episode_steps=max_episode_steps,
     )  # fmt: skip
-    q = _learn_q(students.as_key(key), mdps, config, epsilon, progress)
+    q = q_tables.learn(students.as_key(key), mdps, config, epsilon, progress)
     return from_q(mdps, q, temperature=temperature, discount=discount)
 
 
@@ -181,50 +248,19 @@ def actor_critic(
     return from_logits(mdps, logits, discount=discount, name="actor_critic")
 
 
-def _learn_q(key: jax.Array, mdps: MDP, config: Config, epsilon: float, progress: bool | None) -> np.ndarray:
-    """Q [M, O, A] after training, as one task of the pool."""
-    num = mdps.num_mdps
-    rule = rules.QLearningRule(mdps.num_actions)
-    q = np.zeros((num, mdps.num_observations, mdps.num_actions), np.float32)
-
-    def keep(mdp: int, pause: int, params: np.ndarray, *_: Any) -> None:
-        q[mdp] = params
-
-    def same(value: Any, dtype: Any = np.float32) -> np.ndarray:
-        return np.full(num, value, dtype)
-
-    learner = rules.Student(
-        mdp=np.arange(num, dtype=np.int32),
-        teacher=same(0, np.int32),
-        key=students.stream_keys(key, "teacher:q_learning", np.asarray(mdps.id)),
-        learning_rate=same(config.learning_rate),
-        value_learning_rate=same(0),
-        discount=same(config.discount),
-        probability_floor=same(0),
-        loss_weight=same(0),
-        return_weight=same(0),
-        control=np.tile(np.asarray([1, 0, 0], np.float32), (num, 1)),
-        per_episode=same(False, bool),
-        loss=same(-1, np.int32),
-        reward=same(-1, np.int32),
-        next_reward=same(-1, np.int32),
-        bootstrap=same(0, np.int32),
-        baseline=same(0),
-        params={"epsilon": same(epsilon)},
+def _answer(policy: Callable[[int], npt.ArrayLike], sees: str, row: int, num_actions: int) -> np.ndarray:
+    """What the policy plays there, as probabilities [A]."""
+    answer = np.asarray(policy(row))
+    if answer.shape == () and answer.dtype.kind in "iu" and 0 <= answer < num_actions:
+        return np.eye(num_actions)[int(answer)]
+    is_row = answer.shape == (num_actions,) and answer.dtype.kind in "fiub"
+    if is_row and np.isfinite(answer).all() and (answer >= 0).all() and abs(answer.sum() - 1) <= 1e-4:
+        return answer.astype(np.float64)
+    shown = np.array2string(answer, precision=3, threshold=6).replace("\n", "")
+    raise ValueError(
+        f"policy must return {num_actions} probabilities that sum to 1, or an action in [0, {num_actions}); for {sees} "
+        f"{row} it returned {shown}."
     )
-    program = Program(
-        rule=rule,
-        monte_carlo=False,
-        num_lanes=pool.lane_width(mdps.num_observations, rule.width, pool.workers()[0].platform),
-        num_checkpoints=1,
-        max_steps=config.max_episode_steps,
-    )
-    nobody = np.zeros((mdps.num_states, mdps.num_actions), np.float32)
-    teachers = tables.pack_teacher(nobody, nobody[:, 0])
-    task = pool.Task(program, tables.pack_worlds(mdps), teachers, learner, config.num_iterations, np.ones(num), keep)
-    with Progress("Q-learning teachers", progress) as report:
-        pool.run([task], report)
-    return q
 
 
 def _per_world(mdps: MDP, value: npt.ArrayLike, name: str, most: float) -> np.ndarray:

@@ -38,28 +38,48 @@ def train(
 ) -> Result:
     """Trains one tabular student per method and MDP and returns their learning curves and final tables.
 
+    Everything starts here:
+
+      import jax
+      import jaxdistill as jd
+
+      key = jax.random.key(0)
+      mdps = jd.sample_mdps(key, 64)
+      teacher = jd.teachers.q_learning(key, mdps, num_iterations=2000)
+      result = jd.train(key, mdps, teacher, ["baseline", "n_distill"], num_iterations=2000)
+      print(result.summary("final"))  # returns with intervals; jd.compare(result) says more
+      result.plot().savefig("curves.png")
+      result.save("run.npz")  # jd.load("run.npz")
+
     A student's numbers depend on `key`, its label and its MDP's `id`, and on nothing else that is trained beside it.
 
     Args:
       key: random key, such as `jax.random.key(0)`.
-      mdps: M stacked MDPs, such as `sample_mdps(key, 100)`.
-      teacher: M stacked teachers, such as `teachers.q_learning(key, mdps)`; None where no method asks for one.
-      methods: names of `METHODS`, `Method`s or `Cell`s (a method with its own teacher or configuration): one, several,
-        or a mapping from labels to them. P of them.
-      config: a `Config`; its fields may also be given here by name, such as `num_iterations=1000`.
+      mdps: M stacked MDPs, such as `sample_mdps(key, 100)`, or a single one. Other worlds: `garnet.garnet`,
+        `from_text`, `from_gymnasium`, `MDP.from_transition_matrix`, `MDP.from_arrays`, and `stack` to stack them.
+      teacher: M stacked teachers, such as `teachers.q_learning(key, mdps)`, `teachers.optimal(mdps)` or
+        `teachers.from_policy(mdps, function)`; None where no method asks for one.
+      methods: names of `METHODS`, `Method`s such as those of `ZOO`, or `Cell`s (a method with its own teacher or
+        configuration): one, several, or a mapping from labels to them. P of them.
+      config: a `Config`; its fields may also be given here by name (`**changes`).
       initial_logits: float [P, M, O, A] or what broadcasts to it; zeros if None.
       initial_values: float [P, M, O] or what broadcasts to it; zeros if None.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
       measure: called as measure(mdps, teacher, policies) at every checkpoint with B stacked MDPs, their teachers and
         the students' policies [B, S, A]; returns named numbers {name: [B]}, which `Result.measure(name)` gives back.
         It is compiled, so it must be written in JAX. Every cell then needs a teacher.
-      progress: on stderr: True: a bar on a terminal, lines elsewhere; False: nothing; None: a bar on a terminal only.
+      progress: True: a bar on a terminal, a line in a notebook, a line every ten seconds elsewhere; None: the same, but
+        elsewhere nothing of what ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
-      **changes: fields of `Config`.
+      **changes: fields of `Config`, where they are described: num_iterations (episodes of each student, 30 000),
+        num_checkpoints, learning_rate and value_learning_rate (0.1), discount (0.99), estimator ("td" or "mc"),
+        reduction ("mean" or "sum"), probability_floor, loss_weight, return_weight, optimizer, max_episode_steps.
 
     Returns:
-      A `Result` with axes (method, MDP, checkpoint). Its curves are the undiscounted returns of the training episodes,
-      which the student plays itself; where another policy is in control they are the exact returns of the student.
+      A `Result` of NumPy arrays: `returns` and `lengths` [P, M, C] at C checkpoints, `final_returns` [P, M] (exact),
+      `logits` [P, M, O, A], `values`, the returns of the teacher, the uniform and the optimal policy. Its curves are
+      the undiscounted returns of the training episodes, which the student plays itself; where another policy is in
+      control they are the exact returns of the student.
 
     Raises:
       ValueError: one line that says what was wrong, what was expected and what to do.

@@ -79,6 +79,21 @@ def test_observations_may_be_fewer_or_more_than_those_used():
     assert MDP.from_arrays(**small_arrays(), observation=[1, 0, 1], num_observations=9).num_observations == 9
 
 
+def test_the_same_worlds_seen_otherwise():
+    mdps = stack([MDP.from_arrays(**small_arrays(seed=i)) for i in range(2)])
+    shared = mdps.with_observation([1, 0, 1])
+    assert shared.observation.tolist() == [[1, 0, 1]] * 2 and shared.num_observations == 2
+    assert shared.reward is mdps.reward and mdps.num_observations == 3
+    own = mdps.with_observation([[0, 0, 1], [2, 1, 0]], num_observations=4)
+    assert own[1].observation.tolist() == [2, 1, 0] and own.num_observations == 4
+    assert mdps[0].with_observation([0, 0, 0]).num_observations == 1
+    grid = gridworld.from_text(["S.+"])
+    assert grid.with_observation([0, 0, 1]).grid is grid.grid  # it still has its picture
+    for bad, message in (([0, 1], "must have shape"), ([0, 1, -1], "must be in"), ([0.0, 1, 2], "must hold integers")):
+        with pytest.raises(ValueError, match=f"observation {message}"):
+            mdps.with_observation(bad)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

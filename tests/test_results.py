@@ -14,6 +14,7 @@ from scipy import stats
 
 from jaxdistill import results, statistics
 from jaxdistill.results import Result, concatenate, load
+from jaxdistill.summary import summarise
 
 LABELS = ("baseline", "n_distill", "td_vpi")
 
@@ -111,7 +112,7 @@ def test_differences_are_paired_over_mdps():
     worlds = np.random.default_rng(4).normal(scale=10, size=50)  # easy and hard worlds
     gain = np.random.default_rng(5).normal(0.5, 0.1, size=50)
     returns = np.stack([worlds, worlds + gain])
-    summary = statistics.summarise(["a", "b"], returns, np.full((2, 50), np.nan), "a", "returns")
+    summary = summarise(["a", "b"], returns, np.full((2, 50), np.nan), "a", "returns")
     difference = summary["b"].difference
     assert summary["a"].difference is None
     assert difference.estimate == pytest.approx(gain.mean())
@@ -122,15 +123,15 @@ def test_differences_are_paired_over_mdps():
 
 def test_differences_by_hand():
     returns = np.array([[1.0, 2.0, 4.0], [2.0, 2.0, np.nan], [0.0, np.inf, 0.0]])
-    summary = statistics.summarise(["a", "b", "c"], returns, np.zeros((3, 3)), "a", "returns")
+    summary = summarise(["a", "b", "c"], returns, np.zeros((3, 3)), "a", "returns")
     assert summary["b"].difference.estimate == 0.5  # ((2 - 1) + (2 - 2)) / 2
     assert summary["c"].difference.estimate == -2.5  # ((0 - 1) + (0 - 4)) / 2
     assert [row.num_mdps for row in summary.rows] == [3, 2, 2]
     assert summary.notes == tuple(f"note: {x}: 1 of 3 MDPs are not finite and are left out" for x in "bc")
-    backwards = statistics.summarise(["a", "b", "c"], returns, np.zeros((3, 3)), "b", "returns")
+    backwards = summarise(["a", "b", "c"], returns, np.zeros((3, 3)), "b", "returns")
     assert backwards["a"].difference.estimate == -0.5
     diverged = np.array([[1.0, np.inf, 4.0], [3.0, np.inf, -np.inf]])
-    assert statistics.summarise("ab", diverged, np.zeros((2, 3)), "a", "").rows[1].difference.estimate == 2
+    assert summarise("ab", diverged, np.zeros((2, 3)), "a", "").rows[1].difference.estimate == 2
 
 
 # --- the summary --------------------------------------------------------------------------------------------

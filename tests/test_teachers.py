@@ -218,3 +218,65 @@ def test_bad_input_is_refused_in_one_line(make, message):
     with pytest.raises(ValueError) as error:
         make()
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+# --- From a function, and from several teachers ----------------------------------------------------------------
+
+
+def test_a_function_of_the_state_or_of_the_observation():
+    def rule(row):
+        return jnp.arange(1.0, 4.0) / 6 if row % 2 else row % 3  # probabilities, or an action
+
+    table = np.array([[1, 0, 0], [1 / 6, 2 / 6, 3 / 6], [0, 0, 1], [1 / 6, 2 / 6, 3 / 6]])
+    teacher = teachers.from_policy(ALIASED, rule, discount=0.9)
+    np.testing.assert_allclose(teacher.probs, np.tile(table, (NUM, 1, 1)), rtol=1e-6)
+    np.testing.assert_allclose(teacher.values, teachers.from_table(ALIASED, table, discount=0.9).values, atol=1e-6)
+    assert teacher.name == "rule" and teacher.discount == 0.9
+    seen = teachers.from_policy(ALIASED, rule, sees="observation", name="mine")
+    np.testing.assert_allclose(seen.probs, np.tile(table[[0, 0, 1, 1]], (NUM, 1, 1)), rtol=1e-6)
+    one = teachers.from_policy(ALIASED[1], rule, sees="observation")
+    np.testing.assert_allclose(one.probs, seen.probs[1])
+    assert seen.name == "mine" and one.values.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [(3, "3"), (-1, "-1"), ([0.5, 0.4, 0.0], r"\[0.5 0.4 0. \]"), ([0.5, 0.5], "0.5"), ([2, -1, 0], "2"),
+     (None, "None"), (0.5, "0.5"), ([np.nan, 0.5, 0.5], "nan")],
+)  # fmt: skip
+def test_a_function_that_answers_with_neither(answer, shown):
+    with pytest.raises(ValueError, match=rf"3 probabilities .*action in \[0, 3\); for state 2 it .*{shown}") as error:
+        teachers.from_policy(WORLDS, lambda s: answer if s == 2 else 0)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="sees must be"):
+        teachers.from_policy(WORLDS, lambda s: 0, sees="cell")
+
+
+def test_a_mixture_plays_the_average_and_is_worth_what_it_plays():
+    members = [teachers.optimal(WORLDS, discount=0.9), teachers.uniform(WORLDS, discount=0.5)]
+    mixed = teachers.mixture(WORLDS, members, [3, 1])
+    probs = 0.75 * np.asarray(members[0].probs) + 0.25 / 3
+    np.testing.assert_allclose(mixed.probs, probs, atol=1e-6)
+    np.testing.assert_allclose(mixed.values, teachers.from_table(WORLDS, probs, discount=0.9).values, atol=1e-5)
+    assert mixed.discount == 0.9 and mixed.name == "0.75 optimal+0.25 uniform"
+    np.testing.assert_allclose(teachers.mixture(WORLDS, members).probs, (probs - 0.25 / 3) / 1.5 + 1 / 6, atol=1e-6)
+    alone = teachers.mixture(WORLDS[0], [member[0] for member in members], [0, 1], discount=0.7, name="alone")
+    np.testing.assert_allclose(alone.probs, 1 / 3, atol=1e-6)
+    assert alone.discount == 0.7 and alone.name == "alone"
+
+
+@pytest.mark.parametrize(
+    ("members", "weights", "message"),
+    [
+        ([], None, "mixture needs teachers of these worlds, .*; got no member"),
+        ([teachers.uniform(WORLDS[0])], None, r"probs \[3, 4, 3\]; got \[4, 3\]"),
+        ([teachers.uniform(WORLDS)], [1, 1], "weights must be 1 numbers"),
+        ([teachers.uniform(WORLDS)], [0], "not all 0"),
+        ([teachers.uniform(WORLDS)] * 2, [2, -1], "weights must be 2 numbers"),
+        ([teachers.uniform(WORLDS)] * 2, [np.nan, 1], "weights must be 2 numbers"),
+    ],
+)
+def test_mixtures_that_cannot_be(members, weights, message):
+    with pytest.raises(ValueError, match=message) as error:
+        teachers.mixture(WORLDS, members, weights)
+    assert "\n" not in str(error.value)

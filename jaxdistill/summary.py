@@ -1,0 +1,160 @@
+"""The table of an experiment: a row for each method, to print or to paste as Markdown or LaTeX."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdistill.statistics import Interval, bootstrap_interval, import_pandas, iqm, mean_interval
+
+
+@dataclasses.dataclass(frozen=True)
+class SummaryRow:
+    """One method: mean and IQM over MDPs, mean paired difference to the baseline (None for the baseline)."""
+
+    label: str
+    num_mdps: int  # MDPs with a finite return
+    mean: Interval
+    iqm: Interval
+    difference: Interval | None
+    teacher: float  # mean return of this method's teacher, nan without one
+
+    def record(self) -> dict[str, Any]:
+        """The row as named numbers: every estimate with its `_low` and `_high`."""
+        intervals = {"mean": self.mean, "iqm": self.iqm, "difference": self.difference}
+        return {"label": self.label, "num_mdps": self.num_mdps, **named(intervals), "teacher": self.teacher}
+
+
+Column = tuple[str, Callable[[Any], str]]  # header, and the cell of a row
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Returns per method with bootstrap 95 % intervals over MDPs; prints as a table.
+
+    `rows` keeps the order of the methods, `summary[label]` is one row. The difference of a method is the mean
+    over MDPs of (its return - the baseline's return in the same MDP).
+    """
+
+    rows: tuple[Any, ...]  # of SummaryRow, or of a subclass
+    baseline: str
+    quantity: str  # what was summarised, in words
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, label: str) -> Any:
+        for row in self.rows:
+            if row.label == label:
+                return row
+        raise KeyError(f"no method {label!r} in this summary; it has {', '.join(r.label for r in self.rows)}")
+
+    def _columns(self) -> dict[str, Column]:
+        columns: dict[str, Column] = {
+            "num_mdps": ("MDPs", lambda row: str(row.num_mdps)),
+            "mean": ("mean [95 %]", lambda row: cell(row.mean)),
+            "iqm": ("IQM [95 %]", lambda row: cell(row.iqm)),
+            "difference": (f"minus {self.baseline} [95 %]", lambda row: cell(row.difference, "+")),
+        }
+        if any(np.isfinite(row.teacher) for row in self.rows):
+            columns["teacher"] = ("teacher", lambda row: f"{row.teacher:.3f}" if np.isfinite(row.teacher) else "-")
+        return columns
+
+    def _cells(self, columns: Sequence[str] | None = None) -> list[list[str]]:
+        """Lines of cells, the header first, of the columns asked for (the label always) or of all."""
+        known = self._columns()
+        for name in columns or ():
+            if name not in known:
+                raise ValueError(f"no column {name!r} in this table; it has {', '.join(known)}")
+        chosen = [known[name] for name in (known if columns is None else columns)]
+        header = ["method", *(text for text, _ in chosen)]
+        return [header] + [[row.label, *(show(row) for _, show in chosen)] for row in self.rows]
+
+    def __str__(self) -> str:
+        lines = self._cells()
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        table = []
+        for label, *cells in lines:
+            table.append("  ".join([label.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]))
+        return "\n".join([self.quantity, table[0], "-" * len(table[0]), *table[1:], *self.notes])
+
+    __repr__ = __str__
+
+    def to_markdown(self, columns: Sequence[str] | None = None) -> str:
+        """The table in Markdown, without a trailing newline; `columns` as in `to_latex`."""
+        header, *lines = self._cells(columns)
+        rule = [":--"] + ["--:"] * (len(header) - 1)
+        escaped = [[cell.replace("|", r"\|") for cell in line] for line in [header, rule, *lines]]
+        return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
+
+    def to_latex(self, columns: Sequence[str] | None = None) -> str:
+        """The table as a LaTeX tabular with the rules of the package booktabs, without a trailing newline.
+
+        Args:
+          columns: names of columns in this order, such as ["mean", "difference"]; None: all. ValueError for an unknown
+            name, naming those that there are.
+        """
+        header, *lines = self._cells(columns)
+        body = [[_latex(label), *map(_latex_numbers, cells)] for label, *cells in lines]
+        rows = [" & ".join(line) + r" \\" for line in [list(map(_latex, header)), *body]]
+        rules = [r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\toprule", rows[0], r"\midrule"]
+        return "\n".join([*rules, *rows[1:], r"\bottomrule", r"\end{tabular}"])
+
+    def to_dataframe(self) -> Any:
+        """One row per method as a pandas DataFrame: every estimate with its `_low` and `_high` column."""
+        return import_pandas().DataFrame.from_records([row.record() for row in self.rows])
+
+
+def named(intervals: dict[str, Interval | None]) -> dict[str, float]:
+    """{name: estimate, name_low: ..., name_high: ...} of every interval; nan for None."""
+    record: dict[str, float] = {}
+    for name, interval in intervals.items():
+        estimate, low, high = interval or (np.nan, np.nan, np.nan)
+        record |= {name: estimate, f"{name}_low": low, f"{name}_high": high}
+    return record
+
+
+def cell(interval: Interval | None, sign: str = "-", digits: int = 3) -> str:
+    """An interval as text; `sign` as in a format, "+" to show it always."""
+    if interval is None or not np.isfinite(interval.estimate):
+        return "-"
+    form = f"{sign}.{digits}f"
+    ends = f"[{interval.low:{form}}, {interval.high:{form}}]" if np.isfinite(interval.low) else "[n/a]"
+    return f"{interval.estimate:{form}} {ends}"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def _latex_numbers(text: str) -> str:
+    """A cell of numbers: signs and comparisons in mathematics, where a minus is not a hyphen."""
+    if text == "-":
+        return "--"
+    return re.sub(r"(?:> )?[+-]?\d+(?:\.\d+)?", lambda match: f"${match[0]}$", text)
+
+
+def summarise(
+    labels: Sequence[str], returns: np.ndarray, teacher_returns: np.ndarray, baseline: str, quantity: str
+) -> Summary:
+    """Builds the `Summary` of `returns` [P, M]; MDPs that are not finite are left out and counted."""
+    reference = np.asarray(returns[list(labels).index(baseline)], np.float64)
+    rows, notes = [], []
+    for p, label in enumerate(labels):
+        x = np.asarray(returns[p], np.float64)
+        num_finite = int(np.isfinite(x).sum())
+        if num_finite < x.size:
+            missing = f"{x.size - num_finite} of {x.size} MDPs are not finite and are left out"
+            notes.append(f"note: {label}: {missing}")
+        mean, middle = bootstrap_interval(x), bootstrap_interval(x, iqm)
+        with np.errstate(invalid="ignore"):  # inf - inf: left out as well
+            difference = None if label == baseline else bootstrap_interval(x - reference)
+        teacher = float(mean_interval(teacher_returns[p]).estimate)
+        rows.append(SummaryRow(label, num_finite, mean, middle, difference, teacher))
+    return Summary(tuple(rows), baseline, quantity, tuple(notes))
