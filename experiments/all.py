@@ -231,11 +231,17 @@ def write_index(outdir: Path, runs: dict[str, Run]) -> None:
 
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-img { max-width: 100%; height: auto; border: 1px solid #ddd; }
-pre { overflow-x: auto; background: #f6f6f6; padding: .6rem; font-size: .8rem; }
+:root { color-scheme: light dark; --line: light-dark(#ddd, #444); --quiet: light-dark(#5c5c5c, #a8a8a8); }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
+  background: light-dark(#fff, #16181c); color: light-dark(#222, #ddd); overflow-wrap: anywhere; }
+a { color: light-dark(#0b57d0, #8ab4f8); } h2 { line-height: 1.25; font-size: 1.3rem; }
+img { max-width: 100%; height: auto; border: 1px solid var(--line); background: #fff; }
+pre { overflow-x: auto; overflow-wrap: normal; background: light-dark(#f6f6f6, #22252b); padding: .6rem;
+  font-size: .8rem; }
 table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top; }
-section { margin-top: 3rem; } .failed { color: #a00; } .run { color: #666; font-size: .9rem; }
+th, td:first-child { overflow-wrap: normal; } summary { cursor: pointer; }
+section { margin-top: 3rem; scroll-margin-top: 1rem; } .failed { color: light-dark(#a00, #ff8a80); }
+.run { color: var(--quiet); font-size: .9rem; }
 """
 
 
@@ -246,7 +252,7 @@ def page(outdir: Path, runs: dict[str, Run]) -> str:
     rows = "\n".join(f'<tr><td><a href="#{name}">{name}</a></td><td>{_status(runs, name)}</td></tr>' for name in names)
     sections = "\n".join(section(outdir, name, runs) for name in names)
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>jaxdistill: all experiments</title><style>{_STYLE}</style></head><body>
 <h1>jaxdistill: all experiments</h1>
 <p class="run">{html.escape(versions)}</p>

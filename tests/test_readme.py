@@ -4,15 +4,15 @@ import re
 from pathlib import Path
 
 import jaxdistill
+from tests import snippets
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def test_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(compile(block, "README.md", "exec"), names)
+    names = snippets.run(ROOT / "README.md")
     assert "on_policy_distill_r" in capsys.readouterr().out  # the summary was printed
     assert (tmp_path / "distill.png").stat().st_size > 10_000
     result = names["result"]
@@ -29,4 +29,4 @@ def test_table_of_methods_is_complete():
 def test_picture_exists():
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
     assert pictures
-    assert all((Path(__file__).resolve().parents[1] / picture).stat().st_size < 1_000_000 for picture in pictures)
+    assert all((ROOT / picture).stat().st_size < 1_000_000 for picture in pictures)
