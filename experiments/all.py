@@ -22,8 +22,9 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from experiments import common
+from jaxdistill.files import write_atomically
 from jaxdistill.progress import duration
-from jaxdistill.results import package_versions, write_atomically
+from jaxdistill.results import package_versions
 
 FOLDER = Path(__file__).resolve().parent
 _GRACE_SECONDS = 20  # for an experiment to end by itself when it is stopped

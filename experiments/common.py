@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -18,9 +19,10 @@ import numpy as np
 from absl import app, flags, logging
 
 import jaxdistill
-from jaxdistill import Result, Teacher, plotting, teachers
+from jaxdistill import Result, Teacher, checkpoints, plotting, teachers
+from jaxdistill.files import write_atomically
 from jaxdistill.progress import duration
-from jaxdistill.results import package_versions, write_atomically
+from jaxdistill.results import package_versions
 
 
 def option(default: Any, help: str) -> Any:
@@ -177,7 +179,7 @@ def run_parts(settings: Any, outdir: Path, parts: Mapping[str, Callable[[], Any]
     """What the parts of an experiment return, by name: a `Result` each, or a dictionary of arrays.
 
     A part is saved as `<name>.npz` when it is finished (a `Result` also as `<name>.csv.gz`), and a part that an earlier
-    run of the same settings finished is read instead.
+    run of the same settings finished is read instead. One that was stopped goes on from `<name>.unfinished`.
     """
     files = {name: outdir / f"{name}.npz" for name in parts}
     ours, started, num_read = same_settings(settings, outdir), time.perf_counter(), 0
@@ -186,11 +188,15 @@ def run_parts(settings: Any, outdir: Path, parts: Mapping[str, Callable[[], Any]
         if ours and path.exists():
             found[name], num_read = _read_part(path), num_read + 1
             continue
-        found[name] = parts[name]()
-        if not ours:  # only now: a run that cannot even begin leaves what was there
-            save_settings(settings, outdir, files=[path.name for path in files.values()])
-            ours = True
-        _save_part(found[name], path)
+        unfinished = outdir / f"{name}.unfinished"
+        if settings.restart:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        with checkpoints.resumable(unfinished):
+            found[name] = parts[name]()
+            if not ours:  # only now: a run that cannot even begin leaves what was there
+                save_settings(settings, outdir, files=[path.name for path in files.values()])
+                ours = True
+            _save_part(found[name], path)
     print(f"{len(files)} parts, {num_read} of them from {outdir}, in {duration(time.perf_counter() - started)}")
     return found
 

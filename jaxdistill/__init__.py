@@ -18,6 +18,7 @@ from jaxdistill import (
     theory,
     variance,
 )
+from jaxdistill.checkpoints import resumable
 from jaxdistill.comparison import compare
 from jaxdistill.fields import check_method
 from jaxdistill.gridworld import GridConfig, from_text, sample_mdps
@@ -65,6 +66,7 @@ __all__ = [
     "objectives",
     "plus_reward",
     "results",
+    "resumable",
     "sample_mdps",
     "stack",
     "teachers",

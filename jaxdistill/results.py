@@ -13,15 +13,15 @@ import io
 import json
 import os
 import platform
-import secrets
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import numpy as np
 
 from jaxdistill import statistics
+from jaxdistill.files import one_line, write_atomically
 from jaxdistill.summary import Summary, summarise
 
 FORMAT = "jaxdistill.Result"
@@ -289,7 +289,7 @@ def load(path: str | os.PathLike[str]) -> Result:
         try:
             arrays, metadata = _read(file)
         except Exception as error:  # damage can show in any way that the zip, zlib, npy and JSON readers have
-            raise ValueError(f"{path} is truncated or damaged: {_one_line(error)}; recompute it") from error
+            raise ValueError(f"{path} is truncated or damaged: {one_line(error)}; recompute it") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a results file: it is an npz, but not one written by Result.save")
     if metadata.get("version") != FORMAT_VERSION:
@@ -374,28 +374,6 @@ def _join(results: Sequence[Result], name: str, axis: str) -> np.ndarray | None:
     return np.concatenate(arrays, axis=AXES[name].index(axis))
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], None]) -> Path:
-    """Calls `write(file)` on a temporary file beside `path`, then renames it: `path` is never half written.
-
-    Returns the path. OSError, one line, if it cannot be written; then the old file, if any, is still there.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        try:
-            with open(temporary, "xb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        reason = f"cannot write: {error.strerror or _one_line(error)}"
-        raise OSError(error.errno, reason, str(path)) from error
-    return path
-
-
 def jsonable(value: Any) -> Any:
     """`value` as JSON can hold it: dataclasses as dicts, arrays and tuples as lists, functions by name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -419,7 +397,3 @@ def _as_numbers(name: str, value: Any) -> np.ndarray:
             raise ValueError(f"{name} must be an array of {expected}, got dtype {array.dtype}")
         array = array.astype(np.int64 if name in _INTEGERS else np.float64)
     return array
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

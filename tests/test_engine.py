@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import MDP, Teacher, engine, from_text, pool, students, teachers, train
+from jaxdistill import MDP, Teacher, block, engine, from_text, pool, students, teachers, train
 from tests import reference, small
 
 NUM_SEEDS, NUM_REFERENCE_SEEDS, NUM_ITERATIONS, NUM_BINS = 512, 80, 60, 4
@@ -168,7 +168,7 @@ def test_order_and_company_change_nothing():
 @pytest.mark.parametrize(("name", "estimator", "reduction", "methods"), [COMPARED[0], COMPARED[3]], ids=["td", "mc"])
 def test_chunks_and_workers_change_nothing(name, estimator, reduction, methods, monkeypatch):
     """Nor how often the host looks, nor how many lanes a worker keeps busy."""
-    monkeypatch.setattr(pool, "_CHUNK_SECONDS", 1e-9)
+    monkeypatch.setattr(block, "_CHUNK_SECONDS", 1e-9)
     one_worker = pool.workers()[:1]
     monkeypatch.setattr(pool, "workers", lambda: one_worker)
     chunked = run(name, methods, estimator=estimator, reduction=reduction)
@@ -180,14 +180,14 @@ def test_narrower_blocks_change_nothing(estimator, monkeypatch):
     """The last students move to 64 and then to 16 lanes, and their numbers stay bit for bit what they were."""
     methods = ("baseline", "on_policy_distill_r_vcond", "kl_regularised")
     wide = run("aliased", methods, rows=slice(20), estimator=estimator, num_iterations=300)
-    monkeypatch.setattr(pool, "_SPARSE_CHUNKS", 0)
-    monkeypatch.setattr(pool, "_CHUNK_SECONDS", 1e-9)
+    monkeypatch.setattr(block, "_SPARSE_CHUNKS", 0)
+    monkeypatch.setattr(block, "_CHUNK_SECONDS", 1e-9)
     one_worker = pool.workers()[:1]
     monkeypatch.setattr(pool, "workers", lambda: one_worker)
     widths = []
-    moved = pool.select
+    moved = block.select
     monkeypatch.setattr(
-        pool, "select", lambda program, *rest: widths.append(program.num_lanes) or moved(program, *rest)
+        block, "select", lambda program, *rest: widths.append(program.num_lanes) or moved(program, *rest)
     )
     narrowed = run("aliased", methods, rows=slice(20), estimator=estimator, num_iterations=300)
     assert widths == [256, 64]
@@ -201,8 +201,8 @@ def test_a_small_ring_settles_and_changes_nothing(estimator, methods, monkeypatc
     roomy = long()
     settled = []
     monkeypatch.setattr(students, "Program", functools.partial(engine.Program, ring=128))
-    settle = pool.settle
-    monkeypatch.setattr(pool, "settle", lambda *args: settled.append(1) or settle(*args))
+    settle = block.settle
+    monkeypatch.setattr(block, "settle", lambda *args: settled.append(1) or settle(*args))
     tight = long()
     assert len(settled) > 10
     assert_same(roomy, tight)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxdistill import results, statistics
+from jaxdistill import files, results, statistics
 from jaxdistill.results import Result, concatenate, load
 from jaxdistill.summary import summarise
 
@@ -466,7 +466,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="cannot write: No space left on device"):
-        results.write_atomically(path, fail)
+        files.write_atomically(path, fail)
     assert_same(load(path), make(seed=1))
     make(seed=2).save(path)
     assert_same(load(path), make(seed=2))

@@ -1,0 +1,264 @@
+"""A block of lanes of one program, and the task whose students are in them."""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.checkpoints import OnItsWay, Output
+from jaxdistill.engine import advance
+from jaxdistill.lanes import Lanes, Pending, Program, empty, extract, load, select, settle
+from jaxdistill.rules import Student
+from jaxdistill.tables import Worlds
+
+_FEWEST_TICKS = 16  # of a chunk
+_EXTRACT_ENTRIES = 2**20  # table entries copied out per call
+_NARROWEST, _SPARSE_CHUNKS, _MOST_ACTIONS = 16, 4, 8  # see `Block.narrow`
+_CHUNK_SECONDS = 0.4  # how often the host looks
+_PAUSED_CHUNK_SECONDS = 0.03  # ... where lanes wait at their checkpoints for it
+_MOST_IDLE = 0.25  # part of the students that may wait for the host at the end of a chunk before chunks get shorter
+
+
+@dataclasses.dataclass
+class Task:
+    """Students that one program trains.
+
+    Attributes:
+      program, worlds, teachers: as `engine.advance` takes them.
+      students: `Student` of NumPy arrays with a leading axis [N].
+      num_iterations: episodes of each student.
+      cost: [N], expected steps per episode; dear ones start first, and progress is weighted by it.
+      pauses: iterations before the last at which parameters are handed out, increasing.
+      initial: float32 [N, O, num_params] parameters to start from, or None for zeros.
+      on_parameters: called with (student, pause index or -1 at the end, params [O, num_params], curves [C, 2],
+        truncated); never by two workers at once.
+    """
+
+    program: Program
+    worlds: Worlds
+    teachers: jax.Array
+    students: Student
+    num_iterations: int
+    cost: np.ndarray
+    on_parameters: Callable[[int, int, np.ndarray, np.ndarray, int], None]
+    pauses: Sequence[int] = ()
+    initial: np.ndarray | None = None
+
+    def __post_init__(self):
+        self.queue = collections.deque(np.argsort(-self.cost, kind="stable").tolist())
+        self.num_finished = 0
+        self.total_work = float(self.cost.sum()) * self.num_iterations
+        self.on_their_way: dict[int, OnItsWay] = {}  # students whom an earlier run had begun
+        self.record: Callable[[int, int, Output], None] | None = None  # as on_parameters, of what is to be saved
+
+    def identity(self) -> Iterator[bytes]:
+        """All that decides the numbers: the compiled program, functions of the user's included, and its inputs."""
+        lanes = jax.eval_shape(lambda: empty(self.program, self.worlds, self.one_block()))
+        total = np.int32(self.num_iterations)
+        yield advance.lower(self.program, lanes, self.worlds, self.teachers, total, np.int32(0)).as_text().encode()
+        yield repr((self.num_iterations, tuple(self.pauses))).encode()
+        for leaf in jax.tree.leaves((self.worlds, self.teachers, self.students, self.initial)):
+            yield np.ascontiguousarray(leaf).tobytes()
+
+    def one_block(self) -> Student:
+        """`Student` of zeros for every lane of a block."""
+        return jax.tree.map(lambda x: np.zeros((self.program.num_lanes, *x.shape[1:]), x.dtype), self.students)
+
+    def forget(self, outputs: Mapping[tuple[int, int], Output], on_their_way: Mapping[int, OnItsWay]) -> int:
+        """Hands out what an earlier run had finished; it is not trained again. The steps that it took."""
+        steps, done = 0, set()
+        for (who, pause), output in outputs.items():
+            self.on_parameters(who, pause, output.params, output.curves, output.truncated)
+            if pause < 0:
+                done.add(who)
+                steps += output.count
+        self.queue = collections.deque(who for who in self.queue if who not in done)
+        self.num_finished = len(done)
+        # One whose earlier pauses are lost with a damaged file begins anew.
+        known = {who: all((who, p) in outputs for p in range(one.pause)) for who, one in on_their_way.items()}
+        self.on_their_way = {who: one for who, one in on_their_way.items() if known[who] and who not in done}
+        return steps
+
+
+class Block:
+    """A block of lanes of one program, and who is in them."""
+
+    def __init__(self, task: Task, device: jax.Device, share: int):
+        self.task, self.program, self.device = task, task.program, device
+        self.worlds, self.teachers = jax.device_put((task.worlds, task.teachers), device)
+        width = self.program.num_lanes
+        self.capacity = min(width, max(share, 1))
+        self.occupant = np.full(width, -1)
+        self.pause = np.zeros(width, int)  # index of the lane's next pause
+        self.settled = np.zeros(width, np.int64)
+        self.student = task.one_block()
+        self.lanes: Lanes | None = None
+        self.num_ticks, self.sparse_chunks = 256, 0
+        self.steps, self.work_done = 0, 0.0  # of this block: environment steps, and cost x iterations
+        self._steps_before, self._work_before = 0, 0.0  # of students that have left
+
+    def busy(self) -> bool:
+        return bool((self.occupant >= 0).any())
+
+    def draining(self) -> bool:
+        """Whether nobody waits and most lanes are free."""
+        return not self.task.queue and 2 * int((self.occupant >= 0).sum()) < self.capacity
+
+    def refill(self) -> None:
+        """Gives every free lane the next student of the queue."""
+        free = np.flatnonzero(self.occupant < 0)
+        free = free[: max(self.capacity - int((self.occupant >= 0).sum()), 0)]
+        free = free[: len(self.task.queue)]
+        if not len(free):
+            return
+        if self.lanes is None:
+            # On the device from the start: arrays of no device would make `advance` compile once more.
+            self.lanes = jax.device_put(empty(self.program, self.worlds, self.student), self.device)
+            self.compile()
+        who = np.array([self.task.queue.popleft() for _ in free])
+        mask = np.zeros(len(self.occupant), bool)
+        mask[free], self.occupant[free], self.pause[free], self.settled[free] = True, who, 0, 0
+
+        def put(lane_values, all_values):
+            lane_values[free] = all_values[who]
+            return jnp.array(lane_values)
+
+        student = jax.tree.map(put, self.student, self.task.students)
+        initial = None
+        if self.task.initial is not None:
+            initial = np.zeros((len(mask), *self.task.initial.shape[1:]), np.float32)
+            initial[free] = self.task.initial[who]
+        self.lanes = load(self.program, self.lanes, self.worlds, jnp.asarray(mask), student, initial)
+        begun = self.task.on_their_way
+        self._go_on([(lane, w) for lane, w in zip(free.tolist(), who.tolist(), strict=True) if w in begun])
+        self._set_until()
+
+    def _go_on(self, begun: list[tuple[int, int]]) -> None:
+        """Puts students (lane, who) where an earlier run had left them."""
+        if not begun:
+            return
+        leaves, structure = jax.tree.flatten(self.lanes)
+        leaves = [np.array(leaf) for leaf in leaves]
+        for lane, who in begun:
+            one = self.task.on_their_way.pop(who)
+            self.pause[lane], self.settled[lane] = one.pause, one.settled
+            for leaf, saved in zip(leaves, one.leaves, strict=True):
+                leaf.reshape(len(self.occupant), -1, *leaf.shape[1:])[lane] = saved
+        self.lanes = jax.device_put(jax.tree.unflatten(structure, leaves), self.device)
+
+    def on_their_way(self) -> dict[int, OnItsWay]:
+        """The students in the lanes, as a later run can go on with them."""
+        busy = np.flatnonzero(self.occupant >= 0)
+        if self.lanes is None or not len(busy):
+            return {}
+        leaves = [np.asarray(leaf) for leaf in jax.device_get(jax.tree.leaves(self.lanes))]
+        by_lane = [leaf.reshape(len(self.occupant), -1, *leaf.shape[1:])[busy] for leaf in leaves]
+        return {
+            int(self.occupant[lane]): OnItsWay(int(self.pause[lane]), int(self.settled[lane]), [x[i] for x in by_lane])
+            for i, lane in enumerate(busy)
+        }
+
+    def narrow(self) -> None:
+        """Moves the last students into a block of a quarter of the width, once they have been few for a while.
+
+        A tick on CPU costs its width, however few lanes are busy, and the worlds with the longest episodes run long
+        after the others. Programs of 16 lanes and of multiples of 16 round alike where actions are few
+        (`tests/test_engine.py`; with 40 actions they do not), so that no number changes.
+        """
+        width, busy = len(self.occupant) // 4, np.flatnonzero(self.occupant >= 0)
+        sparse = not self.task.queue and 0 < len(busy) <= width and width >= _NARROWEST
+        sparse &= self.program.rule.num_actions <= _MOST_ACTIONS
+        self.sparse_chunks = self.sparse_chunks + 1 if sparse and self.device.platform == "cpu" else 0
+        if self.sparse_chunks <= _SPARSE_CHUNKS or self.lanes is None:
+            return
+        chosen = np.concatenate([busy, np.flatnonzero(self.occupant < 0)])[:width]
+        self.lanes = select(self.program, self.lanes, jnp.asarray(chosen))
+        self.program = dataclasses.replace(self.program, num_lanes=width)
+        self.occupant, self.pause, self.settled = self.occupant[chosen], self.pause[chosen], self.settled[chosen]
+        self.student = jax.tree.map(lambda x: x[chosen], self.student)
+        self.capacity, self.sparse_chunks = min(self.capacity, width), 0
+        self.compile()
+
+    def compile(self) -> None:
+        """Runs no tick, so that the first worker compiles, under the pool's lock, and the others find it done."""
+        self.lanes = self._ticks(0)
+
+    def _ticks(self, number: int) -> Lanes:
+        assert self.lanes is not None
+        total = np.int32(self.task.num_iterations)
+        return advance(self.program, self.lanes, self.worlds, self.teachers, total, np.int32(number))
+
+    def _set_until(self) -> None:
+        assert self.lanes is not None
+        ends = np.array([*self.task.pauses, self.task.num_iterations], np.int32)
+        until = np.where(self.occupant >= 0, ends[self.pause], 0).astype(np.int32)
+        self.lanes = dataclasses.replace(self.lanes, until=jax.device_put(until, self.device))
+
+    def advance(self) -> None:
+        """Runs a chunk of ticks and looks at where the lanes are."""
+        assert self.lanes is not None
+        if (self._iteration() - self.settled).max() + self.num_ticks > self.program.ring - 2:
+            self._settle()
+        started = time.perf_counter()
+        self.lanes = self._ticks(self.num_ticks)
+        jax.block_until_ready(self.lanes.iteration)
+        seconds = time.perf_counter() - started
+        wanted = _PAUSED_CHUNK_SECONDS if self.task.pauses else _CHUNK_SECONDS
+        factor = min(max(wanted / max(seconds, 1e-6), 0.5), 2.0)
+        here = self.occupant >= 0
+        if (np.asarray(self.lanes.iteration) >= np.asarray(self.lanes.until))[here].mean() > _MOST_IDLE:
+            factor = 0.5
+        self.num_ticks = int(min(max(self.num_ticks * factor, _FEWEST_TICKS), self.program.ring // 2))
+
+    def _iteration(self) -> np.ndarray:
+        assert self.lanes is not None
+        return np.where(self.occupant >= 0, np.asarray(self.lanes.iteration), 0)
+
+    def _settle(self) -> None:
+        assert self.lanes is not None
+        self.lanes = settle(self.program, self.lanes)
+        self.settled = self._iteration().astype(np.int64)
+
+    def hand_out(self) -> None:
+        """Hands out the parameters of lanes that reached a pause or the end, and frees the latter."""
+        lanes, task = self.lanes, self.task
+        assert lanes is not None
+        iteration = self._iteration()
+        idle = (
+            ~np.asarray(lanes.work.valid) if isinstance(lanes.work, Pending) else np.asarray(lanes.work.remaining) == 0
+        )
+        idle &= ~np.asarray(lanes.waiting)
+        ready = np.flatnonzero((self.occupant >= 0) & idle & (iteration >= np.asarray(lanes.until)))
+        cost = task.cost[np.maximum(self.occupant, 0)]
+        self.work_done = self._work_before + float((cost * iteration).sum())
+        self.steps = int(self._steps_before + np.where(self.occupant >= 0, np.asarray(lanes.count), 0).sum())
+        if not len(ready):
+            return
+        self._settle()
+        # A fixed number of students per call, so that nothing recompiles.
+        size = max(
+            1, min(len(iteration), _EXTRACT_ENTRIES // (task.worlds.num_observations * self.program.rule.num_params))
+        )
+        for start in range(0, len(ready), size):
+            chosen = ready[start : start + size]
+            padded = np.zeros(size, np.int32)
+            padded[: len(chosen)] = chosen
+            out = jax.device_get(extract(self.program, self.lanes, padded))
+            for lane, params, curves, truncated, count in zip(chosen, *out, strict=False):
+                last = self.pause[lane] == len(task.pauses)
+                who = int(self.occupant[lane])
+                pause = -1 if last else int(self.pause[lane])
+                task.on_parameters(who, pause, params, curves, int(truncated))
+                if task.record is not None:
+                    task.record(who, pause, Output(params, curves, int(truncated), int(count)))
+                self.pause[lane] += 1
+                if last:
+                    self.occupant[lane], self.pause[lane] = -1, 0
+                    task.num_finished += 1
+                    self._work_before += float(task.cost[who]) * task.num_iterations
+                    self._steps_before += int(count)
+        self._set_until()
