@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -298,12 +299,13 @@ def main(settings_type: type, name: str, smoke: dict[str, Any], work: Callable[[
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # type: ignore[assignment]
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was trained is saved
         try:
             work(settings)
         except (ValueError, OSError) as error:
             fail(str(error))
         except KeyboardInterrupt:
-            print("stopped; what was finished before is in the output folder", file=sys.stderr)
+            print("stopped; the same command goes on from here", file=sys.stderr)
             sys.exit(130)
 
     app.run(run, argv=sys.argv[:1])

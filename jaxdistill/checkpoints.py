@@ -8,12 +8,11 @@ import contextlib
 import contextvars
 import dataclasses
 import hashlib
+import io
 import re
 import shutil
 import time
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.files import write_atomically
-
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +47,9 @@ Who = tuple[int, int]  # task, student
 class Store:
     """The saves of one training.
 
-    `outputs-<k>.npz` holds what was handed out since the save before, `lanes-<k>.npz` the students on their way; of the
-    latter the last two are kept, so that one damaged file costs no more than the time between two saves. Files are
-    checked as they are read (zip checksums); a damaged one is reported and its students are trained again.
+    `outputs-<k>.save` holds what was handed out since the save before, `lanes-<k>.save` the students on their way; of
+    the latter the last two are kept, so that one damaged file costs no more than the time between two saves. A file is
+    its SHA-256 and a .npz without pickle; a damaged one is reported and its students are trained again.
 
     Attributes:
       outputs: read at the start, by (task, student, pause).
@@ -67,11 +64,11 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tmp"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
-        numbers = [int(found[1]) for path in folder.glob("*.npz") if (found := re.search(r"-(\d+)\.npz$", path.name))]
+        numbers = [int(found[1]) for path in folder.glob("*.save") if (found := re.search(r"-(\d+)\.save$", path.name))]
         self._number = max(numbers, default=0)
-        for path in sorted(folder.glob("outputs-*.npz")):
+        for path in sorted(folder.glob("outputs-*.save")):
             self._read(path, self._take_outputs)
-        for path in sorted(folder.glob("lanes-*.npz"), reverse=True):
+        for path in sorted(folder.glob("lanes-*.save"), reverse=True):
             if self._read(path, self._take_lanes):
                 break
         self._last = time.monotonic()
@@ -95,20 +92,28 @@ class Store:
             warnings.warn(f"the state of the training could not be saved ({error}); it goes on.", stacklevel=2)
             return
         del self._new[: len(new)]
-        for path in sorted(self.folder.glob("lanes-*.npz"))[:-2]:
+        for path in sorted(self.folder.glob("lanes-*.save"))[:-2]:
             path.unlink(missing_ok=True)
 
     def _write(self, kind: str, arrays: dict[str, np.ndarray]) -> None:
-        def write(file: Any) -> None:
-            np.savez(file, allow_pickle=False, **arrays)
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        digest = hashlib.sha256(buffer.getbuffer()).digest()
 
-        write_atomically(self.folder / f"{kind}-{self._number:08d}.npz", write)
+        def write(file: Any) -> None:
+            file.write(digest)
+            file.write(buffer.getbuffer())
+
+        write_atomically(self.folder / f"{kind}-{self._number:08d}.save", write)
 
     def _read(self, path: Path, take: Any) -> bool:
         try:
-            with np.load(path, allow_pickle=False) as file:
+            data = path.read_bytes()
+            if hashlib.sha256(data[32:]).digest() != data[:32]:
+                raise ValueError("its checksum is wrong")
+            with np.load(io.BytesIO(data[32:]), allow_pickle=False) as file:
                 take({name: file[name] for name in file.files})
-        except _DAMAGED as error:
+        except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:100]
             warnings.warn(f"{path} is damaged ({reason}); what it held is trained again.", stacklevel=4)
             path.unlink(missing_ok=True)

@@ -68,8 +68,8 @@ def train(
       measure: called as measure(mdps, teacher, policies) at every checkpoint with B stacked MDPs, their teachers and
         the students' policies [B, S, A]; returns named numbers {name: [B]}, which `Result.measure(name)` gives back.
         It is compiled, so it must be written in JAX. Every cell then needs a teacher.
-      progress: on stderr: True: a bar on a terminal, a line in a notebook, a line every ten seconds elsewhere; None: the
-        same, but elsewhere nothing of what ends within ten seconds; False: nothing.
+      progress: on stderr: True: a bar on a terminal, a line in a notebook, a line every ten seconds elsewhere; None:
+        the same, but elsewhere nothing of what ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
       **changes: fields of `Config`, where they are described: num_iterations (episodes of each student, 30 000),
         num_checkpoints, learning_rate and value_learning_rate (0.1), discount (0.99), estimator ("td" or "mc"),

@@ -28,6 +28,11 @@ def problem():
     return mdps, teachers.optimal(mdps)
 
 
+@pytest.fixture(scope="module")
+def whole(problem):
+    return train(problem)
+
+
 def train(problem, **options):
     options = dict(num_iterations=1500, num_checkpoints=4, estimator="td") | options
     return jaxdistill.train(jax.random.key(1), *problem, METHODS, **options)
@@ -65,7 +70,7 @@ def test_stopped_often_and_still_the_same_bits(problem, tmp_path, estimator, mon
 
 
 def newest(folder, kind):
-    return sorted(folder.glob(f"*/{kind}-*.npz"))[-1]
+    return sorted(folder.glob(f"*/{kind}-*.save"))[-1]
 
 
 def stop(problem, folder, fraction=0.6):
@@ -75,8 +80,8 @@ def stop(problem, folder, fraction=0.6):
 
 @pytest.mark.parametrize("kind", ["lanes", "outputs"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "gone"])
-def test_a_damaged_file_is_seen_and_costs_only_time(problem, tmp_path, kind, damage):
-    whole, folder = train(problem), tmp_path / "run"
+def test_a_damaged_file_is_seen_and_costs_only_time(problem, whole, tmp_path, kind, damage):
+    folder = tmp_path / "run"
     stop(problem, folder)
     path = newest(folder, kind)
     data = bytearray(path.read_bytes())
@@ -102,7 +107,7 @@ def test_other_inputs_do_not_go_on_from_it(problem, tmp_path):
         assert_same(train(problem, learning_rate=0.05), train(problem, learning_rate=0.05))
 
 
-def test_a_full_disk_stops_nothing(problem, tmp_path, monkeypatch):
+def test_a_full_disk_stops_nothing(problem, whole, tmp_path, monkeypatch):
     def full(path, write):
         raise OSError(28, "No space left on device", str(path))
 
@@ -112,13 +117,13 @@ def test_a_full_disk_stops_nothing(problem, tmp_path, monkeypatch):
         checkpoints.resumable(tmp_path / "run", seconds=0.1),
     ):
         result = train(problem)
-    assert_same(result, train(problem))
+    assert_same(result, whole)
 
 
 def test_what_was_killed_while_it_wrote_leaves_nothing(problem, tmp_path):
     folder = tmp_path / "run"
     stop(problem, folder)
-    leftover = next(folder.iterdir()) / ".lanes-00000009.npz.abc.tmp"
+    leftover = next(folder.iterdir()) / ".lanes-00000009.save.abc.tmp"
     leftover.write_bytes(b"half")
     stop(problem, folder, fraction=0.8)
     assert not leftover.exists()

@@ -14,6 +14,7 @@ from jaxdistill import (
     Cell,
     Config,
     Method,
+    block,
     exact,
     methods,
     pool,
@@ -200,7 +201,7 @@ def test_divergence_is_reported_and_nothing_else_is_lost():
 
 def test_progress_increases_to_one(monkeypatch, capsys):
     monkeypatch.setattr("jaxdistill.progress._HOOK_SECONDS", 0.0)
-    monkeypatch.setattr(pool, "_CHUNK_SECONDS", 1e-9)
+    monkeypatch.setattr(block, "_CHUNK_SECONDS", 1e-9)
     seen = []
     run(["baseline", "teacher_distill"], num_iterations=3000, on_chunk=lambda *args: seen.append(args), progress=False)
     fractions, steps, left = np.array(seen).T
@@ -232,7 +233,7 @@ def test_an_error_in_a_worker_comes_out(monkeypatch):
     def broken(*_):
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(pool, "extract", broken)
+    monkeypatch.setattr(block, "extract", broken)
     with pytest.raises(RuntimeError, match="broken on purpose"):
         run(["baseline"])
     assert not alive()
