@@ -23,7 +23,7 @@ _PAUSED_CHUNK_SECONDS = 0.03  # ... where lanes wait at their checkpoints for it
 _MOST_IDLE = 0.25  # part of the students that may wait for the host at the end of a chunk before chunks get shorter
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)  # two tasks may have equal programs; arrays do not compare
 class Task:
     """Students that one program trains.
 

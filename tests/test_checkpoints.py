@@ -1,6 +1,7 @@
 """Stopped training goes on, and ends with the same bits."""
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import shutil
@@ -15,7 +16,10 @@ import pytest
 import jaxdistill
 from jaxdistill import checkpoints, teachers
 
-METHODS = ["on_policy_distill_r", "teacher_distill", "n_distill"]
+UNIFORM_DISTILL = dataclasses.replace(
+    jaxdistill.METHODS["teacher_distill"], name="uniform_distill", control=jaxdistill.UNIFORM
+)
+METHODS = ["on_policy_distill_r", "teacher_distill", UNIFORM_DISTILL, "n_distill"]  # two of them in equal programs
 
 
 class Stopped(Exception):
