@@ -248,6 +248,12 @@ def deliver(figure: Any, outdir: Path, name: str) -> None:
         print(path)
 
 
+def deliver_table(lines: list[str], outdir: Path, name: str) -> None:
+    """Prints a table and writes it as `<name>.md`."""
+    print("\n".join(lines))
+    write_atomically(outdir / f"{name}.md", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
+
+
 def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]) -> Any:
     """Settings from flags; exits with code 2 and one line for a flag that is wrong, with 0 for --help."""
     define: dict[type, Callable[..., Any]] = {

@@ -10,7 +10,6 @@ their 95 % intervals.
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -249,9 +248,7 @@ def work(settings: Settings) -> None:
     check(settings)
     outdir = common.prepare_outdir(settings)
     data = common.run_parts(settings, outdir, parts(settings))
-    lines = table(settings, data)
-    Path(outdir, "estimators.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    common.deliver_table(table(settings, data), outdir, "estimators")
     common.deliver(plot(settings, data), outdir, "estimators")
 
 

@@ -8,7 +8,6 @@ the update, its length, and its variance. Rings: the reward; lines: the divergen
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -152,9 +151,7 @@ def work(settings: Settings) -> None:
     outdir = common.prepare_outdir(settings)
     parts = {"references": references, "proximal": proximal}
     data = common.run_parts(settings, outdir, {name: functools.partial(fn, settings) for name, fn in parts.items()})
-    lines = table(settings, data)
-    Path(outdir, "proximal.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    common.deliver_table(table(settings, data), outdir, "proximal")
     common.deliver(plot(settings, data), outdir, "proximal")
 
 

@@ -14,7 +14,6 @@ how the rest is divided is left open.
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -267,9 +266,7 @@ def work(settings: Settings) -> None:
     check(settings)
     outdir = common.prepare_outdir(settings)
     data = common.run_parts(settings, outdir, parts(settings))
-    lines = table(settings, data)
-    Path(outdir, "topk.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    common.deliver_table(table(settings, data), outdir, "topk")
     common.deliver(plot(settings, data), outdir, "topk")
 
 
