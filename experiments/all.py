@@ -22,7 +22,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from experiments import common
-from jaxdistill.files import write_atomically
+from jaxdistill.files import locked, write_atomically
 from jaxdistill.progress import duration
 from jaxdistill.results import package_versions
 
@@ -155,7 +155,7 @@ def execute(line: list[str], log: Path) -> tuple[int, str]:
                 file.write(text)
                 print("    " + text.rstrip(), flush=True)
                 last = text.strip() or last
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # Ctrl-C, or the SIGTERM that `common.main` makes one
             child.send_signal(signal.SIGINT)
             try:
                 file.write(child.communicate(timeout=_GRACE_SECONDS)[0])
@@ -190,8 +190,13 @@ def work(settings: Settings) -> None:
     if settings.num_mdps < 0:
         raise ValueError(f"--num_mdps must be at least 1, or 0 for each experiment's own; got {settings.num_mdps}.")
     outdir = common.prepare_outdir(settings).resolve()
+    with locked(outdir):
+        run_all(settings, [e for e in experiments if e.name in settings.only or not settings.only], outdir)
+
+
+def run_all(settings: Settings, chosen: list[Experiment], outdir: Path) -> None:
+    """As `work`, once the settings are known to be right."""
     (outdir / "logs").mkdir(exist_ok=True)
-    chosen = [e for e in experiments if e.name in settings.only or not settings.only]
     runs, started = read_runs(outdir), time.perf_counter()
     write_index(outdir, runs)  # so that there is a page to look at, and to reload, from the start
     for i, experiment in enumerate(chosen):

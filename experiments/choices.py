@@ -90,7 +90,8 @@ def work(settings: Settings) -> None:
     """Runs, or finds what was run before, and draws."""
     settings.grid_config(), settings.train_config()
     outdir = common.prepare_outdir(settings)
-    result = common.run_parts(settings, outdir, {"choices": lambda: run(settings)})["choices"]
+    parts = {"choices": lambda: run(settings)}
+    result = common.run_parts(settings, outdir, parts, lambda found: plot(found["choices"]))["choices"]
     print("\n".join(table(result)))
     common.deliver(plot(result), outdir, "choices")
 

@@ -1,6 +1,8 @@
 """What every experiment shares: flags from a settings dataclass, an output folder, and one way to fail."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -11,7 +13,7 @@ import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,8 +22,8 @@ import numpy as np
 from absl import app, flags, logging
 
 import jaxdistill
-from jaxdistill import Result, Teacher, checkpoints, plotting, teachers
-from jaxdistill.files import write_atomically
+from jaxdistill import Result, Teacher, checkpoints, plotting, processes, results, teachers
+from jaxdistill.files import locked, one_line, write_atomically
 from jaxdistill.progress import duration
 from jaxdistill.results import package_versions
 
@@ -67,7 +69,16 @@ class Worlds:
 
 
 @dataclasses.dataclass
-class Training:
+class Processes:
+    """Which of several processes this is; each trains a share of the students, the first writes the results."""
+
+    coordinator: str = option("", "several processes: host:port of the first; else as SLURM, MPI or a TPU pod says")
+    num_processes: int = option(0, "several processes: how many there are")
+    process_id: int = option(-1, "several processes: which of them this is, from 0")
+
+
+@dataclasses.dataclass
+class Training(Processes):
     """How students are trained (App. A.3 to A.5)."""
 
     num_iterations: int = option(30_000, "episodes, and so updates, of each student and of each learned teacher")
@@ -136,6 +147,8 @@ def known(what: str, names: list[str], valid: Any) -> None:
 def prepare_outdir(settings: Any) -> Path:
     """Makes the folder and proves that it can be written, before any work; ValueError if not."""
     outdir = Path(settings.outdir)
+    if not processes.is_writer():
+        return outdir
     try:
         outdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=outdir):
@@ -147,14 +160,15 @@ def prepare_outdir(settings: Any) -> Path:
 
 def what_decides(settings: Any) -> dict[str, Any]:
     """The settings that decide the numbers: all but where and whether to write."""
-    values = dataclasses.asdict(settings)
-    return {name: value for name, value in values.items() if name not in ("outdir", "restart", "smoke", "shared")}
+    others = {field.name for kind in (Output, Processes) for field in dataclasses.fields(kind)} | {"shared"}
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in others}
 
 
 def save_settings(settings: Any, outdir: Path, files: list[str]) -> None:
     """Begins a run: settings.json, and none of the `files` that a run of other settings may have left."""
     for name in files:
-        (outdir / name).unlink(missing_ok=True)
+        for path in (outdir / name, (outdir / name).with_suffix(".csv.gz")):
+            path.unlink(missing_ok=True)
     text = json.dumps({"settings": what_decides(settings), "versions": package_versions()}, indent=2)
     write_atomically(outdir / "settings.json", lambda file: file.writelines([text.encode(), b"\n"]))
 
@@ -176,30 +190,63 @@ def same_settings(settings: Any, outdir: Path) -> bool:
     return True
 
 
-def run_parts(settings: Any, outdir: Path, parts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+def run_parts(
+    settings: Any,
+    outdir: Path,
+    parts: Mapping[str, Callable[[], Any]],
+    draw: Callable[[dict[str, Any]], Any] | None = None,
+) -> dict[str, Any]:
     """What the parts of an experiment return, by name: a `Result` each, or a dictionary of arrays.
 
     A part is saved as `<name>.npz` when it is finished (a `Result` also as `<name>.csv.gz`), and a part that an earlier
-    run of the same settings finished is read instead. One that was stopped goes on from `<name>.unfinished`.
+    run of the same settings finished is read instead. One that was stopped goes on from `<name>.unfinished`; then
+    `draw`, which makes a figure of some of the parts, the last of them of some students, leaves `unfinished.png`.
+    ValueError if another process works in the same folder.
     """
+    found: dict[str, Any] = {}
+    with locked(outdir) if processes.is_writer() else contextlib.nullcontext():
+        try:
+            _find_parts(settings, outdir, parts, found)
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, jaxdistill.Stopped):
+                found[list(parts)[len(found)]] = stop.result
+            if draw is not None and found:
+                _deliver_unfinished(draw, found, outdir)
+            raise
+        for path in outdir.glob("unfinished.*"):
+            path.unlink()
+    return found
+
+
+def _find_parts(settings: Any, outdir: Path, parts: Mapping[str, Callable[[], Any]], found: dict[str, Any]) -> None:
     files = {name: outdir / f"{name}.npz" for name in parts}
-    ours, started, num_read = same_settings(settings, outdir), time.perf_counter(), 0
-    found = {}
+    writer, started, num_read = processes.is_writer(), time.perf_counter(), 0
+    ours = writer and same_settings(settings, outdir)
     for name, path in files.items():
-        if ours and path.exists():
-            found[name], num_read = _read_part(path), num_read + 1
+        # What the writer has is there for all: the others may not see its disk.
+        if data := processes.from_writer(path.read_bytes() if ours and path.exists() else b""):
+            found[name], num_read = _read_part(data, path), num_read + 1
             continue
         unfinished = outdir / f"{name}.unfinished"
         if settings.restart:
             shutil.rmtree(unfinished, ignore_errors=True)
         with checkpoints.resumable(unfinished):
-            found[name] = parts[name]()
-            if not ours:  # only now: a run that cannot even begin leaves what was there
+            part = parts[name]()
+            if writer and not ours:  # only now: a run that cannot even begin leaves what was there
                 save_settings(settings, outdir, files=[path.name for path in files.values()])
                 ours = True
-            _save_part(found[name], path)
+            if writer:
+                _save_part(part, path)
+        found[name] = part
     print(f"{len(files)} parts, {num_read} of them from {outdir}, in {duration(time.perf_counter() - started)}")
-    return found
+
+
+def _deliver_unfinished(draw: Callable[[dict[str, Any]], Any], found: dict[str, Any], outdir: Path) -> None:
+    if not processes.is_writer():
+        return
+    figure = draw(found)
+    figure.suptitle("Unfinished: the worlds with the longest episodes come first", fontsize=9)  # `Task.queue`
+    deliver(figure, outdir, "unfinished")
 
 
 def shared_part(settings: Any, folder: str, name: str, ignored: tuple[str, ...]) -> Any:
@@ -216,7 +263,7 @@ def shared_part(settings: Any, folder: str, name: str, ignored: tuple[str, ...])
     if not path.exists() or any(found[k] != wanted[k] for k in (found.keys() & wanted.keys()) - set(ignored)):
         return None
     print(f"{name}: from {path}")
-    return _read_part(path)
+    return _read_part(path.read_bytes(), path)
 
 
 def _save_part(part: Any, path: Path) -> None:
@@ -232,18 +279,20 @@ def _save_part(part: Any, path: Path) -> None:
     write_atomically(path, write)
 
 
-def _read_part(path: Path) -> Any:
+def _read_part(data: bytes, path: Path) -> Any:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
             if "metadata.json" not in file.files:  # arrays alone; else a saved Result
                 return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         raise ValueError(f"{path} is damaged; delete it, or use --restart to run everything again.") from None
-    return jaxdistill.load(path)
+    return results.read(data, path)
 
 
 def deliver(figure: Any, outdir: Path, name: str) -> None:
     """Writes the figure as `<name>.png` and `<name>.pdf` and says where."""
+    if not processes.is_writer():
+        return
     for path in plotting.save_figure(figure, outdir / name):
         print(path)
 
@@ -251,7 +300,8 @@ def deliver(figure: Any, outdir: Path, name: str) -> None:
 def deliver_table(lines: list[str], outdir: Path, name: str) -> None:
     """Prints a table and writes it as `<name>.md`."""
     print("\n".join(lines))
-    write_atomically(outdir / f"{name}.md", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
+    if processes.is_writer():
+        write_atomically(outdir / f"{name}.md", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
 
 
 def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]) -> Any:
@@ -291,7 +341,7 @@ def default_outdir(name: str, smoke: bool) -> str:
 def fail(message: str) -> NoReturn:
     """One line on stderr and exit code 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+    processes.leave(2)
 
 
 def main(settings_type: type, name: str, smoke: dict[str, Any], work: Callable[[Any], None]) -> None:
@@ -305,13 +355,30 @@ def main(settings_type: type, name: str, smoke: dict[str, Any], work: Callable[[
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # type: ignore[assignment]
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was trained is saved
         try:
-            work(settings)
-        except (ValueError, OSError) as error:
+            with _one_of_several(settings):
+                work(settings)
+        except (ValueError, OSError, processes.Lost) as error:
             fail(str(error))
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here", file=sys.stderr)
-            sys.exit(130)
+            processes.leave(130)
 
     app.run(run, argv=sys.argv[:1])
+
+
+@contextlib.contextmanager
+def _one_of_several(settings: Any) -> Iterator[None]:
+    """Joins the other processes, if there are any; only the first prints, and none waits for one that failed."""
+    if isinstance(settings, Processes):
+        processes.connect(settings.coordinator, settings.num_processes, settings.process_id)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was trained is saved
+    with contextlib.ExitStack() as stack:
+        if not processes.is_writer():
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        try:
+            yield
+        except BaseException as error:
+            processes.check()  # the reason may be another process
+            processes.failed(one_line(error))
+            raise

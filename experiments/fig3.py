@@ -114,7 +114,8 @@ def rows(settings: Settings, outdir: Path, temperatures: list[float]) -> dict[st
             found[name] = np.concatenate([start, result.measure(name)], axis=-1)
         return found
 
-    return common.run_parts(settings, outdir, {f"temperature_{t:g}": functools.partial(row, t) for t in temperatures})
+    parts = {f"temperature_{t:g}": functools.partial(row, t) for t in temperatures}
+    return common.run_parts(settings, outdir, parts, functools.partial(plot, settings))
 
 
 def plot(settings: Settings, parts: dict[str, dict[str, np.ndarray]]) -> Any:

@@ -134,7 +134,8 @@ def worlds_at_once(panel: Any) -> int:
     table = 4 * num_states * num_actions  # bytes of one number for each state and action
     width = rules.student_rule(num_actions, ()).width
     devices = pool.workers()
-    lanes = len(devices) * pool.lane_width(num_states, width, devices[0].platform)
+    num_students = panel.num_mdps * len(panel.methods)
+    lanes = len(devices) * pool.lane_width(num_students, num_states, num_actions, width)
     # A block is twice in memory while students move in; 64 students at a time are evaluated exactly.
     needed = 2 * lanes * 4 * num_states * width + 64 * 4 * table + 0.5 * _GIB
     each = 20 * table  # teacher, optimal policy, values of actions, and copies on the way; measured
@@ -200,8 +201,11 @@ def plot(settings: Any, parts: dict[str, Any]) -> Any:
     figure, axes = plotting.new_figure(1, len(settings.num_actions))
     with plotting.style():
         for ax, (name, panel) in zip(axes[0], panels(settings).items(), strict=True):
+            ax.set_title(f"|A| = {panel.num_actions} ({panel.num_mdps} worlds)")
+            if name not in parts:  # unfinished
+                continue
             result = parts[name]
-            for method in settings.methods:
+            for method in (m for m in settings.methods if m in result.labels):
                 curves = result.returns[result.method_index(method)]
                 plotting.plot_curves(ax, result.iterations, curves, method)
             plotting.reference_line(ax, float(result.teacher_returns.mean()), "teacher")
@@ -211,7 +215,6 @@ def plot(settings: Any, parts: dict[str, Any]) -> Any:
                 uniform = float(result.uniform_returns.mean())
                 plotting.reference_line(ax, uniform, "uniform", "Uniform policy, this |A|", "#b9ac70")
             plotting.label_axes(ax, ylabel=ax is axes[0, 0])
-            ax.set_title(f"|A| = {panel.num_actions} ({panel.num_mdps} worlds)")
     plotting.add_legend(figure)
     return figure
 
@@ -242,7 +245,7 @@ def run(
     parts = common.run_parts(settings, outdir, {"moves": functools.partial(make_moves, settings)})
     probs = parts["moves"]["probs"]
     todo = {name: functools.partial(make_panel, panel, probs) for name, panel in panels(settings).items()}
-    return parts | common.run_parts(settings, outdir, todo)
+    return parts | common.run_parts(settings, outdir, todo, lambda found: plot(settings, parts | found))
 
 
 def work(settings: Any) -> None:

@@ -5,6 +5,7 @@ Columns: Monte Carlo students, TD(1) students, TD(1) students of a teacher that 
 """
 
 import dataclasses
+import functools
 
 from experiments import common, fig8
 from jaxdistill import Result
@@ -30,7 +31,8 @@ def work(settings: Settings) -> None:
     fig8.check(settings)
     outdir = common.prepare_outdir(settings)
     parts = {name: lambda name=name: row(settings, name) for name in settings.teachers}
-    common.deliver(fig8.plot(settings, common.run_parts(settings, outdir, parts)), outdir, "fig5")
+    draw = functools.partial(fig8.plot, settings)
+    common.deliver(draw(common.run_parts(settings, outdir, parts, draw)), outdir, "fig5")
 
 
 if __name__ == "__main__":

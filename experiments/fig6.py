@@ -101,7 +101,8 @@ def work(settings: Settings) -> None:
     corridor(settings, settings.length)
     outdir = common.prepare_outdir(settings)
     parts = {name: functools.partial(train, settings, name, settings.length) for name in settings.teachers}
-    common.deliver(plot(settings, common.run_parts(settings, outdir, parts)), outdir, "fig6")
+    draw = functools.partial(plot, settings)
+    common.deliver(draw(common.run_parts(settings, outdir, parts, draw)), outdir, "fig6")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ def work(settings: Settings) -> None:
     check(settings)
     outdir = common.prepare_outdir(settings)
     parts = {name: functools.partial(row, settings, name) for name in settings.teachers}
-    common.deliver(plot(settings, common.run_parts(settings, outdir, parts)), outdir, "fig8")
+    draw = functools.partial(plot, settings)
+    common.deliver(draw(common.run_parts(settings, outdir, parts, draw)), outdir, "fig8")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ def plot(settings: Settings, results: dict[str, Result]) -> Any:
         for i, teacher in enumerate(settings.teachers):
             for j, length in enumerate(columns):
                 ax = axes[i, j]
-                fig6.draw(ax, results[f"{teacher}_{length}"], settings.methods)
+                if f"{teacher}_{length}" in results:  # else unfinished
+                    fig6.draw(ax, results[f"{teacher}_{length}"], settings.methods)
                 plotting.label_axes(ax, xlabel=i == len(settings.teachers) - 1, ylabel=False)
                 if i == 0:
                     ax.set_title(f"{length} moves to either end")
@@ -64,7 +65,8 @@ def work(settings: Settings) -> None:
     outdir = common.prepare_outdir(settings)
     pairs = [(teacher, length) for length in lengths(settings) for teacher in settings.teachers]
     parts = {f"{name}_{length}": functools.partial(fig6.train, settings, name, length) for name, length in pairs}
-    common.deliver(plot(settings, common.run_parts(settings, outdir, parts)), outdir, "fig9")
+    draw = functools.partial(plot, settings)
+    common.deliver(draw(common.run_parts(settings, outdir, parts, draw)), outdir, "fig9")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from jaxdistill.gymnasium_worlds import from_gymnasium
 from jaxdistill.mdp import MDP, stack
 from jaxdistill.methods import METHODS, STUDENT, TEACHER, UNIFORM, Control, Method, Step, plus_reward
 from jaxdistill.objectives import ZOO
-from jaxdistill.results import Result, concatenate, load
+from jaxdistill.results import Result, Stopped, concatenate, load
 from jaxdistill.students import Cell, Config
 from jaxdistill.teacher import Teacher
 from jaxdistill.theory import expected_update
@@ -46,6 +46,7 @@ __all__ = [
     "Method",
     "Result",
     "Step",
+    "Stopped",
     "Teacher",
     "check_method",
     "compare",

@@ -17,10 +17,16 @@ from jaxdistill.tables import Worlds
 
 _FEWEST_TICKS = 16  # of a chunk
 _EXTRACT_ENTRIES = 2**20  # table entries copied out per call
-_NARROWEST, _SPARSE_CHUNKS, _MOST_ACTIONS = 16, 4, 8  # see `Block.narrow`
+NARROWEST = 16  # lanes
+_SPARSE_CHUNKS = 2  # see `Block.narrow`
 _CHUNK_SECONDS = 0.4  # how often the host looks
 _PAUSED_CHUNK_SECONDS = 0.03  # ... where lanes wait at their checkpoints for it
 _MOST_IDLE = 0.25  # part of the students that may wait for the host at the end of a chunk before chunks get shorter
+
+
+def any_width(num_actions: int) -> bool:
+    """Whether blocks of 16 lanes and of multiples of 16 round alike (`tests/test_engine.py`; with 40 actions not)."""
+    return num_actions <= 8
 
 
 @dataclasses.dataclass(eq=False)  # two tasks may have equal programs; arrays do not compare
@@ -34,8 +40,7 @@ class Task:
       cost: [N], expected steps per episode; dear ones start first, and progress is weighted by it.
       pauses: iterations before the last at which parameters are handed out, increasing.
       initial: float32 [N, O, num_params] parameters to start from, or None for zeros.
-      on_parameters: called with (student, pause index or -1 at the end, params [O, num_params], curves [C, 2],
-        truncated); never by two workers at once.
+      on_output: called with (student, pause index or -1 at the end, `Output`); never by two workers at once.
     """
 
     program: Program
@@ -44,35 +49,43 @@ class Task:
     students: Student
     num_iterations: int
     cost: np.ndarray
-    on_parameters: Callable[[int, int, np.ndarray, np.ndarray, int], None]
+    on_output: Callable[[int, int, Output], None]
     pauses: Sequence[int] = ()
     initial: np.ndarray | None = None
 
     def __post_init__(self):
-        self.queue = collections.deque(np.argsort(-self.cost, kind="stable").tolist())
+        self.cost = np.asarray(self.cost, np.float64)
+        self.take(np.argsort(-self.cost, kind="stable").tolist())
         self.num_finished = 0
-        self.total_work = float(self.cost.sum()) * self.num_iterations
         self.on_their_way: dict[int, OnItsWay] = {}  # students whom an earlier run had begun
-        self.record: Callable[[int, int, Output], None] | None = None  # as on_parameters, of what is to be saved
+        self.record: Callable[[int, int, Output], None] | None = None  # as on_output, of what is to be saved
+
+    def take(self, students: Sequence[int]) -> None:
+        """Makes these the students to train, in this order."""
+        self.queue = collections.deque(students)
+        self.num_students = len(students)
+        self.total_work = float(self.cost[list(students)].sum()) * self.num_iterations
 
     def identity(self) -> Iterator[bytes]:
         """All that decides the numbers: the compiled program, functions of the user's included, and its inputs."""
-        lanes = jax.eval_shape(lambda: empty(self.program, self.worlds, self.one_block()))
-        total = np.int32(self.num_iterations)
-        yield advance.lower(self.program, lanes, self.worlds, self.teachers, total, np.int32(0)).as_text().encode()
+        program, total = self.program, np.int32(self.num_iterations)
+        if any_width(program.rule.num_actions):  # it decides nothing, and depends on the machine
+            program = dataclasses.replace(program, num_lanes=NARROWEST)
+        lanes = jax.eval_shape(lambda: empty(program, self.worlds, self.one_block(program.num_lanes)))
+        yield advance.lower(program, lanes, self.worlds, self.teachers, total, np.int32(0)).as_text().encode()
         yield repr((self.num_iterations, tuple(self.pauses))).encode()
         for leaf in jax.tree.leaves((self.worlds, self.teachers, self.students, self.initial)):
             yield np.ascontiguousarray(leaf).tobytes()
 
-    def one_block(self) -> Student:
+    def one_block(self, num_lanes: int) -> Student:
         """`Student` of zeros for every lane of a block."""
-        return jax.tree.map(lambda x: np.zeros((self.program.num_lanes, *x.shape[1:]), x.dtype), self.students)
+        return jax.tree.map(lambda x: np.zeros((num_lanes, *x.shape[1:]), x.dtype), self.students)
 
     def forget(self, outputs: Mapping[tuple[int, int], Output], on_their_way: Mapping[int, OnItsWay]) -> int:
         """Hands out what an earlier run had finished; it is not trained again. The steps that it took."""
         steps, done = 0, set()
         for (who, pause), output in outputs.items():
-            self.on_parameters(who, pause, output.params, output.curves, output.truncated)
+            self.on_output(who, pause, output)
             if pause < 0:
                 done.add(who)
                 steps += output.count
@@ -95,7 +108,7 @@ class Block:
         self.occupant = np.full(width, -1)
         self.pause = np.zeros(width, int)  # index of the lane's next pause
         self.settled = np.zeros(width, np.int64)
-        self.student = task.one_block()
+        self.student = task.one_block(width)
         self.lanes: Lanes | None = None
         self.num_ticks, self.sparse_chunks = 256, 0
         self.steps, self.work_done = 0, 0.0  # of this block: environment steps, and cost x iterations
@@ -166,12 +179,11 @@ class Block:
         """Moves the last students into a block of a quarter of the width, once they have been few for a while.
 
         A tick on CPU costs its width, however few lanes are busy, and the worlds with the longest episodes run long
-        after the others. Programs of 16 lanes and of multiples of 16 round alike where actions are few
-        (`tests/test_engine.py`; with 40 actions they do not), so that no number changes.
+        after the others.
         """
         width, busy = len(self.occupant) // 4, np.flatnonzero(self.occupant >= 0)
-        sparse = not self.task.queue and 0 < len(busy) <= width and width >= _NARROWEST
-        sparse &= self.program.rule.num_actions <= _MOST_ACTIONS
+        sparse = not self.task.queue and 0 < len(busy) <= width and width >= NARROWEST
+        sparse &= any_width(self.program.rule.num_actions)
         self.sparse_chunks = self.sparse_chunks + 1 if sparse and self.device.platform == "cpu" else 0
         if self.sparse_chunks <= _SPARSE_CHUNKS or self.lanes is None:
             return
@@ -224,7 +236,7 @@ class Block:
         self.settled = self._iteration().astype(np.int64)
 
     def hand_out(self) -> None:
-        """Hands out the parameters of lanes that reached a pause or the end, and frees the latter."""
+        """Hands out the parameters of lanes that reached a pause, the end or a fault, and frees the latter two."""
         lanes, task = self.lanes, self.task
         assert lanes is not None
         iteration = self._iteration()
@@ -232,7 +244,8 @@ class Block:
             ~np.asarray(lanes.work.valid) if isinstance(lanes.work, Pending) else np.asarray(lanes.work.remaining) == 0
         )
         idle &= ~np.asarray(lanes.waiting)
-        ready = np.flatnonzero((self.occupant >= 0) & idle & (iteration >= np.asarray(lanes.until)))
+        at_its_end = (iteration >= np.asarray(lanes.until)) | (np.asarray(lanes.fault) > 0)
+        ready = np.flatnonzero((self.occupant >= 0) & idle & at_its_end)
         cost = task.cost[np.maximum(self.occupant, 0)]
         self.work_done = self._work_before + float((cost * iteration).sum())
         self.steps = int(self._steps_before + np.where(self.occupant >= 0, np.asarray(lanes.count), 0).sum())
@@ -248,17 +261,18 @@ class Block:
             padded = np.zeros(size, np.int32)
             padded[: len(chosen)] = chosen
             out = jax.device_get(extract(self.program, self.lanes, padded))
-            for lane, params, curves, truncated, count in zip(chosen, *out, strict=False):
-                last = self.pause[lane] == len(task.pauses)
+            for lane, params, curves, *counts in zip(chosen, *out, strict=False):
+                output = Output(params, curves, *map(int, counts))
+                last = output.fault > 0 or self.pause[lane] == len(task.pauses)
                 who = int(self.occupant[lane])
                 pause = -1 if last else int(self.pause[lane])
-                task.on_parameters(who, pause, params, curves, int(truncated))
+                task.on_output(who, pause, output)
                 if task.record is not None:
-                    task.record(who, pause, Output(params, curves, int(truncated), int(count)))
+                    task.record(who, pause, output)
                 self.pause[lane] += 1
                 if last:
                     self.occupant[lane], self.pause[lane] = -1, 0
                     task.num_finished += 1
                     self._work_before += float(task.cost[who]) * task.num_iterations
-                    self._steps_before += int(count)
+                    self._steps_before += output.count
         self._set_until()

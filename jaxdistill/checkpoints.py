@@ -19,17 +19,27 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.files import write_atomically
+from jaxdistill import processes
+from jaxdistill.files import locked, one_line, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What a student handed out at a pause, or (pause -1) at its end, and the steps that it had taken."""
+    """What a student hands out at a pause, or (pause -1) at its end.
+
+    Attributes:
+      params: [O, num_params].
+      curves: [C, 2], as in `lanes.Lanes`.
+      truncated: episodes cut at max_steps.
+      count: steps taken.
+      fault: iteration, counted from 1, at which it met a number that is not finite and stopped; 0: none.
+    """
 
     params: np.ndarray
     curves: np.ndarray
     truncated: int
     count: int
+    fault: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +124,7 @@ class Store:
             with np.load(io.BytesIO(data[32:]), allow_pickle=False) as file:
                 take({name: file[name] for name in file.files})
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:100]
-            warnings.warn(f"{path} is damaged ({reason}); what it held is trained again.", stacklevel=4)
+            warnings.warn(f"{path} is damaged ({one_line(error)}); what it held is trained again.", stacklevel=4)
             path.unlink(missing_ok=True)
             return False
         return True
@@ -125,8 +134,8 @@ class Store:
         keys = arrays["keys"]
         for task in np.unique(keys[:, 0]).tolist():
             columns = [arrays[f"{task}.{field.name}"] for field in dataclasses.fields(Output)]
-            for key, params, curves, truncated, count in zip(keys[keys[:, 0] == task], *columns, strict=True):
-                found[tuple(key.tolist())] = Output(params, curves, int(truncated), int(count))
+            for key, params, curves, *counts in zip(keys[keys[:, 0] == task], *columns, strict=True):
+                found[tuple(key.tolist())] = Output(params, curves, *map(int, counts))
         self.outputs |= found
 
     def _take_lanes(self, arrays: dict[str, np.ndarray]) -> None:
@@ -180,18 +189,26 @@ def resumable(folder: Any, *, seconds: float = 30.0) -> Iterator[Path]:
             result.save("result.npz")
 
     Args:
-      folder: made when a training begins; each takes a folder in it.
+      folder: made if need be; each training takes a folder in it.
       seconds: between two saves, > 0. A save holds every lane in use, some tens of MB on CPU.
+
+    Raises:
+      ValueError: another process is inside `resumable` of the same folder.
     """
     if not seconds > 0:
         raise ValueError(f"seconds must be > 0; got {seconds!r}.")
     folder = Path(folder)
-    token = _ACTIVE.set((folder, seconds))
-    try:
-        yield folder
-    finally:
-        _ACTIVE.reset(token)
-    shutil.rmtree(folder, ignore_errors=True)
+    mine = folder / f"process-{processes.rank()}-of-{processes.count()}" if processes.count() > 1 else folder
+    with locked(mine):
+        token = _ACTIVE.set((mine, seconds))
+        try:
+            yield folder
+        finally:
+            _ACTIVE.reset(token)
+        shutil.rmtree(mine, ignore_errors=True)
+    if mine != folder:
+        with contextlib.suppress(OSError):  # while another process is still in it
+            folder.rmdir()
 
 
 def active() -> bool:

@@ -27,7 +27,7 @@ from jaxdistill.lanes import (
     scale_slot,
     seen_from,
 )
-from jaxdistill.numerics import sample_index
+from jaxdistill.numerics import all_finite, sample_index
 from jaxdistill.tables import Worlds, count_reached, read, write
 
 
@@ -62,20 +62,21 @@ def tick_td(program: Program, worlds: Worlds, teachers: jax.Array, num_iteration
         next_row = jnp.where(same, last.row, fresh)
         target = rule.reward(student, step) + student.discount * rule.bootstrap(student, next_row, step, last.alive)
         credited = rule.credit(student, last.row, step, target)
-        return jnp.where(last.valid, credited, fresh), jnp.where(same, rule.refresh(credited, scale, iteration), fresh)
+        row = jnp.where(same, rule.refresh(credited, scale, iteration), fresh)
+        return jnp.where(last.valid, credited, fresh), row, all_finite(row)
 
     same = last.valid & (last.observation == lanes.observation)
-    credited, row = lax.optimization_barrier(
+    credited, row, finite = lax.optimization_barrier(
         jax.vmap(finish)(student, last, row, teacher_row, filed, lanes.scale, seen_from(program, lanes), same)
     )
 
+    active, lanes = playing(lanes, finite)
     action, arrival = act(program, worlds, lanes, row, teacher_row)
     if rule.next_rewards:
         credited, row = jax.vmap(functools.partial(_credit_next, rule))(
             student, last, credited, row, teacher_row, action, same
         )
     credited_at = jnp.where(last.valid, here + last.observation - lanes.observation, here)
-    active = (lanes.iteration < lanes.until) & ~lanes.waiting
     lanes = dataclasses.replace(
         lanes,
         table=write(lanes.table, credited_at, credited),
@@ -119,9 +120,13 @@ def tick_mc(program: Program, worlds: Worlds, teachers: jax.Array, num_iteration
         (read(lanes.table, here), read(teachers, student.teacher * worlds.num_states + state))
     )
     filed = lax.optimization_barrier(read(scales, scale_slot(program, rule.stamp(row).astype(jnp.int32))))
-    row = lax.optimization_barrier(jax.vmap(rule.refresh)(row, filed, seen_from(program, lanes)))
 
-    active = (lanes.iteration < lanes.until) & ~lanes.waiting & ~backward
+    def refreshed(row, scale, iteration):
+        row = rule.refresh(row, scale, iteration)
+        return row, all_finite(row)
+
+    row, finite = lax.optimization_barrier(jax.vmap(refreshed)(row, filed, seen_from(program, lanes)))
+    active, lanes = playing(lanes, finite, ~backward)
     now = dataclasses.replace(lanes, state=state, observation=observation)
     action, arrival = act(program, worlds, now, row, teacher_row, (backward, record))
     taken = jnp.stack([state, observation, action, arrival.outcome], axis=-1)
@@ -150,6 +155,13 @@ def tick_mc(program: Program, worlds: Worlds, teachers: jax.Array, num_iteration
     )
     lanes = arrive(lanes, active, arrival)
     return end_iteration(program, worlds, num_iterations, lanes, backward & (remaining == 0))
+
+
+def playing(lanes: Lanes, finite: jax.Array, free: jax.Array | bool = True) -> tuple[jax.Array, Lanes]:
+    """Which lanes act now; one whose row is not finite stops for good and notes the iteration."""
+    active = (lanes.iteration < lanes.until) & ~lanes.waiting & (lanes.fault == 0) & free
+    fault = jnp.where(active & ~finite, lanes.iteration + 1, lanes.fault)
+    return active & finite, dataclasses.replace(lanes, fault=fault)
 
 
 def act(program: Program, worlds: Worlds, lanes: Lanes, row, teacher_row, replayed=None) -> tuple[jax.Array, Arrival]:

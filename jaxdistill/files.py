@@ -1,10 +1,13 @@
-"""Files that are never half written."""
+"""Files that are never half written, and folders that one process at a time writes to."""
 
+import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
+
+import filelock
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], None]) -> Path:
@@ -27,6 +30,22 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
         reason = f"cannot write: {error.strerror or one_line(error)}"
         raise OSError(error.errno, reason, str(path)) from error
     return path
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `folder`, made where it is missing; ValueError, at once, where another process holds it.
+
+    The operating system lets go of what a process held, however it ended.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        held = lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(f"{folder} is in use by another run; wait for its end, or use another folder.") from None
+    with held:
+        yield
 
 
 def one_line(error: BaseException) -> str:

@@ -94,6 +94,7 @@ class Lanes:
       scale: [2], of the iteration just finished.
       bin, bin_return, bin_length, episode_return: learning-curve accumulators.
       truncated: episodes cut at max_steps.
+      fault: iteration, counted from 1, in which a row was met that is not finite; 0: none. Such a lane stops.
       waiting: whether it waits for `optimizer`.
       work: `Pending` (TD) or `Replay` (MC).
       opt_state: of `optimizer`, or None.
@@ -116,6 +117,7 @@ class Lanes:
     bin_length: jax.Array
     episode_return: jax.Array
     truncated: jax.Array
+    fault: jax.Array
     waiting: jax.Array
     work: Any
     opt_state: Any
@@ -204,6 +206,7 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
         bin_length=floats(),
         episode_return=floats(),
         truncated=ints(),
+        fault=ints(),
         waiting=jnp.zeros(width, bool),
         work=work,
         opt_state=opt_state,
@@ -253,11 +256,12 @@ def _where_lanes(mask, new, old):
 
 @functools.partial(jax.jit, static_argnums=0)
 def extract(program: Program, lanes: Lanes, chosen: jax.Array):
-    """Parameters [E, O, num_params], curves [E, C, 2], truncated [E] and steps [E] of the chosen lanes."""
+    """The fields of `checkpoints.Output`, each with a leading axis [E], of the chosen lanes."""
     width, n = program.num_lanes, program.rule.num_params
     table = lanes.table.reshape(width, -1, program.rule.width)
     curves = lanes.curves.reshape(width, program.num_checkpoints, 2)
-    return table[chosen, :, :n], curves[chosen], lanes.truncated[chosen], lanes.count[chosen]
+    counts = lanes.truncated, lanes.count, lanes.fault
+    return table[chosen, :, :n], curves[chosen], *(x[chosen] for x in counts)
 
 
 @functools.partial(jax.jit, static_argnums=0)

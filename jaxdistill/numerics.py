@@ -45,6 +45,16 @@ def pick(row: jax.Array, index: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(jnp.arange(row.shape[-1], dtype=jnp.int32) == index, row, 0), axis=-1)
 
 
+def all_finite(row: jax.Array) -> jax.Array:
+    """Whether no entry of a row [R] is NaN or infinite, bool []."""
+    if row.shape[-1] > _UNROLL:
+        return jnp.isfinite(row).all(-1)
+    finite = jnp.isfinite(row[..., 0])
+    for k in range(1, row.shape[-1]):
+        finite &= jnp.isfinite(row[..., k])
+    return finite
+
+
 def sample_index(weights: jax.Array, u: jax.Array) -> jax.Array:
     """The index drawn from unnormalised `weights` [A] >= 0 by a uniform u in [0, 1 - 2^-23]; int32 in [0, A)."""
     num = weights.shape[-1]

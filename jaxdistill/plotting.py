@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import matplotlib
 import matplotlib.style
@@ -146,7 +147,8 @@ def plot_curves(
     Args:
       ax: where to draw.
       iterations: [C], episodes trained.
-      returns: [M, C], or [C] for a single curve without a band; values that are not finite are left out.
+      returns: [M, C], or [C] for a single curve without a band; values that are not finite are left out, and the
+        panel says of how many students.
       method: name that decides the style, see `STYLES`.
       label: text of the legend; by default that of the style.
       index: for a method without a style of its own: which of the palette to use.
@@ -167,9 +169,24 @@ def plot_curves(
     options = dict(color=look.color, linestyle=look.linestyle, marker=look.marker, markevery=(offset, every))
     options["label"] = look.label if label is None else label
     (line,) = ax.plot(iterations, mean, **(options | line_options))
+    if returns.shape[0] > 1:
+        _note_left_out(ax, returns)
     if band and np.isfinite(low).any():
         ax.fill_between(iterations, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
     return line
+
+
+_LEFT_OUT: WeakKeyDictionary[Axes, tuple[int, int, Any]] = WeakKeyDictionary()  # students left out, drawn; the text
+
+
+def _note_left_out(ax: Axes, returns: np.ndarray) -> None:
+    """Says in the panel how many of all students in it are not in its means, if any."""
+    missing, total, text = _LEFT_OUT.get(ax, (0, 0, None))
+    missing, total = missing + int((~np.isfinite(returns).all(axis=1)).sum()), total + len(returns)
+    if missing:
+        text = text or ax.text(0.99, 0.01, "", transform=ax.transAxes, ha="right", va="bottom", fontsize=7, zorder=6)
+        text.set_text(f"{missing} of {total} students left out")
+    _LEFT_OUT[ax] = missing, total, text
 
 
 def reference_line(ax: Axes, value: float, kind: str, label: str | None = None, color: str | None = None) -> Line2D:

@@ -16,20 +16,28 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import jax
 
-from jaxdistill import checkpoints
-from jaxdistill.block import Block, Task
+from jaxdistill import checkpoints, processes
+from jaxdistill.block import NARROWEST, Block, Task, any_width
 from jaxdistill.checkpoints import OnItsWay, Store
 
+_STUDENTS_PER_LANE = 12  # one after the other, about as much as the longest student is longer than the mean
 
-def lane_width(num_observations: int, row_width: int, platform: str) -> int:
+
+def lane_width(num_students: int, num_observations: int, num_actions: int, row_width: int) -> int:
     """Lanes of a block: as measured best on CPU, many on an accelerator, fewer where rows or tables are large.
 
-    A row of many actions fills the processor's vectors by itself; then wide blocks only make lanes idle.
+    A row of many actions fills the processor's vectors by itself; then wide blocks only make lanes idle. A tick costs
+    less in a narrow block, and no run ends before its longest student: few students, narrow blocks.
     """
-    on_cpu = platform == "cpu"
-    widest = min(256, max(16, _power_of_2(8192 / row_width))) if on_cpu else 16384
+    devices = workers()
+    on_cpu = devices[0].platform == "cpu"
+    widest = min(256, max(NARROWEST, _power_of_2(8192 / row_width))) if on_cpu else 16384
     budget = 2**28 if on_cpu else 2**33
-    return max(8, min(widest, _power_of_2(budget / (4 * num_observations * row_width))))
+    width = max(8, min(widest, _power_of_2(budget / (4 * num_observations * row_width))))
+    if on_cpu and any_width(num_actions):
+        in_turn = num_students / (len(devices) * processes.count() * _STUDENTS_PER_LANE)
+        width = min(width, max(NARROWEST, 2 * _power_of_2(in_turn)))
+    return width
 
 
 def _power_of_2(most: float) -> int:
@@ -37,21 +45,26 @@ def _power_of_2(most: float) -> int:
 
 
 def workers() -> list[jax.Device]:
-    """The device of each worker: every accelerator once, or the CPU once per core."""
+    """The device of each worker: every device of this process once, or a CPU that is one device once per core."""
     devices = jax.local_devices()
-    if devices[0].platform != "cpu":
+    if devices[0].platform != "cpu" or len(devices) > 1:
         return devices
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [devices[i % len(devices)] for i in range(cores)]
+    return devices * cores
 
 
 def run(tasks: Sequence[Task], on_progress: Callable[[float, int], None] | None = None) -> None:
     """Trains every student of every task, calling `on_progress(fraction, steps)` from this thread meanwhile.
 
+    Where there are several processes, each trains and hands out its share; `processes.combined` joins what they found.
+
     A KeyboardInterrupt stops the workers at their next look and is raised again; what was handed out stays handed out.
     Inside `checkpoints.resumable` everything is saved from time to time, and when it is stopped.
     """
-    devices = workers()
+    devices, first = workers(), 0
+    for task in tasks:
+        task.take(processes.share(list(task.queue), first))
+        first += len(task.cost)
     total = sum(task.total_work for task in tasks) or 1.0
     store, steps, before = _open_store(tasks)
     pool = _Pool(tasks, len(devices), saving=store is not None)
@@ -60,10 +73,11 @@ def run(tasks: Sequence[Task], on_progress: Callable[[float, int], None] | None 
         try:
             while not all(f.done() for f in futures):
                 time.sleep(0.02)
+                processes.check()
                 if any(f.done() and f.exception() for f in futures):
                     break
                 if on_progress is not None:
-                    on_progress((before + pool.work_done()) / total, steps + pool.steps())
+                    on_progress(min((before + pool.work_done()) / total, 1.0), steps + pool.steps())
                 if store is not None and store.due():
                     pool.save(store)
         finally:
@@ -72,7 +86,7 @@ def run(tasks: Sequence[Task], on_progress: Callable[[float, int], None] | None 
                 pool.save(store, futures)
         for future in futures:
             future.result()
-    unfinished = sum(len(task.cost) - task.num_finished for task in tasks)
+    unfinished = sum(task.num_students - task.num_finished for task in tasks)
     if unfinished:
         raise RuntimeError(f"{unfinished} students were not trained to the end; this is a fault of jaxdistill.")
     if on_progress is not None:
@@ -144,7 +158,7 @@ class _Pool:
             while not self.stop.is_set():
                 if waiting and all(block.draining() for block in blocks):
                     task = waiting.popleft()
-                    blocks.append(Block(task, device, share=-(-len(task.cost) // self.num_workers)))
+                    blocks.append(Block(task, device, share=-(-task.num_students // self.num_workers)))
                 for block in blocks:
                     with self.lock:
                         block.refill()

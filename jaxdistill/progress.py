@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from jaxdistill import processes
+
 Hook = Callable[[float, int, float], None]
 _LINE_SECONDS = 10.0  # between lines of a log
 _HOOK_SECONDS = 0.5
@@ -36,6 +38,7 @@ class Progress:
     """
 
     def __init__(self, label: str, show: bool | None = None, hook: Hook | None = None):
+        show = show if processes.is_writer() else False  # one voice is enough
         terminal = sys.stderr.isatty()
         display = None if terminal or show is False else _notebook()
         self.label, self.hook, self.steps = label, hook, 0

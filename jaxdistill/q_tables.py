@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdistill import pool, rules, students, tables
+from jaxdistill import pool, processes, rules, students, tables
+from jaxdistill.checkpoints import Output
 from jaxdistill.lanes import Program
 from jaxdistill.mdp import MDP
 from jaxdistill.progress import Progress
@@ -13,13 +14,15 @@ from jaxdistill.students import Config
 
 
 def learn(key: jax.Array, mdps: MDP, config: Config, epsilon: float, progress: bool | None) -> np.ndarray:
-    """Q [M, O, A] after training, as one task of the pool."""
+    """Q [M, O, A] after training, as one task of the pool; ValueError if it diverged."""
     num = mdps.num_mdps
     rule = rules.QLearningRule(mdps.num_actions)
     q = np.zeros((num, mdps.num_observations, mdps.num_actions), np.float32)
 
-    def keep(mdp: int, pause: int, params: np.ndarray, *_: Any) -> None:
-        q[mdp] = params
+    faults, mine = np.zeros(num, int), np.zeros(num, bool)
+
+    def keep(mdp: int, pause: int, output: Output) -> None:
+        q[mdp], faults[mdp], mine[mdp] = output.params, output.fault, True
 
     def same(value: Any, dtype: Any = np.float32) -> np.ndarray:
         return np.full(num, value, dtype)
@@ -46,7 +49,7 @@ def learn(key: jax.Array, mdps: MDP, config: Config, epsilon: float, progress: b
     program = Program(
         rule=rule,
         monte_carlo=False,
-        num_lanes=pool.lane_width(mdps.num_observations, rule.width, pool.workers()[0].platform),
+        num_lanes=pool.lane_width(num, mdps.num_observations, mdps.num_actions, rule.width),
         num_checkpoints=1,
         max_steps=config.max_episode_steps,
     )
@@ -55,4 +58,24 @@ def learn(key: jax.Array, mdps: MDP, config: Config, epsilon: float, progress: b
     task = pool.Task(program, tables.pack_worlds(mdps), teachers, learner, config.num_iterations, np.ones(num), keep)
     with Progress("Q-learning teachers", progress) as report:
         pool.run([task], report)
-    return q
+    return learned("Q-learning", mdps, mine, q, faults)
+
+
+def learned(name: str, mdps: MDP, mine: np.ndarray, table: np.ndarray, faults: np.ndarray) -> np.ndarray:
+    """The table [M, ...] of all processes; ValueError if it is not finite.
+
+    Args:
+      name: of the algorithm.
+      mine: bool [M], the worlds of this process.
+      table, faults: what it found there, and the iteration [M] at which it diverged, 0 if not or unknown.
+    """
+    whole = processes.combined(mine, {"table": table, "faults": faults})
+    table, faults = whole["table"], whole["faults"]
+    bad = np.flatnonzero(~np.isfinite(table).reshape(len(table), -1).all(axis=1))
+    if len(bad):
+        when = f" at iteration {faults[bad[0]]}" if faults[bad[0]] else ""
+        raise ValueError(
+            f"{name} diverged in {len(bad)} of {len(table)} MDPs (first: MDP {int(mdps.id[bad[0]])}{when}); lower the "
+            "learning rate."
+        )
+    return table

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import exact
+from jaxdistill import exact, processes
+from jaxdistill.checkpoints import Output
 from jaxdistill.mdp import MDP
 from jaxdistill.results import Result
 from jaxdistill.students import Config, Resolved
@@ -29,8 +30,6 @@ class Recorder:
         self.mdps, self.cells, self.config = mdps, cells, config
         num, m, c = len(cells), mdps.num_mdps, len(config.checkpoints)
         self.measure = _compiled_measure(measure) if measure else None
-        self.measure_names: tuple[str, ...] = ()
-        self.measurements: np.ndarray | None = None
         self.returns = np.full((num, m, c), np.nan)
         self.lengths = np.full((num, m, c), np.nan)
         self.final_returns = np.full((num, m), np.nan)
@@ -38,23 +37,34 @@ class Recorder:
         rows = (num, m, mdps.num_observations)
         self.logits = np.full((*rows, mdps.num_actions), np.nan, np.float32) if keep_tables else None
         self.values = np.full(rows, np.nan, np.float32) if keep_tables else None
-        self.faults: list[dict[str, Any]] = []
+        self.finished = np.zeros((num, m), bool)
+        self.faults: dict[tuple[int, int], int] = {}  # (cell, MDP) -> iteration
         self.pending: list[tuple[int, int, int, np.ndarray]] = []
+        self.measure_names: tuple[str, ...] = ()
+        self.measurements: np.ndarray | None = None
+        if self.measure is not None:
+            first = np.zeros((1, 3), int)
+            logits = jnp.zeros((1, mdps.num_observations, mdps.num_actions))
+            self.measure_names = tuple(
+                jax.eval_shape(self.measure, mdps[first[:, 1]], self._teachers(first, 0), logits)
+            )
+            self.measurements = np.full((*self.returns.shape, len(self.measure_names)), np.nan)
 
-    def add(self, cell: int, mdp: int, pause: int, params: np.ndarray, curves: np.ndarray, truncated: int) -> None:
+    def add(self, cell: int, mdp: int, pause: int, output: Output) -> None:
+        """Takes what a student hands out; one that met a number that is not finite stays NaN in every array."""
+        params, checkpoints = output.params, self.config.checkpoints
+        fault = output.fault or (0 if np.isfinite(params).all() else int(checkpoints[pause]))
+        if fault or (cell, mdp) in self.faults:
+            self.faults.setdefault((cell, mdp), fault)
+            return
         logits = params[:, :-1]
         if pause < 0:
-            self.truncated[cell, mdp] = truncated
+            self.finished[cell, mdp], self.truncated[cell, mdp] = True, output.truncated
             if self.cells[cell].method.control.is_student:
-                edges = np.diff(self.config.checkpoints, prepend=0)
-                self.returns[cell, mdp], self.lengths[cell, mdp] = curves.T.astype(np.float64) / edges
+                edges = np.diff(checkpoints, prepend=0)
+                self.returns[cell, mdp], self.lengths[cell, mdp] = output.curves.T.astype(np.float64) / edges
             if self.logits is not None and self.values is not None:
                 self.logits[cell, mdp], self.values[cell, mdp] = logits, params[:, -1]
-        if not np.isfinite(params).all():
-            fault = {"method": self.cells[cell].label, "mdp": int(self.mdps.id[mdp])}
-            if fault not in self.faults:
-                self.faults.append(fault)
-            return
         self.pending.append((cell, mdp, pause, logits))
         if len(self.pending) == _EVALUATED:
             self.flush()
@@ -69,13 +79,10 @@ class Recorder:
         mdps = self.mdps[np.concatenate([index[:, 1], index[padding, 1]]).astype(int)]
         if any(pause < 0 or not self.cells[c].method.control.is_student for c, _, pause in index):
             self._set_returns(index, _evaluate(mdps, jnp.asarray(logits)))
-        if self.measure is not None:
+        if self.measure is not None and self.measurements is not None:
             found = self.measure(mdps, self._teachers(index, len(padding)), jnp.asarray(logits))
-            if self.measurements is None:
-                self.measure_names = tuple(found)
-                self.measurements = np.full((*self.returns.shape, len(found)), np.nan)
-            for q, values in enumerate(found.values()):
-                self.measurements[(*index.T, q)] = np.asarray(values)[: len(index)]
+            for q, name in enumerate(self.measure_names):
+                self.measurements[(*index.T, q)] = np.asarray(found[name])[: len(index)]
         self.pending = []
 
     def _set_returns(self, index: np.ndarray, found: tuple[jax.Array, ...]) -> None:
@@ -95,11 +102,36 @@ class Recorder:
         tables = {name: np.stack([np.asarray(getattr(teacher, name)) for teacher in picked]) for name in names}
         return dataclasses.replace(picked[0], **tables)
 
+    def gather(self) -> None:
+        """Makes this the record of the students of all processes."""
+        self.flush()
+        faults = np.zeros(self.finished.shape, int)
+        for student, iteration in self.faults.items():
+            faults[student] = iteration
+        names = ("returns", "lengths", "final_returns", "truncated", "finished", "logits", "values", "measurements")
+        arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        whole = processes.combined(self.finished | (faults > 0), {**arrays, "faults": faults})
+        faults = whole.pop("faults")
+        self.faults = {(int(c), int(m)): int(faults[c, m]) for c, m in np.argwhere(faults > 0)}
+        for name, array in whole.items():
+            setattr(self, name, array)
+
     def result(self, optimal: jax.Array, steps: int, seconds: float) -> Result:
-        if self.faults:
+        """What is known now; students that have not finished, or diverged, are NaN."""
+        self.flush()
+        faults = [
+            {"method": self.cells[cell].label, "mdp": int(self.mdps.id[mdp]), "iteration": fault}
+            for (cell, mdp), fault in sorted(self.faults.items())
+        ]
+        for student in self.faults:  # what was found at its earlier checkpoints is no result of it
+            for array in (self.returns, self.lengths, self.final_returns, self.measurements):
+                if array is not None:
+                    array[student] = np.nan
+        if faults:
+            named = ", ".join("{method} in MDP {mdp} at iteration {iteration}".format(**fault) for fault in faults[:3])
             warnings.warn(
-                f"{len(self.faults)} students diverged and are NaN in the result (first: {self.faults[0]}); lower the "
-                "learning rate.",
+                f"{len(faults)} students diverged, were stopped and are NaN in the result ({named}"
+                f"{', ...' if len(faults) > 3 else ''}); lower the learning rate.",
                 stacklevel=3,
             )
         if self.truncated.any():
@@ -132,7 +164,7 @@ class Recorder:
             teacher_returns=teacher_returns,
             uniform_returns=exact_returns(mdps, uniform),
             optimal_returns=exact_returns(mdps, optimal),
-            faults=self.faults,
+            faults=faults,
             settings={
                 "config": _settings(self.config),
                 "cells": {
@@ -143,6 +175,7 @@ class Recorder:
                 "steps": int(steps),
                 "seconds": round(seconds, 3),
                 "truncated_episodes": int(self.truncated.sum()),
+                "unfinished_students": int(self.finished.size - self.finished.sum() - len(faults)),
                 "device": str(jax.devices()[0]),
             },
         )

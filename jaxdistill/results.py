@@ -283,13 +283,17 @@ def load(path: str | os.PathLike[str]) -> Result:
       ValueError: one line, if the file is truncated, altered, of another version or not a results file.
       OSError: if it cannot be opened.
     """
-    with open(path, "rb") as file:
-        if file.read(2) != b"PK":
-            raise ValueError(f"{path} is not a results file: expected an npz written by Result.save")
-        try:
-            arrays, metadata = _read(file)
-        except Exception as error:  # damage can show in any way that the zip, zlib, npy and JSON readers have
-            raise ValueError(f"{path} is truncated or damaged: {one_line(error)}; recompute it") from error
+    return read(Path(path).read_bytes(), path)
+
+
+def read(data: bytes, path: str | os.PathLike[str]) -> Result:
+    """The `Result` in the bytes of a file; ValueError as `load`, calling it `path`."""
+    if data[:2] != b"PK":
+        raise ValueError(f"{path} is not a results file: expected an npz written by Result.save")
+    try:
+        arrays, metadata = _read(io.BytesIO(data))
+    except Exception as error:  # damage can show in any way that the zip, zlib, npy and JSON readers have
+        raise ValueError(f"{path} is truncated or damaged: {one_line(error)}; recompute it") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a results file: it is an npz, but not one written by Result.save")
     if metadata.get("version") != FORMAT_VERSION:
@@ -326,6 +330,19 @@ def _checksum(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was stopped by Ctrl-C.
+
+    Attributes:
+      result: the `Result` of the students that had finished; the others are NaN.
+    """
+
+    def __init__(self, result: Result):
+        unfinished = result.settings["unfinished_students"]
+        super().__init__(f"{unfinished} of {result.final_returns.size} students had not finished; see .result")
+        self.result = result
 
 
 def concatenate(results: Sequence[Result], axis: str = "mdp") -> Result:

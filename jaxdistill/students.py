@@ -15,10 +15,11 @@ import numpy as np
 import optax
 
 from jaxdistill import methods, rules, tables
+from jaxdistill.checkpoints import Output
 from jaxdistill.lanes import Program
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import Method
-from jaxdistill.pool import Task, lane_width, workers
+from jaxdistill.pool import Task, lane_width
 from jaxdistill.teacher import Teacher
 
 _MAX_RECORD = 2**17  # steps that a Monte Carlo student records: 2 MiB each
@@ -172,12 +173,12 @@ def make_tasks(
     mdps: MDP,
     cells: Sequence[Resolved],
     cost: np.ndarray,
-    on_parameters: Callable[..., None],
+    on_output: Callable[[int, int, int, Output], None],
     *,
     pauses: Callable[[Resolved], Sequence[int]] = lambda cell: (),
     initial: np.ndarray | None = None,
 ) -> list[Task]:
-    """One task per program. `on_parameters(cell index, mdp index, pause, params, curves, truncated)`.
+    """One task per program. `on_output(cell index, mdp index, pause, output)`, as in `Task`.
 
     `cost` [M]: expected episode length. `initial` float32 [P, M, O, A + 1], or None.
     """
@@ -201,7 +202,7 @@ def make_tasks(
         program = Program(
             rule=rule,
             monte_carlo=estimator == "mc",
-            num_lanes=lane_width(mdps.num_observations, rule.width, workers()[0].platform),
+            num_lanes=lane_width(len(indices) * mdps.num_mdps, mdps.num_observations, mdps.num_actions, rule.width),
             num_checkpoints=len(cells[indices[0]].config.checkpoints),
             max_steps=max_steps,
             mean=reduction == "mean",
@@ -215,9 +216,9 @@ def make_tasks(
         students = [_students(key, mdps, cell, rule, offset) for cell, offset in zip(mine, teacher_of, strict=True)]
         steps = np.clip(np.nan_to_num(cost, nan=max_steps), 1.0, max_steps)  # an episode may never end of itself
 
-        def hand_over(who: int, pause: int, *out: Any, indices: list[int] = indices) -> None:
+        def hand_over(who: int, pause: int, output: Output, indices: list[int] = indices) -> None:
             cell, mdp = divmod(who, mdps.num_mdps)
-            on_parameters(indices[cell], mdp, pause, *out)
+            on_output(indices[cell], mdp, pause, output)
 
         tasks.append(
             Task(
@@ -227,7 +228,7 @@ def make_tasks(
                 students=jax.tree.map(lambda *x: np.concatenate(x), *students),
                 num_iterations=mine[0].config.num_iterations,
                 cost=np.tile(steps * (2 if program.monte_carlo else 1), len(mine)),
-                on_parameters=hand_over,
+                on_output=hand_over,
                 pauses=paused,
                 initial=None if initial is None else initial[indices].reshape(-1, *initial.shape[2:]),
             )

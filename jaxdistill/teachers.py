@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxdistill import exact, pool, q_tables, students
+from jaxdistill.checkpoints import Output
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import METHODS
 from jaxdistill.progress import Progress
@@ -238,12 +239,15 @@ def actor_critic(
     cells = [Resolved("teacher:actor_critic", METHODS["baseline"], None, config)]
     logits = np.zeros((mdps.num_mdps, mdps.num_observations, mdps.num_actions), np.float32)
 
-    def keep(cell: int, mdp: int, pause: int, params: np.ndarray, *_: Any) -> None:
-        logits[mdp] = params[:, :-1]
+    faults, mine = np.zeros(mdps.num_mdps, int), np.zeros(mdps.num_mdps, bool)
+
+    def keep(cell: int, mdp: int, pause: int, output: Output) -> None:
+        logits[mdp], faults[mdp], mine[mdp] = output.params[:, :-1], output.fault, True
 
     cost = np.ones(mdps.num_mdps)
     with Progress("actor-critic teachers", progress) as report:
         pool.run(students.make_tasks(students.as_key(key), mdps, cells, cost, keep), report)
+    logits = q_tables.learned("The actor-critic", mdps, mine, logits, faults)
     discount = float(np.max(config.discount))
     return from_logits(mdps, logits, discount=discount, name="actor_critic")
 

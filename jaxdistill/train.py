@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import exact, methods, pool, students, teachers
+from jaxdistill import exact, methods, pool, processes, students, teachers
 from jaxdistill.mdp import MDP, validate
 from jaxdistill.methods import Method
 from jaxdistill.progress import Hook, Progress
 from jaxdistill.recorder import Measure, Recorder
-from jaxdistill.results import Result
+from jaxdistill.results import Result, Stopped
 from jaxdistill.students import Cell, Config, Resolved
 from jaxdistill.teacher import Teacher
 
@@ -83,6 +83,7 @@ def train(
 
     Raises:
       ValueError: one line that says what was wrong, what was expected and what to do.
+      Stopped: by Ctrl-C, a KeyboardInterrupt whose `result` holds the students that had finished.
     """
     key = students.as_key(key)
     mdps, teacher = _stacked(mdps, teacher)
@@ -92,6 +93,10 @@ def train(
         _check_teacher(cell, mdps)
     if measure is not None and any(cell.teacher is None for cell in cells):
         raise ValueError("measure compares students with their teacher; pass one, such as teachers.uniform(mdps).")
+    if len(cells) * mdps.num_mdps < processes.count():
+        raise ValueError(
+            f"{processes.count()} processes cannot share {len(cells) * mdps.num_mdps} students; use fewer."
+        )
     initial = _initial(initial_logits, initial_values, len(cells), mdps)
     started = time.perf_counter()
     optimal = exact.greedy(exact.optimal_action_values(mdps, 1.0), teachers.TIE)
@@ -107,9 +112,15 @@ def train(
         initial=initial,
     )
     with Progress("students", progress, on_chunk) as report:
-        pool.run(tasks, report)
-    recorder.flush()
-    return recorder.result(optimal, report.steps, time.perf_counter() - started)
+        try:
+            pool.run(tasks, report)
+        except KeyboardInterrupt as stop:
+            if not recorder.finished.any():
+                raise
+            raise Stopped(recorder.result(optimal, report.steps, time.perf_counter() - started)) from stop
+    recorder.gather()
+    steps = sum(int(number) for number in processes.exchange(str(report.steps).encode()))
+    return recorder.result(optimal, steps, time.perf_counter() - started)
 
 
 def _stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill import methods, pool, students
+from jaxdistill import methods, pool, processes, students
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import Control, Method
 from jaxdistill.moments import update_moments
@@ -148,9 +148,10 @@ def sampled_updates(
     worlds = dataclasses.replace(many[0], id=jnp.arange(count, dtype=jnp.int32))  # a stream for each student
     before = np.concatenate([logits, values[..., None]], axis=-1).repeat(num_updates, axis=0)
     found = np.zeros((len(wanted), *before.shape), np.float32)
+    mine = np.zeros(found.shape[:2], bool)
 
-    def keep(cell, student, pause, params, curves, truncated):
-        found[cell, student] = params - before[student]
+    def keep(cell, student, pause, output):
+        found[cell, student], mine[cell, student] = output.params - before[student], True
 
     cells = [
         students.Resolved(m.name, m, many[1], dataclasses.replace(config, reduction=m.reduction or config.reduction))
@@ -158,5 +159,6 @@ def sampled_updates(
     ]
     initial = np.broadcast_to(before, found.shape)
     pool.run(students.make_tasks(students.as_key(key), worlds, cells, np.ones(count), keep, initial=initial))
+    found = processes.combined(mine, {"updates": found})["updates"]
     found = found.reshape(len(wanted), mdps.num_mdps, num_updates, *before.shape[1:])
     return {name: Update(x[..., :-1], x[..., -1]) for name, x in zip(names, found, strict=True)}

@@ -14,6 +14,7 @@ import pytest
 import jaxdistill
 from experiments import common, fig8, targets
 from jaxdistill import plotting
+from jaxdistill.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -176,3 +177,50 @@ def test_an_interrupted_run_keeps_its_finished_rows(smoke, tmp_path):
     assert "Q-learning" not in done.stderr
     again = jaxdistill.load(tmp_path / "actor_critic.npz")
     np.testing.assert_array_equal(again.returns, jaxdistill.load(outdir / "actor_critic.npz").returns)
+
+
+def test_a_part_that_is_stopped_leaves_a_figure_and_a_finished_run_takes_it_away(tmp_path, monkeypatch):
+    """Ctrl-C at 60 % of the second row: the first row whole, of the second the students that had finished."""
+    sizes = dict(num_mdps=20, num_rows=4, num_cols=4, p_plus10=0.2, num_iterations=600, num_checkpoints=4)
+    given = dict(columns=["td"], methods=["baseline"], teachers=["optimal", "adversarial"])
+    settings = fig8.Settings(outdir=str(tmp_path), **sizes, **given)
+    train, made, drawn = jaxdistill.train, [], []
+
+    def stop(done, steps, left):
+        if len(made) == 2 and done > 0.6:
+            raise KeyboardInterrupt
+
+    def some(*args, **options):
+        made.append(1)
+        return train(*args, **options, on_chunk=stop)
+
+    monkeypatch.setattr(jaxdistill, "train", some)
+    monkeypatch.setattr("jaxdistill.progress._HOOK_SECONDS", 0.0)
+    monkeypatch.setattr("jaxdistill.block._CHUNK_SECONDS", 1e-3)
+    plot = fig8.plot
+    monkeypatch.setattr(fig8, "plot", lambda settings, rows: drawn.append(rows) or plot(settings, rows))
+    with pytest.raises(jaxdistill.Stopped):
+        fig8.work(settings)
+    assert (tmp_path / "unfinished.png").stat().st_size > 10_000
+    (rows,) = drawn
+    finite = {name: int(np.isfinite(row.final_returns).sum()) for name, row in rows.items()}
+    assert finite["optimal"] == 20 and 0 < finite["adversarial"] < 20
+    fig8.work(settings)
+    assert (tmp_path / "fig8.png").exists() and not (tmp_path / "unfinished.png").exists()
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    """By another process; when that is killed, the folder is free."""
+    code = "import sys, time; from pathlib import Path; from jaxdistill.files import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "locked\n"
+    settings = fig8.Settings(outdir=str(tmp_path), num_mdps=1)
+    with pytest.raises(ValueError, match="is in use by another run; wait for its end, or use another folder"):
+        fig8.work(settings)
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with locked(tmp_path), pytest.raises(ValueError, match="in use"), locked(tmp_path):
+        pass

@@ -41,8 +41,8 @@ def sampled_updates(mdps, teachers, chosen, logits, values, **changes):
     before = np.concatenate([logits, values[..., None]], axis=-1).repeat(NUM_STUDENTS, axis=0)
     after = np.zeros((len(chosen), *before.shape), np.float64)
 
-    def keep(cell, student, pause, params, curves, truncated):
-        after[cell, student] = params
+    def keep(cell, student, pause, output):
+        after[cell, student] = output.params
 
     cells = [students.Resolved(method.name, method, many, config) for method in chosen]
     initial = np.broadcast_to(before, after.shape)
