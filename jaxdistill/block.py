@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from jaxdistill.checkpoints import OnItsWay, Output
 from jaxdistill.engine import advance
+from jaxdistill.forecast import Forecast, Lengths, relative_cost
 from jaxdistill.lanes import Lanes, Pending, Program, empty, extract, load, select, settle
 from jaxdistill.rules import Student
 from jaxdistill.tables import Worlds
@@ -21,6 +23,7 @@ NARROWEST = 16  # lanes
 _SPARSE_CHUNKS = 2  # see `Block.narrow`
 _CHUNK_SECONDS = 0.4  # how often the host looks
 _PAUSED_CHUNK_SECONDS = 0.03  # ... where lanes wait at their checkpoints for it
+_SAMPLED, _FEWEST_ALIKE = 8, 5  # see `Task.__post_init__`, `Block.seconds_left`
 _MOST_IDLE = 0.25  # part of the students that may wait for the host at the end of a chunk before chunks get shorter
 
 
@@ -37,7 +40,7 @@ class Task:
       program, worlds, teachers: as `engine.advance` takes them.
       students: `Student` of NumPy arrays with a leading axis [N].
       num_iterations: episodes of each student.
-      cost: [N], expected steps per episode; dear ones start first, and progress is weighted by it.
+      cost: [N], expected ticks per episode; dear ones start first, and progress is weighted by it.
       pauses: iterations before the last at which parameters are handed out, increasing.
       initial: float32 [N, O, num_params] parameters to start from, or None for zeros.
       on_output: called with (student, pause index or -1 at the end, `Output`); never by two workers at once.
@@ -55,7 +58,14 @@ class Task:
 
     def __post_init__(self):
         self.cost = np.asarray(self.cost, np.float64)
-        self.take(np.argsort(-self.cost, kind="stable").tolist())
+        # Dear ones first; but among the early ones are some of all, who show how long the cheap ones take.
+        self.is_sample = np.zeros(len(self.cost), bool)
+        sample = np.random.default_rng(0).permutation(len(self.cost))[: len(self.cost) // _SAMPLED]
+        self.is_sample[sample] = True
+        dear_first = [who for who in np.argsort(-self.cost, kind="stable").tolist() if not self.is_sample[who]]
+        order = np.insert(dear_first, 2 * np.arange(1, len(sample) + 1), sample)
+        self.take(order.tolist())
+        self.ticks = np.full(len(self.cost), np.nan)  # of those who have finished
         self.num_finished = 0
         self.on_their_way: dict[int, OnItsWay] = {}  # students whom an earlier run had begun
         self.record: Callable[[int, int, Output], None] | None = None  # as on_output, of what is to be saved
@@ -64,6 +74,7 @@ class Task:
         """Makes these the students to train, in this order."""
         self.queue = collections.deque(students)
         self.num_students = len(students)
+        self.waiting = float(self.cost[list(students)].sum())  # expected ticks per iteration of the queue
         self.total_work = float(self.cost[list(students)].sum()) * self.num_iterations
 
     def identity(self) -> Iterator[bytes]:
@@ -91,6 +102,7 @@ class Task:
                 steps += output.count
         self.queue = collections.deque(who for who in self.queue if who not in done)
         self.num_finished = len(done)
+        self.waiting = float(self.cost[list(self.queue)].sum())
         # One whose earlier pauses are lost with a damaged file begins anew.
         known = {who: all((who, p) in outputs for p in range(one.pause)) for who, one in on_their_way.items()}
         self.on_their_way = {who: one for who, one in on_their_way.items() if known[who] and who not in done}
@@ -102,6 +114,7 @@ class Block:
 
     def __init__(self, task: Task, device: jax.Device, share: int):
         self.task, self.program, self.device = task, task.program, device
+        self.ticks_per_step = 2 if task.program.monte_carlo else 1  # forward and, for Monte Carlo, backward
         self.worlds, self.teachers = jax.device_put((task.worlds, task.teachers), device)
         width = self.program.num_lanes
         self.capacity = min(width, max(share, 1))
@@ -111,6 +124,7 @@ class Block:
         self.student = task.one_block(width)
         self.lanes: Lanes | None = None
         self.num_ticks, self.sparse_chunks = 256, 0
+        self.lengths, self.tick_seconds = Lengths(width, task.num_iterations), np.nan
         self.steps, self.work_done = 0, 0.0  # of this block: environment steps, and cost x iterations
         self._steps_before, self._work_before = 0, 0.0  # of students that have left
 
@@ -135,6 +149,8 @@ class Block:
         who = np.array([self.task.queue.popleft() for _ in free])
         mask = np.zeros(len(self.occupant), bool)
         mask[free], self.occupant[free], self.pause[free], self.settled[free] = True, who, 0, 0
+        self.lengths.forget(free)
+        self.task.waiting -= float(self.task.cost[who].sum())
 
         def put(lane_values, all_values):
             lane_values[free] = all_values[who]
@@ -192,6 +208,8 @@ class Block:
         self.program = dataclasses.replace(self.program, num_lanes=width)
         self.occupant, self.pause, self.settled = self.occupant[chosen], self.pause[chosen], self.settled[chosen]
         self.student = jax.tree.map(lambda x: x[chosen], self.student)
+        self.lengths.select(chosen)
+        self.tick_seconds *= relative_cost(width, 4 * width)
         self.capacity, self.sparse_chunks = min(self.capacity, width), 0
         self.compile()
 
@@ -219,6 +237,7 @@ class Block:
         self.lanes = self._ticks(self.num_ticks)
         jax.block_until_ready(self.lanes.iteration)
         seconds = time.perf_counter() - started
+        self.tick_seconds = seconds / self.num_ticks
         wanted = _PAUSED_CHUNK_SECONDS if self.task.pauses else _CHUNK_SECONDS
         factor = min(max(wanted / max(seconds, 1e-6), 0.5), 2.0)
         here = self.occupant >= 0
@@ -235,6 +254,24 @@ class Block:
         self.lanes = settle(self.program, self.lanes)
         self.settled = self._iteration().astype(np.int64)
 
+    def seconds_left(self, num_workers: int) -> float:
+        """An estimate of how long this block will still take, `num_workers` sharing those who wait; NaN: not known."""
+        task, here = self.task, self.occupant >= 0
+        length = self.lengths.per_iteration(np.ones(len(here)))[here]
+        left = length * np.maximum(task.num_iterations - self._iteration()[here], 0)
+        waiting = 0.0
+        if task.queue and self.lanes is not None:
+            # How much longer than expected they take, finished or not: those like the ones who wait, if some are known.
+            ticks = task.ticks.copy()
+            ticks[self.occupant[here]] = self.ticks_per_step * np.asarray(self.lanes.count)[here] + left
+            known = np.isfinite(ticks)
+            alike = known & task.is_sample & (task.cost <= task.cost[list(itertools.islice(task.queue, 8))].max())
+            known = alike if alike.sum() >= _FEWEST_ALIKE else known
+            pace = ticks[known].sum() / (task.cost[known].sum() * task.num_iterations)
+            waiting = pace * task.waiting * task.num_iterations / num_workers
+        narrowest = NARROWEST if any_width(self.program.rule.num_actions) else len(here)
+        return self.tick_seconds * Forecast(left, waiting, self.capacity, len(here), narrowest).ticks()
+
     def hand_out(self) -> None:
         """Hands out the parameters of lanes that reached a pause, the end or a fault, and frees the latter two."""
         lanes, task = self.lanes, self.task
@@ -248,7 +285,9 @@ class Block:
         ready = np.flatnonzero((self.occupant >= 0) & idle & at_its_end)
         cost = task.cost[np.maximum(self.occupant, 0)]
         self.work_done = self._work_before + float((cost * iteration).sum())
-        self.steps = int(self._steps_before + np.where(self.occupant >= 0, np.asarray(lanes.count), 0).sum())
+        count = np.where(self.occupant >= 0, np.asarray(lanes.count), 0)
+        self.steps = int(self._steps_before + count.sum())
+        self.lengths.look(count * self.ticks_per_step, iteration)
         if not len(ready):
             return
         self._settle()
@@ -275,4 +314,5 @@ class Block:
                     task.num_finished += 1
                     self._work_before += float(task.cost[who]) * task.num_iterations
                     self._steps_before += output.count
+                    task.ticks[who] = self.ticks_per_step * output.count
         self._set_until()

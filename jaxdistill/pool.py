@@ -20,6 +20,7 @@ from jaxdistill import checkpoints, processes
 from jaxdistill.block import NARROWEST, Block, Task, any_width
 from jaxdistill.checkpoints import OnItsWay, Store
 
+_LOOK_SECONDS = 0.02  # between two looks of the main thread
 _STUDENTS_PER_LANE = 12  # one after the other, about as much as the longest student is longer than the mean
 
 
@@ -53,8 +54,8 @@ def workers() -> list[jax.Device]:
     return devices * cores
 
 
-def run(tasks: Sequence[Task], on_progress: Callable[[float, int], None] | None = None) -> None:
-    """Trains every student of every task, calling `on_progress(fraction, steps)` from this thread meanwhile.
+def run(tasks: Sequence[Task], on_progress: Callable[[float, int, float], None] | None = None) -> None:
+    """Trains every student of every task, calling `on_progress(fraction, steps, seconds left)` meanwhile.
 
     Where there are several processes, each trains and hands out its share; `processes.combined` joins what they found.
 
@@ -72,12 +73,13 @@ def run(tasks: Sequence[Task], on_progress: Callable[[float, int], None] | None 
         futures = [executor.submit(pool.work, i, device) for i, device in enumerate(devices)]
         try:
             while not all(f.done() for f in futures):
-                time.sleep(0.02)
+                time.sleep(_LOOK_SECONDS)
                 processes.check()
                 if any(f.done() and f.exception() for f in futures):
                     break
                 if on_progress is not None:
-                    on_progress(min((before + pool.work_done()) / total, 1.0), steps + pool.steps())
+                    fraction = min((before + pool.work_done()) / total, 1.0)
+                    on_progress(fraction, steps + pool.steps(), pool.seconds_left())
                 if store is not None and store.due():
                     pool.save(store)
         finally:
@@ -90,7 +92,7 @@ def run(tasks: Sequence[Task], on_progress: Callable[[float, int], None] | None 
     if unfinished:
         raise RuntimeError(f"{unfinished} students were not trained to the end; this is a fault of jaxdistill.")
     if on_progress is not None:
-        on_progress(1.0, steps + pool.steps())
+        on_progress(1.0, steps + pool.steps(), 0.0)
 
 
 def _open_store(tasks: Sequence[Task]) -> tuple[Store | None, int, float]:
@@ -115,8 +117,10 @@ class _Pool:
     def __init__(self, tasks: Sequence[Task], num_workers: int, saving: bool):
         self.tasks, self.num_workers, self.saving = tasks, num_workers, saving
         self.stop, self.lock = threading.Event(), threading.Lock()
+        self._started = time.perf_counter()
         self._work = [0.0] * num_workers  # by worker: finished plus running, in units of cost x iterations
         self._steps = [0] * num_workers
+        self._left = [math.nan] * num_workers  # seconds
         self._wanted = 0  # saves that were asked for,
         self._given = [0.0] * num_workers  # and that each worker has given its students for
         self._on_their_way: list[dict[checkpoints.Who, OnItsWay]] = [{} for _ in range(num_workers)]
@@ -169,6 +173,7 @@ class _Pool:
                             block.hand_out()
                 self._work[index] = retired_work + sum(block.work_done for block in blocks)
                 self._steps[index] = retired_steps + sum(block.steps for block in blocks)
+                self._estimate(index, blocks, waiting)
                 # A block whose students all finished in one chunk is free, but not done while others wait.
                 blocks = [block for block in blocks if block.busy() or block.task.queue]
                 retired_work = self._work[index] - sum(block.work_done for block in blocks)
@@ -182,3 +187,16 @@ class _Pool:
 
     def steps(self) -> int:
         return sum(self._steps)
+
+    def seconds_left(self) -> float:
+        """An estimate; NaN before the first look."""
+        return max(self._left)
+
+    def _estimate(self, index: int, blocks: Sequence[Block], waiting: Sequence[Task]) -> None:
+        """How long this worker will take for its blocks and, at the pace of these, for the tasks not begun."""
+        seconds = sum(block.seconds_left(self.num_workers) for block in blocks if block.busy())
+        if blocks:
+            work = sum(task.total_work for task in waiting) / self.num_workers
+            done = self._work[index] / max(time.perf_counter() - self._started, 1e-9)
+            seconds += work / max(done, 1e-9)
+        self._left[index] = seconds

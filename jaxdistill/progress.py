@@ -26,9 +26,10 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Called with (fraction done, environment steps); a context manager. Writes to stderr, or below a notebook's cell.
+    """Called with (fraction done, environment steps, seconds left if known better than from these); a context manager.
 
-    Only a terminal is sent control characters: a notebook's line is replaced, and a log gets whole lines.
+    Writes to stderr, or below a notebook's cell. Only a terminal is sent control characters: a notebook's line is
+    replaced, and a log gets whole lines.
 
     Args:
       label: what is being done.
@@ -62,13 +63,14 @@ class Progress:
         elif kind is None and self.says_done:
             print(text, file=sys.stderr, flush=True)
 
-    def __call__(self, fraction: float, steps: int) -> None:
+    def __call__(self, fraction: float, steps: int, left: float | None = None) -> None:
         now = time.perf_counter()
         self.steps = steps
         if fraction < 1 and now - self.last_hook < _HOOK_SECONDS:
             return
         self.last_hook = now
-        left = self._seconds() * (1 - fraction) / fraction if fraction > 0 else float("inf")
+        if left is None:
+            left = self._seconds() * (1 - fraction) / fraction if fraction > 0 else float("inf")
         ahead = f"{duration(left)} left, {self._rate()}"
         self.bar.set_postfix_str(ahead, refresh=False)
         self.bar.update(int(1000 * fraction) - self.bar.n)

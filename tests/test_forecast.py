@@ -1,0 +1,87 @@
+"""The time left, by a clock that counts ticks: what is said against what comes."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdistill
+from jaxdistill import block, pool, teachers
+from jaxdistill.forecast import Forecast, Lengths, relative_cost
+
+
+def test_lanes_that_need_the_same():
+    assert Forecast(np.full(64, 100.0), 0.0, 64, 64, 16).ticks() == 100
+
+
+def test_a_full_queue_is_shared_by_the_lanes():
+    assert Forecast(np.full(16, 100.0), 16 * 900.0, 16, 16, 16).ticks() == pytest.approx(1000)
+
+
+def test_the_block_narrows_as_lanes_fall_free():
+    """48 of 64 lanes end at 100; the other 16 then tick in a block of 16 up to 1100."""
+    left = np.r_[np.full(48, 100.0), np.full(16, 1100.0)]
+    assert Forecast(left, 0.0, 64, 64, 16).ticks() == pytest.approx(100 + 1000 * relative_cost(16, 64))
+
+
+def test_recent_episodes_count():
+    lengths = Lengths(2, 1000)
+    lengths.look(np.array([5000.0, 0.0]), np.array([100, 0]))
+    lengths.look(np.array([5000.0 + 900 * 10, 0.0]), np.array([1000, 0]))
+    np.testing.assert_allclose(lengths.per_iteration(np.array([7.0, 7.0])), [10, 7], rtol=1e-6)
+    lengths.forget(np.array([0, 1]))  # new students came
+    lengths.look(np.array([3.0, 3.0]), np.array([1, 1]))
+    np.testing.assert_allclose(lengths.per_iteration(np.array([7.0, 7.0])), [3, 3])
+
+
+class Clock:
+    """Counts ticks, a narrow block's being shorter, in place of `time`."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    monotonic = perf_counter
+
+
+def test_what_is_said_from_a_tenth_of_the_run_to_its_middle(monkeypatch):
+    """600 students of unlike worlds; one of them may need a hundred times the other's ticks. Within 35 %, not exact."""
+    clock, said = Clock(), []
+    ticks = block.Block._ticks
+
+    def counted(self, number):
+        clock.now += number * (len(self.occupant) + 48) * 1e-6
+        return ticks(self, number)
+
+    monkeypatch.setattr(block.Block, "_ticks", counted)
+    monkeypatch.setattr(block, "time", clock)
+    monkeypatch.setattr(block, "_CHUNK_SECONDS", 5e-3)
+    one_worker = pool.workers()[:1]
+    monkeypatch.setattr(pool, "workers", lambda: one_worker)
+    monkeypatch.setattr("jaxdistill.progress._HOOK_SECONDS", 0.0)
+    monkeypatch.setattr(pool, "_LOOK_SECONDS", 1e-3)
+    mdps = jaxdistill.sample_mdps(jax.random.key(0), 300, num_rows=8, num_cols=8)
+    jaxdistill.train(
+        jax.random.key(1), mdps, teachers.optimal(mdps), ["baseline", "on_policy_distill"], num_iterations=1000,
+        num_checkpoints=2, on_chunk=lambda done, steps, left: said.append((clock.now, left)), progress=False,
+    )  # fmt: skip
+    end = said[-1][0]
+    ratios = []
+    for part in (0.1, 0.2, 0.3, 0.4, 0.5):
+        at, left = next((at, left) for at, left in said if at >= part * end)
+        ratios.append(left / (end - at))
+    assert min(ratios) > 0.65 and max(ratios) < 1.35, ratios
+
+
+def test_dear_students_begin_first_but_for_a_sample():
+    task = make_task(cost=np.arange(1.0, 801.0))
+    order = np.array(list(task.queue))
+    assert sorted(order) == list(range(800)) and task.is_sample.sum() == 100
+    assert (np.diff(order[~task.is_sample[order]]) < 0).all()
+    assert task.is_sample[order[:300]].sum() == 100
+
+
+def make_task(cost):
+    """A task whose queue alone is looked at."""
+    return block.Task(None, None, None, None, 10, cost, None)
