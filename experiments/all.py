@@ -116,9 +116,19 @@ def arguments(experiment: Experiment, settings: Settings, outdir: Path) -> list[
 def read_runs(outdir: Path) -> dict[str, Run]:
     """The runs recorded in runs.json by name; none if the file is not there or damaged, since runs can be repeated."""
     try:
-        return {name: Run(**run) for name, run in json.loads((outdir / "runs.json").read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        records = json.loads((outdir / "runs.json").read_text(encoding="utf-8"))
+        runs = {name: Run(**run) for name, run in records.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
+    return {name: run for name, run in runs.items() if _is_record(run)}
+
+
+def _is_record(run: Run) -> bool:
+    texts = [run.status, run.ended, run.message]
+    lists = [run.arguments, run.files]
+    if not all(isinstance(items, list) for items in lists) or not isinstance(run.seconds, int | float):
+        return False
+    return all(isinstance(text, str) for text in [*texts, *run.arguments, *run.files]) and 0 <= run.seconds < 1e9
 
 
 def finished(run: Run | None, given: list[str], folder: Path) -> bool:

@@ -11,8 +11,6 @@ import sys
 import tempfile
 import time
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -23,6 +21,7 @@ from absl import app, flags, logging
 
 import jaxdistill
 from jaxdistill import Result, Teacher, checkpoints, plotting, processes, results, teachers
+from jaxdistill.checks import shown
 from jaxdistill.files import locked, one_line, write_atomically
 from jaxdistill.progress import duration
 from jaxdistill.results import package_versions
@@ -119,7 +118,12 @@ class Keys(NamedTuple):
 
 
 def keys(seed: int) -> Keys:
-    """The keys that follow from a seed: the same worlds and teachers in every experiment of the same seed."""
+    """The keys that follow from a seed: the same worlds and teachers in every experiment of the same seed.
+
+    ValueError for a seed that does not fit into the 32 bits of which keys are made.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed must be in [0, {2**32 - 1}]; got {shown(seed)}.")
     return Keys(*jax.random.split(jax.random.key(seed), 4))
 
 
@@ -179,8 +183,8 @@ def same_settings(settings: Any, outdir: Path) -> bool:
     if settings.restart or not path.exists():
         return False
     try:
-        found = json.loads(path.read_text())["settings"]
-    except (ValueError, KeyError, TypeError):
+        found = dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path} is damaged; use --restart to run again, or another --outdir.") from None
     wanted = json.loads(json.dumps(what_decides(settings)))
     different = [k for k in wanted | found if wanted.get(k) != found.get(k)]
@@ -256,8 +260,8 @@ def shared_part(settings: Any, folder: str, name: str, ignored: tuple[str, ...])
     """
     path = Path(folder, f"{name}.npz")
     try:
-        found = json.loads(Path(folder, "settings.json").read_text())["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = dict(json.loads(Path(folder, "settings.json").read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     wanted = json.loads(json.dumps(what_decides(settings)))
     if not path.exists() or any(found[k] != wanted[k] for k in (found.keys() & wanted.keys()) - set(ignored)):
@@ -284,7 +288,7 @@ def _read_part(data: bytes, path: Path) -> Any:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             if "metadata.json" not in file.files:  # arrays alone; else a saved Result
                 return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+    except Exception:  # damage can show in any way that the zip, zlib and npy readers have
         raise ValueError(f"{path} is damaged; delete it, or use --restart to run everything again.") from None
     return results.read(data, path)
 
@@ -338,9 +342,13 @@ def default_outdir(name: str, smoke: bool) -> str:
     return str(Path("results", name + ("-smoke" if smoke else "")))
 
 
+_LONGEST = 1000  # characters of an error: a flag's value may be anything
+
+
 def fail(message: str) -> NoReturn:
     """One line on stderr and exit code 2."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    print(f"error: {line if len(line) <= _LONGEST else line[:_LONGEST] + '...'}", file=sys.stderr)
     processes.leave(2)
 
 

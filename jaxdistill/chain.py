@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdistill import checks
 from jaxdistill.gridworld import Grid, GridConfig, grid_to_mdp
 from jaxdistill.mdp import MDP
 
@@ -44,14 +45,17 @@ def chain(
       ValueError: one line, for a size that is too small, a reward that is not finite or a probability outside [0, 1].
     """
     for name, value in (("length", length), ("num_mdps", 1 if num_mdps is None else num_mdps)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+        if not checks.is_whole(value, 1, 2**28):
+            raise ValueError(
+                f"{name} must be a whole number, at least 1 and at most {2**28}, got {checks.shown(value)}"
+            )
+    rewards = [checks.number("trap_reward", trap_reward), checks.number("goal_reward", goal_reward)]
     num_cols = 2 * int(length) + 1
     config = GridConfig(
         num_rows=1, num_cols=num_cols, num_actions=num_actions, noise=noise, termination_prob=termination_prob
     )
     reward, terminal = np.zeros((1, num_cols), np.float32), np.zeros((1, num_cols), bool)
-    reward[0, 0], reward[0, -1] = trap_reward, goal_reward
+    reward[0, [0, -1]] = rewards
     terminal[0, [0, -1]] = True
     leaves: Any = (np.zeros_like(terminal), reward, terminal, np.array([0, length], np.int32))
     if num_mdps is not None:

@@ -112,7 +112,7 @@ class Store:
 
         def write(file: Any) -> None:
             file.write(digest)
-            file.write(buffer.getbuffer())
+            file.write(buffer.getvalue())  # not a view of it, which Python 3.13 cannot release when the disk is full
 
         write_atomically(self.folder / f"{kind}-{self._number:08d}.save", write)
 

@@ -22,6 +22,8 @@ import jax
 from jaxdistill import commands
 from jaxdistill.students import Config
 
+_LONGEST = 1000  # characters of an error: a flag's value may be anything
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -30,7 +32,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _fail(message: str) -> NoReturn:
     """One line on stderr and exit code 2."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    print(f"error: {line if len(line) <= _LONGEST else line[:_LONGEST] + '...'}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -101,6 +104,9 @@ def _keep_compiled_programs() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, or exits with code 2 and one line for what a person can put right."""
     args = _parser().parse_args(argv)
+    for name, value in vars(args).items():
+        if value == []:  # what Python 3.11 makes of --name=--
+            _fail(f"--{name} must have a value; '--' is none.")
     _keep_compiled_programs()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # type: ignore[assignment]
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxdistill import garnet, guide, results, students, teachers
+from jaxdistill import checks, garnet, guide, results, students, teachers
 from jaxdistill.comparison import compare
 from jaxdistill.fields import check_method
 from jaxdistill.gridworld import sample_mdps
@@ -112,13 +112,21 @@ _STEP_MODULES = ("jaxdistill.methods", "jaxdistill.step_functions")
 
 def run_check(args: argparse.Namespace) -> None:
     """Prints what `check_method` finds."""
-    print(check_method(method(args.name), num_mdps=args.num_mdps, key=jax.random.key(args.seed)))
+    print(check_method(method(args.name), num_mdps=args.num_mdps, key=_key(args)))
+
+
+def _key(args: argparse.Namespace) -> jax.Array:
+    if not 0 <= args.seed < 2**32:
+        raise ValueError(f"--seed must be in [0, {2**32 - 1}]; got {checks.shown(args.seed)}.")
+    return jax.random.key(args.seed)
 
 
 def run_compare(args: argparse.Namespace) -> None:
     """Trains, prints the comparison, and saves result and figures."""
     chosen = {name: method(name) for name in args.methods.split(",")}
     stem = Path(args.out)
+    if not stem.name:
+        raise ValueError(f"--out must name a file, without .npz; got {args.out!r}.")
     target = stem.with_name(stem.name + ".npz")
     if target.exists() and not args.overwrite:
         raise ValueError(f"{target} exists; use another --out, or --overwrite.")
@@ -127,8 +135,11 @@ def run_compare(args: argparse.Namespace) -> None:
     baseline = args.baseline or next(iter(chosen))
     if baseline not in chosen:
         raise ValueError(f"--baseline={baseline} is not one of the methods {', '.join(chosen)}.")
+    if args.reach is not None:  # before the work, not after it
+        checks.number("--reach", args.reach)
+    checks.number("--teacher_noise", args.teacher_noise, 0, 1)
     config = students.Config(num_iterations=args.num_iterations, **{name: getattr(args, name) for name in TRAINING})
-    worlds_key, teacher_key, noise_key, key = jax.random.split(jax.random.key(args.seed), 4)
+    worlds_key, teacher_key, noise_key, key = jax.random.split(_key(args), 4)
     mdps = _worlds(args, worlds_key)
     teacher = _teacher(args, teacher_key, mdps, config)
     if args.teacher_noise:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from jaxdistill import checks
 from jaxdistill.results import Result
 from jaxdistill.statistics import (
     Interval,
@@ -114,8 +115,8 @@ def compare(
     lines = _lines(results)
     labels = [line.label for line in lines]
     baseline = labels[0] if baseline is None else baseline
-    if baseline not in labels:
-        raise ValueError(f"no method {baseline!r} to compare with; there are {', '.join(labels)}")
+    if not isinstance(baseline, str) or baseline not in labels:
+        raise ValueError(f"no method {checks.shown(baseline)} to compare with; there are {', '.join(labels)}")
     level, in_words = _level(reach, lines[0].result.num_mdps)
     returns, quantity = _returns(lines, checkpoint)
     teachers = np.stack([line.result.teacher_returns[line.row] for line in lines])
@@ -170,8 +171,10 @@ def _check_same_mdps(results: list[Result]) -> None:
 def _returns(lines: list[_Line], checkpoint: int | str) -> tuple[np.ndarray, str]:
     found = [line.result.returns_at(checkpoint) for line in lines]
     texts = list(dict.fromkeys(text for _, text in found))
-    if len(texts) > 1 and checkpoint != "final":
-        raise ValueError(f"checkpoint {checkpoint} is at different iterations in these results; use 'final'.")
+    if len(texts) > 1 and not isinstance(checkpoint, str):
+        raise ValueError(
+            f"checkpoint {checks.shown(checkpoint)} is at different iterations in these results; use 'final'."
+        )
     quantity = texts[0]
     if len(texts) > 1:  # they differ in their iterations only
         quantity = "exact return of the final students, " + texts[0].split(", ", 1)[1]
@@ -181,9 +184,13 @@ def _returns(lines: list[_Line], checkpoint: int | str) -> tuple[np.ndarray, str
 def _level(reach: Any, num_mdps: int) -> tuple[np.ndarray | None, str]:
     if reach is None:
         return None, ""
-    level = np.asarray(reach, np.float64)
+    try:
+        level = checks.numbers("reach", reach)
+    except ValueError:
+        level = np.asarray(np.nan)
     if level.shape not in ((), (num_mdps,)) or not np.isfinite(level).all():
-        raise ValueError(f"reach must be one finite return, or one for each of the {num_mdps} MDPs; got {reach!r}.")
+        given = checks.shown(reach)
+        raise ValueError(f"reach must be one finite return, or one for each of the {num_mdps} MDPs; got {given}.")
     return level, f"{level:g}" if level.ndim == 0 else "the level"
 
 

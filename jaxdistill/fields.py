@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill import garnet, methods, teachers
-from jaxdistill.mdp import MDP
+from jaxdistill import checks, garnet, methods, teachers
+from jaxdistill.mdp import MDP, validate
 from jaxdistill.methods import Method
 from jaxdistill.potentials import TABLE_1, Loss, split_options, stated_losses
 from jaxdistill.precision import float64, one_by_one, precise
 from jaxdistill.statistics import mean_interval
-from jaxdistill.teacher import Teacher
+from jaxdistill.teacher import Teacher, check
 from jaxdistill.theory import check_size, expected_update
 
 _COLUMNS = 64  # of a Jacobian at once
@@ -38,6 +38,22 @@ def jacobian(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     basis = jnp.eye(x.size, dtype=x.dtype)
     columns = jax.vmap(push)(basis) if x.size <= _COLUMNS else jax.lax.map(push, basis, batch_size=_COLUMNS)
     return columns.T
+
+
+def problem(mdps: MDP, teacher: Teacher) -> tuple[MDP, Teacher]:
+    """Worlds and their teachers, checked, as `precise` gives them; ValueError for what they cannot be."""
+    check(teacher, (*validate(mdps).successor.shape[:-1], mdps.num_actions))
+    return precise(mdps, teacher)
+
+
+def table(name: str, value: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    """A table of that shape in float64; ValueError for another, or for what is not finite."""
+    array = checks.numbers(name, value)
+    if array.shape != shape:
+        raise ValueError(f"{name} must be {list(shape)}; got {list(array.shape)}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite; it holds NaN or infinity.")
+    return array
 
 
 def check_jacobian(mdps: MDP, method: Method, static: tuple[tuple[str, Any], ...]) -> None:
@@ -60,7 +76,8 @@ def asymmetry(mdps: MDP, teacher: Teacher, method: str | Method, logits: npt.Arr
     Returns:
       float64 [] or [M]; nan where J is 0.
     """
-    found = _examine(*precise(mdps, teacher), methods.get(method), None, logits, np.zeros_like(logits), options)
+    logits = checks.numbers("logits", logits)
+    found = _examine(*problem(mdps, teacher), methods.get(method), None, logits, np.zeros(logits.shape), options)
     return found["asymmetry"]
 
 
@@ -78,8 +95,12 @@ def potential(
     Returns:
       float64 [] or [M].
     """
-    base = np.broadcast_to(base, np.shape(logits))
-    return _examine(*precise(mdps, teacher), methods.get(method), None, logits, base, options)["potential"]
+    logits, base = checks.numbers("logits", logits), checks.numbers("base", base)
+    try:
+        base = np.broadcast_to(base, logits.shape)
+    except ValueError:
+        raise ValueError(f"base must broadcast to {list(logits.shape)}; got shape {list(base.shape)}.") from None
+    return _examine(*problem(mdps, teacher), methods.get(method), None, logits, base, options)["potential"]
 
 
 def _examine(
@@ -88,7 +109,9 @@ def _examine(
     """Everything that is asked of a field, for one world or a stack; worlds and teachers as `precise` gives them."""
     static, numbers = split_options(options)
     check_jacobian(mdps, method, static)
-    logits, base = np.asarray(logits, np.float64), np.asarray(base, np.float64)
+    methods.check_functions(method, mdps.num_actions, teacher.num_others)
+    shape = (*mdps.id.shape, mdps.num_observations, mdps.num_actions)
+    logits, base = table("logits", logits, shape), table("base", base, shape)
     with float64():
         arrays = (mdps, teacher, logits, base)
         if not mdps.is_stacked:
@@ -238,13 +261,16 @@ def check_method(
     """
     method = methods.get(method)
     weights = {name: options[name] for name in ("loss_weight", "return_weight") if name in options}
+    if not isinstance(loss, Loss | None):
+        raise ValueError(f"loss must be a potentials.Loss or None; got {checks.shown(loss)}.")
+    split_options(options)
     losses = stated_losses(method, **weights) if loss is None else (loss, loss)
-    key, worlds_key = jax.random.split(jax.random.key(0) if key is None else key)
+    key, worlds_key = jax.random.split(jax.random.key(0) if key is None else checks.as_key(key))
     if mdps is None or teacher is None:
         if mdps is not None or teacher is not None:
             raise ValueError("check_method takes mdps and their teacher together, or neither.")
         mdps, teacher = random_problems(worlds_key, num_mdps)
-    mdps, teacher = precise(mdps, teacher)
+    mdps, teacher = problem(mdps, teacher)
     logits = np.asarray(jax.random.normal(key, (mdps.num_mdps, mdps.num_observations, mdps.num_actions)))
     one_step: dict[str, Any] = {
         "continue_prob": np.zeros_like(mdps.continue_prob),
@@ -281,7 +307,7 @@ def random_problems(
       discount: of the teacher's values, which are those of its policy.
       **sizes: of `garnet.garnet`.
     """
-    keys = jax.random.split(key, 2 + num_others)
+    keys = jax.random.split(checks.as_key(key), 2 + checks.whole("num_others", num_others, 0, 1000))
     mdps = garnet.garnet(keys[0], num_mdps, **sizes)
     policies = [garnet.random_policies(k, mdps, concentration) for k in keys[1:]]
     teacher, *others = (teachers.from_table(mdps, probs, discount=discount, name="random") for probs in policies)

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill import methods
+from jaxdistill import checks, methods
 from jaxdistill.fields import check_jacobian, jacobian
+from jaxdistill.fields import problem as checked
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import Method
 from jaxdistill.potentials import split_options
-from jaxdistill.precision import float64, one_by_one, precise
+from jaxdistill.precision import float64, one_by_one
 from jaxdistill.quality import Quality, quality
 from jaxdistill.teacher import Teacher
 from jaxdistill.theory import expected_update
@@ -111,11 +112,15 @@ def flow(
     Returns:
       A `Flow`. ValueError for tables or options that do not fit.
     """
-    if num_records < 1 or num_steps < 1 or not step_size > 0:
-        given = f"{num_steps}, {num_records}, {step_size}"
+    step_size = checks.number("step_size", step_size)
+    if not (checks.is_whole(num_records, 1) and checks.is_whole(num_steps, 1) and step_size > 0):
+        given = checks.shown((num_steps, num_records, step_size))
         raise ValueError(f"num_steps and num_records must be >= 1 and step_size > 0; got {given}.")
-    per_record = -(-num_steps // num_records)
+    num_records = int(num_records)
+    per_record = -(-int(num_steps) // num_records)
     problem = _Problem(mdps, teacher, method, logits, values, options)
+    if num_records * problem.arrays[2].size > checks.MOST:
+        raise ValueError(f"num_records = {num_records} of these tables are more than fit; record less often.")
     with float64():
         path, speed = jax.device_get(
             _integrate((*problem.static, num_records, per_record), (problem.numbers, step_size), *problem.arrays)
@@ -153,6 +158,10 @@ def fixed_point(
     Returns:
       A `FixedPoint`. ValueError for tables or options that do not fit.
     """
+    tolerance, max_steps = checks.number("tolerance", tolerance, 0), checks.whole("max_steps", max_steps, 0)
+    step_size = checks.number("step_size", step_size)
+    if not step_size > 0:
+        raise ValueError(f"step_size must be > 0; got {step_size!r}.")
     problem = _Problem(mdps, teacher, method, logits, values, options)
     check_jacobian(problem.mdps, *problem.static)
     with float64():
@@ -168,16 +177,20 @@ class _Problem:
     """The arguments of `flow` and `fixed_point`, checked, in float64, with a leading axis [M]."""
 
     def __init__(self, mdps: MDP, teacher: Teacher, method: Any, logits: Any, values: Any, options: dict[str, Any]):
-        self.mdps, self.teacher = precise(mdps, teacher)
+        self.mdps, self.teacher = checked(mdps, teacher)
         static, self.numbers = split_options(options)
-        self.static = (methods.get(method), static)
+        method = methods.get(method)
+        methods.check_functions(method, self.mdps.num_actions, self.teacher.num_others)
+        self.static = (method, static)
         lead, rows = self.mdps.id.shape, self.mdps.num_observations
         shape = (*lead, rows, self.mdps.num_actions)
-        logits = np.zeros(shape) if logits is None else np.asarray(logits, np.float64)
-        values = np.zeros(shape[:-1]) if values is None else np.asarray(values, np.float64)
+        logits = np.zeros(shape) if logits is None else checks.numbers("logits", logits)
+        values = np.zeros(shape[:-1]) if values is None else checks.numbers("values", values)
         if logits.shape != shape or values.shape != shape[:-1]:
             got = f"{list(logits.shape)} and {list(values.shape)}"
             raise ValueError(f"logits must be {list(shape)} and values {list(shape[:-1])}; got {got}.")
+        if not np.isfinite(logits).all() or not np.isfinite(values).all():
+            raise ValueError("logits and values must be finite; they hold NaN or infinity.")
         tables = np.concatenate([logits, values[..., None]], axis=-1)
         arrays = (self.mdps, self.teacher, tables)
         self.arrays = arrays if lead else jax.tree.map(lambda x: np.asarray(x)[None], arrays)

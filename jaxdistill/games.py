@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import teachers
+from jaxdistill import checks, teachers
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import Method, Step, plus_reward
 from jaxdistill.teacher import Teacher
@@ -33,8 +33,10 @@ def oscillation_game(num_mdps: int | None = None) -> MDP:
     Raises:
       ValueError: one line, for a number of games below 1.
     """
-    if num_mdps is not None and num_mdps < 1:
-        raise ValueError(f"num_mdps must be at least 1, got {num_mdps}")
+    if num_mdps is not None and not checks.is_whole(num_mdps, 1, 2**26):
+        raise ValueError(
+            f"num_mdps must be at least 1, a whole number of at most {2**26}, got {checks.shown(num_mdps)}"
+        )
     successor = np.tile(np.arange(len(STATES))[:, None], 2)
     successor[:3] = [[1, 2], [3, 4], [5, 6]]
     reward = np.zeros((len(STATES), 2))

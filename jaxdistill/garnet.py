@@ -7,7 +7,8 @@ the arrays, so worlds of equal sizes stack and share compiled programs.
 import jax
 import numpy as np
 
-from jaxdistill.mdp import MDP
+from jaxdistill import checks
+from jaxdistill.mdp import MDP, validate
 
 
 def garnet(
@@ -42,7 +43,8 @@ def garnet(
     rows = num_states if num_observations is None else num_observations
     named = {"num_mdps": num_mdps, "num_states": num_states, "num_actions": num_actions, "branching": branching}
     _check(named, rows, terminal_prob, termination_prob)
-    sizes = (num_states, num_actions, branching, rows)
+    sizes = (int(num_states), int(num_actions), int(branching), int(rows))
+    terminal_prob, termination_prob = float(terminal_prob), float(termination_prob)
     worlds = [_sample(rng, sizes, terminal_prob) for rng in _generators(key, num_mdps)]
     successor, reward, terminal, probs, observation = map(np.stack, zip(*worlds, strict=True))
     return MDP.from_arrays(
@@ -61,7 +63,8 @@ def random_policies(key: jax.Array, mdps: MDP, concentration: float = 1.0) -> np
 
     A `concentration` of 1 is uniform on the simplex; near 0 policies are almost deterministic. ValueError unless > 0.
     """
-    if not concentration > 0:
+    validate(mdps)
+    if not checks.number("concentration", concentration) > 0:
         raise ValueError(f"concentration must be > 0; got {concentration!r}.")
     alpha = np.full(mdps.num_actions, concentration)
     generators = _generators(key, mdps.num_mdps if mdps.is_stacked else 1)
@@ -71,22 +74,26 @@ def random_policies(key: jax.Array, mdps: MDP, concentration: float = 1.0) -> np
 
 def _check(sizes: dict[str, int], rows: int, terminal_prob: float, termination_prob: float) -> None:
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1; got {size!r}.")
-    num_states = sizes["num_states"]
-    if sizes["branching"] > num_states:
-        raise ValueError(f"branching must be at most num_states = {num_states}; got {sizes['branching']!r}.")
-    if not 1 <= rows <= num_states:
-        raise ValueError(f"num_observations must be in [1, num_states = {num_states}]; got {rows!r}.")
-    if not 0 <= terminal_prob <= 1:
-        raise ValueError(f"terminal_prob must be in [0, 1]; got {terminal_prob!r}.")
-    if not 0 < termination_prob <= 1:
+        if not checks.is_whole(size, 1):
+            raise ValueError(f"{name} must be at least 1, a whole number below 2^31; got {checks.shown(size)}.")
+    num_mdps, num_states, num_actions, branching = (int(size) for size in sizes.values())
+    entries = num_mdps * num_states * num_actions * max(num_states, num_actions * branching)
+    if entries > checks.MOST:
+        raise ValueError(
+            f"These sizes need tables of {entries} entries, at most {checks.MOST} are possible; got {sizes}."
+        )
+    if branching > num_states:
+        raise ValueError(f"branching must be at most num_states = {num_states}; got {branching}.")
+    if not checks.is_whole(rows, 1, num_states):
+        raise ValueError(f"num_observations must be in [1, num_states = {num_states}]; got {checks.shown(rows)}.")
+    checks.number("terminal_prob", terminal_prob, 0, 1)
+    if not 0 < checks.number("termination_prob", termination_prob) <= 1:
         raise ValueError(f"termination_prob must be in (0, 1], or episodes may never end; got {termination_prob!r}.")
 
 
 def _generators(key: jax.Array, num: int) -> list[np.random.Generator]:
     """A stream for each world. NumPy's, because these worlds are tiny and a compiled sampler costs seconds."""
-    words = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    words = np.asarray(jax.random.key_data(checks.as_key(key))).ravel().tolist()
     return [np.random.default_rng([*words, i]) for i in range(num)]
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdistill import checks
 from jaxdistill.mdp import MDP
 
 OUTCOMES = ("left", "right", "up", "down", "stay")
@@ -101,18 +102,19 @@ class GridConfig:
     def __post_init__(self) -> None:
         smallest = {"num_rows": 1, "num_cols": 1, "num_actions": 4, "window_radius": 0, "max_redraws": 1}
         for name, least in smallest.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+            object.__setattr__(self, name, _whole(name, getattr(self, name), least))
         for name in (*_KINDS, "noise", "termination_prob"):
             value = getattr(self, name)
-            if not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
-                raise ValueError(f"{name} must be a probability in [0, 1], got {value!r}")
+            if not isinstance(value, int | float | np.integer | np.floating) or not 0 <= value <= 1:
+                raise ValueError(f"{name} must be a probability in [0, 1], got {checks.shown(value)}")
         total = sum(self.cell_probs)
         if total > 1 + 1e-9:
             raise ValueError(f"the probabilities {', '.join(_KINDS)} must sum to at most 1, got {total:.6g}")
-        if self.observation not in ("full", "window"):
-            raise ValueError(f'observation must be "full" or "window", got {self.observation!r}')
+        if not isinstance(self.observation, str) or self.observation not in ("full", "window"):
+            raise ValueError(f'observation must be "full" or "window", got {checks.shown(self.observation)}')
+        if not isinstance(self.redraw, bool | np.bool_):
+            raise ValueError(f"redraw must be True or False, got {checks.shown(self.redraw)}")
+        _check_size(1, self)
 
     @property
     def cell_probs(self) -> tuple[float, ...]:
@@ -154,10 +156,10 @@ def sample_mdps(key: jax.Array, num_mdps: int, config: GridConfig | None = None,
         within reach of the start after `max_redraws` draws.
     """
     config = _override(config, overrides)
-    if isinstance(num_mdps, bool) or not isinstance(num_mdps, int | np.integer) or num_mdps < 1:
-        raise ValueError(f"num_mdps must be a whole number, at least 1, got {num_mdps!r}")
+    num_mdps = _whole("num_mdps", num_mdps, 1)
+    _check_size(num_mdps, config)
     if not isinstance(key, jax.Array) or not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        raise ValueError(f"key must be one key such as jax.random.key(0), got {key!r}")
+        raise ValueError(f"key must be one key such as jax.random.key(0), got {checks.shown(key)}")
     kinds = _sample_kinds(key, num_mdps, config)
     start: Any = np.tile(np.array(config.start), (num_mdps, 1))
     return grid_to_mdp(Grid(kinds == _WALL, _REWARD[kinds], _TERMINAL[kinds], start), config)
@@ -182,7 +184,9 @@ def from_text(
     Raises:
       ValueError: one line, for an empty or ragged map, no or several starts, or an unknown character.
     """
-    lines = text.strip().splitlines() if isinstance(text, str) else list(text)
+    lines = text.strip().splitlines() if isinstance(text, str) else checks.listed(text)
+    if not all(isinstance(line, str) for line in lines):
+        raise ValueError(f"text must be a string, or a list of one string for each row, got {checks.shown(text)}")
     rows = [line.strip() for line in lines]
     if not rows or not rows[0]:
         raise ValueError("the map is empty: give at least one row with at least one cell")
@@ -192,10 +196,7 @@ def from_text(
     for name in ("num_rows", "num_cols"):
         if name in overrides:
             raise ValueError(f"{name} cannot be set here: the size comes from the map")
-    cells = {**TEXT_CELLS, **(rewards or {}), "#": (0.0, False)}
-    for letter, cell in cells.items():
-        if np.shape(cell) != (2,):
-            raise ValueError(f"rewards[{letter!r}] must be (reward, terminal), such as (1.0, True), got {cell!r}")
+    cells = {**TEXT_CELLS, **_checked_rewards(rewards), "#": (0.0, False)}
     unknown = sorted(set("".join(rows)) - set(cells))
     if unknown:
         raise ValueError(f"the map has {unknown[0]!r}, which means nothing; known are {' '.join(sorted(cells))}")
@@ -224,7 +225,7 @@ def grid_to_mdp(grid: Grid, config: GridConfig | None = None, **overrides: Any) 
         outside.
     """
     config = _override(config, overrides)
-    grid = _checked(grid)
+    grid = _checked(grid, config)
     lead, (num_rows, num_cols) = grid.wall.shape[:-2], grid.wall.shape[-2:]
     successor, reward, terminal = _transitions(grid)
     outcome_probs = action_outcomes(config.num_actions, config.noise).astype(np.float32)
@@ -273,6 +274,7 @@ def window_observations(grid: Grid, radius: int) -> tuple[np.ndarray, int]:
     looks = np.where(wall, 0, looks)
     looks = looks.astype(np.min_scalar_type(looks.max())).reshape(-1, *wall.shape[-2:])
     acting = ~(wall | terminal).reshape(len(looks), -1)
+    radius = min(radius, max(wall.shape[-2:]))  # a larger window sees no more
     width = 2 * radius + 1
     observation = np.empty(acting.shape, np.int32)
     for m, look in enumerate(looks):
@@ -286,11 +288,48 @@ def window_observations(grid: Grid, radius: int) -> tuple[np.ndarray, int]:
 
 
 def _override(config: GridConfig | None, overrides: dict[str, Any]) -> GridConfig:
+    if not isinstance(config, GridConfig | None):
+        raise ValueError(f"config must be a GridConfig, got {checks.shown(config)}; give single fields by name")
     names = [field.name for field in dataclasses.fields(GridConfig)]
     for name in overrides:
         if name not in names:
             raise ValueError(f"unknown option {name!r} of a grid world; known are {', '.join(names)}")
     return dataclasses.replace(config or GridConfig(), **overrides)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if not checks.is_whole(value, least):
+        most = f" and at most {checks.MOST}" if checks.is_whole(value, least, value) else ""
+        raise ValueError(f"{name} must be a whole number, at least {least}{most}, got {checks.shown(value)}")
+    return int(value)
+
+
+def _check_size(num_mdps: int, config: GridConfig, size: tuple[int, int] | None = None) -> None:
+    """ValueError where a table of all worlds would have more entries than can be numbered."""
+    num_rows, num_cols = size or (config.num_rows, config.num_cols)
+    entries = num_mdps * len(OUTCOMES) * max(int(num_rows) * int(num_cols), int(config.num_actions))
+    if entries > checks.MOST:
+        raise ValueError(
+            f"{num_mdps} worlds of {num_rows} x {num_cols} cells and {config.num_actions} actions need tables of "
+            f"{entries} entries, at most {checks.MOST} are possible: sample fewer or smaller worlds"
+        )
+
+
+def _checked_rewards(rewards: Any) -> dict[str, tuple[float, bool]]:
+    """The `rewards` of `from_text`; ValueError naming the character whose entry is not (reward, terminal)."""
+    if rewards is None:
+        return {}
+    if not isinstance(rewards, Mapping):
+        raise ValueError(f"rewards must map characters to (reward, terminal), got {checks.shown(rewards)}")
+    for letter, cell in rewards.items():
+        if not isinstance(letter, str) or len(letter) != 1 or not letter.isprintable():
+            raise ValueError(f"rewards must map single characters, got {checks.shown(letter)}")
+        pair = checks.numbers(f"rewards[{letter!r}]", cell)
+        if pair.shape != (2,) or pair[1] not in (0, 1):
+            raise ValueError(
+                f"rewards[{letter!r}] must be (reward, terminal), such as (1.0, True), got {checks.shown(cell)}"
+            )
+    return dict(rewards)
 
 
 def _sample_kinds(key: jax.Array, num_mdps: int, config: GridConfig) -> np.ndarray:
@@ -391,16 +430,19 @@ def _transitions(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def _checked(grid: Grid) -> Grid:
+def _checked(grid: Grid, config: GridConfig) -> Grid:
     """The grid as numpy arrays of the right dtypes, or a ValueError."""
-    wall, reward, terminal, start = map(np.asarray, (grid.wall, grid.reward, grid.terminal, grid.start))
+    if not isinstance(grid, Grid):
+        raise ValueError(f"grid must be a gridworld.Grid, got {checks.shown(grid)}; from_text makes worlds of maps")
+    wall, reward, terminal, start = (_cells(name, getattr(grid, name)) for name in _CELL_KINDS)
     if wall.ndim not in (2, 3) or 0 in wall.shape or not wall.shape == reward.shape == terminal.shape:
         shapes = f"{wall.shape}, {reward.shape} and {terminal.shape}"
         raise ValueError(f"wall, reward, terminal must be [H, W] or [M, H, W] and not empty, got {shapes}")
     if start.shape != (*wall.shape[:-2], 2):
         raise ValueError(f"start must be (row, col), shape {(*wall.shape[:-2], 2)}, got shape {start.shape}")
-    if not np.isfinite(reward).all():
-        raise ValueError("the rewards of a grid must be finite")
+    _check_size(len(wall) if wall.ndim == 3 else 1, config, wall.shape[-2:])
+    if not (np.abs(reward) <= np.finfo(np.float32).max).all():
+        raise ValueError("the rewards of a grid must be finite, also in float32")
     row, col = np.moveaxis(start, -1, 0)
     outside = (row < 0) | (row >= wall.shape[-2]) | (col < 0) | (col >= wall.shape[-1])
     _check_starts(outside, start, f"outside the grid of {wall.shape[-2:]} cells")
@@ -411,7 +453,20 @@ def _checked(grid: Grid) -> Grid:
     return Grid(*leaves)
 
 
+_CELL_KINDS = {"wall": "iub", "reward": "iuf", "terminal": "iub", "start": "iu"}  # NumPy's letters of the kinds
+
+
+def _cells(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths, or a random key
+        array = np.asarray(None)
+    if array.dtype.kind not in _CELL_KINDS[name]:
+        raise ValueError(f"{name} of a grid must be an array of numbers or booleans, got {checks.shown(value)}")
+    return array
+
+
 def _check_starts(bad: np.ndarray, start: np.ndarray, place: str) -> None:
     if bad.any():
-        row, col = start[bad][0]
+        row, col = start[bad.astype(bool)][0]
         raise ValueError(f"the start ({row}, {col}) is {place}")

@@ -7,7 +7,9 @@ experiments that show them.
 import dataclasses
 from collections.abc import Callable
 
-from jaxdistill import methods
+import numpy as np
+
+from jaxdistill import checks, methods
 from jaxdistill.methods import Method
 
 QUESTIONS: dict[str, str] = {
@@ -53,7 +55,7 @@ def method(name: str) -> Method:
 
     ValueError naming the valid names.
     """
-    if name not in methods.METHODS and name.removesuffix("_r") in methods.METHODS:
+    if isinstance(name, str) and name not in methods.METHODS and name.removesuffix("_r") in methods.METHODS:
         return methods.plus_reward(methods.METHODS[name.removesuffix("_r")])
     return methods.get(name)
 
@@ -100,10 +102,10 @@ def recommend(
 
     def ask(question: str) -> bool:
         answer = answers[question]
-        if answer not in (True, False):
+        if not isinstance(answer, bool | np.bool_ | int) or answer not in (True, False):
             raise ValueError(
                 f"{QUESTIONS[question]} The guide needs {question}, True or False (yes or no on the command line); "
-                f"got {answer!r}."
+                f"got {checks.shown(answer)}."
             )
         path.append((question, bool(answer)))
         return bool(answer)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill import outcomes
+from jaxdistill import checks, outcomes
+from jaxdistill.files import one_line
 from jaxdistill.mdp import MDP
 
 
@@ -65,17 +66,20 @@ def from_gymnasium(
         raise ValueError(f"{name} with fickle_passenger=True does not follow its transition table; leave it out.")
     try:
         packed = _packed(table)
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError):
         raise ValueError(
             f"The table of {name} must be P[state][action] = [(probability, successor, reward, terminated), ...] with "
             "states and actions numbered from 0; it is not."
         ) from None
-    starts = np.flatnonzero(start)
+    weights = checks.numbers(f"initial_state_distrib of {name}", start)
+    if weights.shape != (len(table),):
+        raise ValueError(f"initial_state_distrib of {name} must be [S] = [{len(table)}]; got {list(weights.shape)}.")
+    starts = np.flatnonzero(weights)
     return MDP.from_arrays(
         *packed,
         continue_prob=continue_prob,
         start=starts,
-        start_probs=np.asarray(start, np.float64)[starts],
+        start_probs=weights[starts],
         observation=observation,
         num_observations=num_observations,
     )
@@ -96,11 +100,20 @@ def play(env: Any, policy: npt.ArrayLike, num_episodes: int, *, seed: int = 0) -
     Raises:
       ValueError: a policy that is not a table of distributions.
     """
-    table = np.asarray(policy, np.float64)
-    if table.ndim != 2 or not np.isfinite(table).all() or (table < 0).any() or np.abs(table.sum(-1) - 1).max() > 1e-4:
+    table = checks.numbers("policy", policy)
+    if (
+        table.ndim != 2
+        or 0 in table.shape
+        or not np.isfinite(table).all()
+        or (table < 0).any()
+        or np.abs(table.sum(-1) - 1).max() > 1e-4
+    ):
         raise ValueError(f"policy must be [S, A] with rows that sum to 1; got shape {table.shape}.")
-    if num_episodes < 1:
-        raise ValueError(f"num_episodes must be at least 1; got {num_episodes!r}.")
+    checks.whole("num_episodes", num_episodes, 1)
+    checks.whole("seed", seed, 0)
+    expected = tuple(getattr(getattr(env, name, None), "n", None) for name in ("observation_space", "action_space"))
+    if any(known not in (None, size) for known, size in zip(expected, table.shape, strict=True)):
+        raise ValueError(f"policy must be [S, A] = {list(expected)} for this environment; got {list(table.shape)}.")
     edges = np.cumsum(table, axis=1)
     edges[:, -1] = np.inf  # rounding must not leave an action out
     rng, returns = np.random.default_rng(seed), np.zeros(num_episodes)
@@ -122,9 +135,8 @@ def _make(name: str, options: dict[str, Any]) -> Any:
         raise ImportError(f"from_gymnasium({name!r}) needs Gymnasium: pip install gymnasium") from None
     try:
         return gymnasium.make(name, **options)
-    except (gymnasium.error.Error, TypeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"gymnasium.make({name!r}) refuses: {reason}") from None
+    except Exception as error:  # of Gymnasium, or of the environment's constructor
+        raise ValueError(f"gymnasium.make({checks.shown(name)}) refuses: {one_line(error)}") from None
 
 
 def _packed(table: Any) -> outcomes.Outcomes:
@@ -135,8 +147,14 @@ def _packed(table: Any) -> outcomes.Outcomes:
         for a in range(_same(len(table[s]), num_actions))
         for prob, successor, reward, terminated in table[s][a]
     ]
-    state, action, successor, reward, terminal, prob = (np.array(column) for column in zip(*found, strict=True))
-    transitions = outcomes.Transitions(state, action, successor, reward, terminal.astype(bool), prob)
+    state, action, successor, reward, terminal, prob = (
+        checks.numbers("P", list(column)) for column in zip(*found, strict=True)
+    )
+    if not np.isin(successor, np.arange(num_states)).all() or not np.isin(terminal, (0, 1)).all():
+        raise ValueError("a successor is no state, or terminated is no truth value")
+    transitions = outcomes.Transitions(
+        state.astype(int), action.astype(int), successor, reward, terminal.astype(bool), prob
+    )
     return outcomes.pack(transitions, num_states, num_actions)
 
 

@@ -9,7 +9,6 @@ Axes: M MDPs (leading, when stacked), S states, A actions, K outcomes, O observa
 
 import dataclasses
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,10 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill import outcomes
+from jaxdistill import checks, outcomes
 
 _SUM_TOLERANCE = 1e-5  # how far from 1 a row of probabilities may sum
 _DTYPES = {"i": jnp.int32, "u": jnp.int32, "b": jnp.bool_, "f": jnp.float32}
+_KINDS = {
+    "integers": ("successor", "start", "observation", "id"),
+    "real numbers": ("reward", "outcome_probs", "continue_prob", "start_probs"),
+    "booleans": ("terminal",),
+}
+_AXES = {"successor": range(2, 4), "outcome_probs": range(2, 5), "start": range(1, 3)}
+_LARGEST_TABLE = 2**28  # entries of one student: a gigabyte
 
 
 @jax.tree_util.register_dataclass
@@ -99,15 +105,7 @@ class MDP:
         Ids and `num_observations` are kept, so a student of a slice has the random stream and the table
         shapes it has in the whole. Raises IndexError outside the stack, where JAX would silently clamp.
         """
-        size = self.num_mdps
-        chosen = np.arange(size)[index] if isinstance(index, slice) else np.asarray(index)
-        if chosen.dtype == bool and chosen.shape == (size,):
-            chosen = np.flatnonzero(chosen)
-        if chosen.ndim > 1 or chosen.dtype.kind not in "iu":
-            raise IndexError(f"index {size} MDPs by an int, a slice, a 1-D int array or a bool array [{size}]")
-        if chosen.size and not -size <= chosen.min() <= chosen.max() < size:
-            raise IndexError(f"index out of range for a stack of {size} MDPs")
-        return _take(self, (chosen % max(size, 1)).astype(np.int32))
+        return _take(self, checks.positions(index, self.num_mdps, "MDPs"))
 
     def with_observation(self, observation: npt.ArrayLike, num_observations: int | None = None) -> "MDP":
         """The same worlds seen otherwise: states with equal observations share a row of the student's tables.
@@ -120,7 +118,9 @@ class MDP:
           ValueError: as `from_arrays`.
         """
         rows = _broadcast("observation", _integers("observation", observation), (*self.id.shape, self.num_states))
-        size = int(rows.max(initial=0)) + 1 if num_observations is None else operator.index(num_observations)
+        if num_observations is None:
+            num_observations = int(rows.max(initial=0)) + 1
+        size = checks.whole("num_observations", num_observations, 1)
         changes: dict[str, Any] = {"observation": jnp.asarray(rows, jnp.int32), "num_observations": size}
         return validate(dataclasses.replace(self, **changes))
 
@@ -154,28 +154,28 @@ class MDP:
         if table.ndim not in (2, 3) or 0 in table.shape:
             raise ValueError(f"successor must be [S, K] or [M, S, K] and not empty, got shape {table.shape}")
         lead, num_states = table.shape[:-2], table.shape[-2]
-        probs = _numbers("outcome_probs", outcome_probs)
+        probs = checks.numbers("outcome_probs", outcome_probs)
         starts = np.atleast_1d(_integers("start", start))
         if start_probs is None:
             start_probs = np.full(starts.shape, 1 / max(starts.shape[-1], 1))
-        weights = np.atleast_1d(_numbers("start_probs", start_probs))
+        weights = np.atleast_1d(checks.numbers("start_probs", start_probs))
         rows = np.arange(num_states) if observation is None else _integers("observation", observation)
         if num_observations is None:
             num_observations = int(rows.max(initial=0)) + 1
         ids = _integers("id", id)
         arrays = {
             "successor": table,
-            "reward": _broadcast("reward", _numbers("reward", reward), table.shape),
+            "reward": _broadcast("reward", checks.numbers("reward", reward), table.shape),
             "terminal": _broadcast("terminal", _flags("terminal", terminal), table.shape),
             "outcome_probs": np.broadcast_to(probs, lead + probs.shape) if probs.ndim == 2 else probs,
-            "continue_prob": _broadcast("continue_prob", _numbers("continue_prob", continue_prob), lead),
+            "continue_prob": _broadcast("continue_prob", checks.numbers("continue_prob", continue_prob), lead),
             "start": _broadcast("start", starts, lead + starts.shape[-1:]),
             "start_probs": _broadcast("start_probs", weights, lead + weights.shape[-1:]),
             "observation": _broadcast("observation", rows, lead + (num_states,)),
-            "id": ids + np.arange(lead[0]) if lead and ids.ndim == 0 else _broadcast("id", ids, lead),
+            "id": _integers("id", ids + np.arange(lead[0])) if lead and ids.ndim == 0 else _broadcast("id", ids, lead),
         }
         leaves = {name: jnp.asarray(array, _DTYPES[array.dtype.kind]) for name, array in arrays.items()}
-        return validate(cls(**leaves, num_observations=operator.index(num_observations)))
+        return validate(cls(**leaves, num_observations=checks.whole("num_observations", num_observations, 1)))
 
     @classmethod
     def from_transition_matrix(
@@ -199,11 +199,11 @@ class MDP:
         Raises:
           ValueError: as `from_arrays`.
         """
-        probs = _numbers("transition_probs", transition_probs)
+        probs = checks.numbers("transition_probs", transition_probs)
         if probs.ndim != 3 or probs.shape[0] != probs.shape[2] or 0 in probs.shape:
             raise ValueError(f"transition_probs must be [S, A, S] and not empty, got shape {probs.shape}")
         num_states, num_actions, _ = probs.shape
-        values = _numbers("reward", reward)
+        values = checks.numbers("reward", reward)
         values = _broadcast("reward", values[..., None] if values.ndim == 2 else values, probs.shape)
         terminal = _state_mask("terminal_states", terminal_states, num_states)
         stays = terminal & (probs == 0).all((1, 2))
@@ -229,7 +229,10 @@ def stack(mdps: Sequence[MDP]) -> MDP:
     Raises:
       ValueError: for an empty list, a stack in the list, or MDPs whose shapes differ.
     """
-    mdps = list(mdps)
+    mdps = checks.listed(mdps)
+    strange = [mdp for mdp in mdps if not isinstance(mdp, MDP)]
+    if strange:
+        raise ValueError(f"stack takes a list of MDPs, got {checks.shown(strange[0])}")
     if not mdps:
         raise ValueError("stack needs at least one MDP, got an empty list")
     if any(mdp.is_stacked for mdp in mdps):
@@ -241,7 +244,8 @@ def stack(mdps: Sequence[MDP]) -> MDP:
     for field in dataclasses.fields(MDP):
         shapes = {str([jnp.shape(leaf) for leaf in jax.tree.leaves(getattr(mdp, field.name))]) for mdp in mdps}
         if len(shapes) > 1:
-            raise ValueError(f"MDPs of a stack need equal shapes, but {field.name} has {' and '.join(shapes)}")
+            differ = " and ".join(sorted(shapes)[:2])
+            raise ValueError(f"MDPs of a stack need equal shapes, but {field.name} has {differ}")
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *mdps)
     if len(np.unique(stacked.id)) < len(mdps):
         stacked = dataclasses.replace(stacked, id=jnp.arange(len(mdps), dtype=jnp.int32))
@@ -254,7 +258,10 @@ def validate(mdps: MDP) -> MDP:
     Raises:
       ValueError: one line naming the field, what is wrong with it and what was expected.
     """
+    if not isinstance(mdps, MDP):
+        raise ValueError(f"mdps must be an MDP, such as sample_mdps(key, 100); got {type(mdps).__name__}.")
     host = jax.device_get(mdps)
+    _check_kinds(host)
     lead, (num_states, num_outcomes) = host.successor.shape[:-2], host.successor.shape[-2:]
     num_actions, num_starts = host.num_actions, host.start.shape[-1]
     shapes = {
@@ -285,7 +292,26 @@ def validate(mdps: MDP) -> MDP:
     for name in ("outcome_probs", "start_probs"):
         total = getattr(host, name).sum(-1, dtype=np.float64)
         _check(name, np.abs(total - 1) <= _SUM_TOLERANCE, total, "must sum to 1 along the last axis")
+    if int(host.num_observations) * (num_actions + 1) > _LARGEST_TABLE:
+        raise ValueError(
+            f"{host.num_observations} observations of {num_actions} actions need tables of more than {_LARGEST_TABLE} "
+            "entries; number the observations from 0 without gaps"
+        )
     return mdps
+
+
+def _check_kinds(mdps: MDP) -> None:
+    """ValueError unless every field holds numbers of its kind, in as many axes as are looked at below."""
+    for wanted, names in _KINDS.items():
+        for name in names:
+            array, axes = getattr(mdps, name), _AXES.get(name, range(4))
+            kind = array.dtype.kind if isinstance(array, np.ndarray | np.generic) else "O"
+            if kind not in {"integers": "iu", "real numbers": "f", "booleans": "b"}[wanted] or array.ndim not in axes:
+                raise ValueError(
+                    f"{name} must be an array of {wanted} with {axes[0]} to {axes[-1]} axes, got "
+                    f"{checks.shown(array)}; build the MDP with MDP.from_arrays"
+                )
+    checks.whole("num_observations", mdps.num_observations, 1)
 
 
 def _check(name: str, ok: np.ndarray, value: np.ndarray, rule: str) -> None:
@@ -298,8 +324,8 @@ def _check(name: str, ok: np.ndarray, value: np.ndarray, rule: str) -> None:
 def _asarray(name: str, value: npt.ArrayLike, kinds: str, wanted: str) -> np.ndarray:
     try:
         array = np.asarray(value)
-    except ValueError:
-        raise ValueError(f"{name} must be a rectangular array, got rows of different lengths") from None
+    except (TypeError, ValueError):  # rows of different lengths, or a random key
+        raise ValueError(f"{name} must be a rectangular array of {wanted}, got {checks.shown(value)}") from None
     if array.dtype.kind not in kinds:
         raise ValueError(f"{name} must hold {wanted}, got dtype {array.dtype}")
     return array
@@ -309,10 +335,6 @@ def _integers(name: str, value: npt.ArrayLike) -> np.ndarray:
     array = _asarray(name, value, "iu", "integers")
     _check(name, (array >= -(2**31)) & (array < 2**31), array, "must fit in 32 bits")
     return array
-
-
-def _numbers(name: str, value: npt.ArrayLike) -> np.ndarray:
-    return _asarray(name, value, "iufb", "real numbers").astype(np.float64)
 
 
 def _flags(name: str, value: npt.ArrayLike) -> np.ndarray:
@@ -329,7 +351,7 @@ def _broadcast(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
 
 
 def _state_mask(name: str, states: npt.ArrayLike, num_states: int) -> np.ndarray:
-    array = np.asarray(states)
+    array = _asarray(name, states, "iubf", "states, or booleans [S]")
     if array.dtype == bool:
         return _broadcast(name, array, (num_states,))
     indices = _integers(name, array.astype(np.int64) if array.size == 0 else array)

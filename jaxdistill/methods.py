@@ -6,12 +6,15 @@ it, `theory` computes it exactly, and both take what differs between methods fro
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdistill import losses, numerics
+from jaxdistill import checks, losses, numerics
+from jaxdistill.files import one_line
 
 
 @jax.tree_util.register_dataclass
@@ -82,11 +85,11 @@ class Control:
     per: Literal["step", "episode"] = "step"
 
     def __post_init__(self) -> None:
-        weights = self.weights
-        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
-            raise ValueError(f"Control weights must be >= 0 and sum to 1; got student, teacher, uniform = {weights}.")
-        if self.per not in ("step", "episode"):
-            raise ValueError(f"Control.per must be 'step' or 'episode'; got {self.per!r}.")
+        weights = checks.numbers("Control weights", self.weights)
+        if weights.shape != (3,) or not (weights >= 0).all() or not abs(weights.sum() - 1) <= 1e-6:
+            given = checks.shown(self.weights)
+            raise ValueError(f"Control weights must be >= 0 and sum to 1; got student, teacher, uniform = {given}.")
+        checks.one_of("Control.per", self.per, ("step", "episode"))
 
     @property
     def weights(self) -> tuple[float, float, float]:
@@ -144,27 +147,98 @@ class Method:
     description: str = ""
 
     def __post_init__(self) -> None:
-        for field in ("loss", "reward", "next_reward"):
-            fn = getattr(self, field)
-            if fn is not None and not callable(fn):
-                raise ValueError(f"Method {self.name!r}: {field} must be a function of a Step or None; got {fn!r}.")
-        if self.estimator not in (None, "mc", "td"):
-            raise ValueError(f"Method {self.name!r}: estimator must be 'mc', 'td' or None; got {self.estimator!r}.")
-        if self.reduction not in (None, "mean", "sum"):
-            raise ValueError(f"Method {self.name!r}: reduction must be 'mean', 'sum' or None; got {self.reduction!r}.")
-        if self.bootstrap not in ("student", "teacher", "zero"):
-            raise ValueError(
-                f"Method {self.name!r}: bootstrap must be 'student', 'teacher' or 'zero'; got {self.bootstrap!r}."
-            )
-        if self.discount is not None and not 0 <= self.discount <= 1:
-            raise ValueError(f"Method {self.name!r}: discount must be in [0, 1] or None; got {self.discount!r}.")
-        if not isinstance(self.control, Control):
-            raise ValueError(f"Method {self.name!r}: control must be a Control such as STUDENT; got {self.control!r}.")
+        if not isinstance(self.name, str) or not self.name.isprintable():
+            raise ValueError(f"name of a Method must be one line, the label in results; got {checks.shown(self.name)}.")
+        for field, (fits, wanted) in _FIELDS.items():
+            value = getattr(self, field)
+            if not fits(value):
+                raise ValueError(
+                    f"Method {checks.shown(self.name)}: {field} must be {wanted}; got {checks.shown(value)}."
+                )
 
     @property
     def has_return(self) -> bool:
         """Whether Rhat_t can differ from 0; where it cannot, V_theta is not trained either."""
         return self.reward is not None or self.next_reward is not None
+
+
+def _is_function(value: Any) -> bool:
+    return value is None or callable(value)
+
+
+def _is_one_of(*valid: str | None) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str | None) and value in valid
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _is_discount(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        checks.number("discount", value, 0, 1)
+    except ValueError:
+        return False
+    return True
+
+
+def _are_params(value: Any) -> bool:
+    try:
+        given = [(key, x) for key, x in value.items() if not isinstance(x, jax.core.Tracer)]
+        return all(isinstance(key, str) and not np.isnan(checks.numbers(key, x)).any() for key, x in given)
+    except (AttributeError, ValueError):
+        return False
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "loss": (_is_function, "a function of a Step or None"),
+    "reward": (_is_function, "a function of a Step or None"),
+    "next_reward": (_is_function, "a function of a Step or None"),
+    "control": (lambda value: isinstance(value, Control), "a Control such as STUDENT"),
+    "estimator": (_is_one_of("mc", "td", None), "'mc', 'td' or None"),
+    "reduction": (_is_one_of("mean", "sum", None), "'mean', 'sum' or None"),
+    "bootstrap": (_is_one_of("student", "teacher", "zero"), "'student', 'teacher' or 'zero'"),
+    "baseline": (_is_bool, "True or False"),
+    "discount": (_is_discount, "in [0, 1] or None"),
+    "params": (_are_params, "a mapping from names to numbers"),
+    "needs_teacher": (_is_bool, "True or False"),
+    "description": (lambda value: isinstance(value, str), "a string"),
+}
+
+
+_CHECKED: WeakKeyDictionary[Method, set[tuple[int, int]]] = WeakKeyDictionary()
+
+
+def check_functions(method: Method, num_actions: int, num_others: int = 0) -> None:
+    """ValueError unless the functions of a method, tried without computing, make one number of a `Step`."""
+    if (num_actions, num_others) in _CHECKED.setdefault(method, set()):
+        return
+    one: Any = jax.ShapeDtypeStruct((), jnp.float32)
+    row: Any = jax.ShapeDtypeStruct((num_actions,), jnp.float32)
+    whole: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    others: Any = jax.ShapeDtypeStruct((num_others, num_actions), jnp.float32)
+    step = Step(
+        student_logits=row, frozen_logits=row, student_value=one, teacher_probs=row, teacher_log_probs=row,
+        teacher_value=one, next_teacher_value=one, action=whole, reward=one, discount=one,
+        params=dict.fromkeys(method.params, one), other_probs=others,
+    )  # fmt: skip
+    for field in ("loss", "reward", "next_reward"):
+        fn, what = getattr(method, field), f"{field} of the method {checks.shown(method.name)}"
+        if fn is None:
+            continue
+        try:
+            found = jax.eval_shape(fn, step)
+        except Exception as error:
+            if isinstance(error, ValueError) and checks.why(error) == one_line(error):
+                raise
+            raise ValueError(f"{what} fails on a Step of {num_actions} actions: {checks.why(error)}.") from error
+        kinds = (jnp.floating,) if field == "loss" else (jnp.floating, jnp.integer, jnp.bool_)  # what is differentiated
+        if getattr(found, "shape", None) != () or not any(jnp.issubdtype(found.dtype, kind) for kind in kinds):
+            got = f"{found.dtype} {list(found.shape)}" if hasattr(found, "shape") else checks.shown(found)
+            raise ValueError(f"{what} must return one real number, float []; got {got}.")
+    _CHECKED[method].add((num_actions, num_others))
 
 
 def loss_gradient(loss: StepFn, step: Step) -> jax.Array:
@@ -220,13 +294,14 @@ def teacher_value_reward(step: Step) -> jax.Array:
     return step.reward + step.discount * step.next_teacher_value - step.teacher_value
 
 
-def plus_reward(method: Method, name: str | None = None) -> Method:
+def plus_reward(method: str | Method, name: str | None = None) -> Method:
     """`method` + R: its update plus the actor-critic update on the environment reward (Figs. 5 and 8)."""
+    method = method if isinstance(method, Method) else get(method)
     own = method.reward
     reward = environment_reward if own is None else lambda step: own(step) + step.reward
     return dataclasses.replace(
         method,
-        name=name or f"{method.name}_r",
+        name=f"{method.name}_r" if name is None else name,
         reward=reward,
         description=f"{method.description} Plus the environment reward.".strip(),
     )
@@ -296,6 +371,6 @@ def get(method: str | Method) -> Method:
     """The method of that name, or the method itself; ValueError naming the valid names."""
     if isinstance(method, Method):
         return method
-    if method not in METHODS:
-        raise ValueError(f"Unknown method {method!r}; the methods are {', '.join(METHODS)}.")
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"Unknown method {checks.shown(method)}; the methods are {', '.join(METHODS)}.")
     return METHODS[method]

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdistill import checks
+
 DIRECTIONS = {"forward": "KL(p||q), mean seeking", "reverse": "KL(q||p), mode seeking"}
 PARAMETERS = ("means", "scales", "weights")
 _REACH = 7  # nodes reach so many standard deviations: 3e-12 of the mass lies beyond
@@ -62,9 +64,9 @@ def mixture(means: Any, scales: Any = 1.0, weights: Any = None) -> Mixture:
     Raises:
       ValueError: if the lengths differ, or a scale or weight is not positive, or a number is not finite.
     """
-    means = np.atleast_1d(np.asarray(means, np.float64))
-    scales = np.asarray(scales, np.float64)
-    weights = np.ones(means.shape) if weights is None else np.asarray(weights, np.float64)
+    means = np.atleast_1d(checks.numbers("means", means))
+    scales = checks.numbers("scales", scales)
+    weights = np.ones(means.shape) if weights is None else checks.numbers("weights", weights)
     if means.ndim != 1 or not means.size or weights.shape != means.shape or scales.shape not in ((), means.shape):
         raise ValueError(
             f"A mixture needs means [K], weights [K] and scales [K] or one scale; got shapes {means.shape}, "
@@ -72,7 +74,9 @@ def mixture(means: Any, scales: Any = 1.0, weights: Any = None) -> Mixture:
         )
     for name, numbers in (("means", means), ("scales", scales), ("weights", weights)):
         if not np.isfinite(numbers).all() or (name != "means" and numbers.min() <= 0):
-            raise ValueError(f"A mixture's {name} must be finite{' and positive' * (name != 'means')}; got {numbers}.")
+            raise ValueError(
+                f"A mixture's {name} must be finite{' and positive' * (name != 'means')}; got {checks.shown(numbers)}."
+            )
     arrays = (means, np.broadcast_to(scales, means.shape), weights / weights.sum())
     return Mixture(*(jnp.asarray(array, float) for array in arrays))
 
@@ -138,33 +142,41 @@ def fit(
       The fits; ValueError for arguments out of range.
     """
     _check_direction(direction)
+    _check_mixture("target", target)
     free = tuple(name for name in PARAMETERS if name in _known_parameters(free))
-    if min(num_components, num_restarts, num_steps) < 1:
-        raise ValueError(
-            "fit needs num_components, num_restarts and num_steps of at least 1; got "
-            f"{num_components}, {num_restarts} and {num_steps}."
-        )
+    for name, number in (("num_components", num_components), ("num_restarts", num_restarts), ("num_steps", num_steps)):
+        checks.whole(name, number, 1)
+    checks.number("learning_rate", learning_rate, 0)
+    if scale is not None:
+        scale = checks.number("scale", scale)
     if ("scales" in free) == (scale is not None) or (scale is not None and not 0 < scale < np.inf):
         raise ValueError(f"fit needs a positive scale exactly where 'scales' are not free; got {free} and {scale}.")
-    start = _starts(key, target, (num_restarts, num_components))
+    start = _starts(checks.as_key(key), target, (num_restarts, num_components))
     if scale is not None:
         start["scales"] = jnp.full_like(start["scales"], np.log(scale))
     best, kl, every, kls = _fit(start, target, jnp.asarray(learning_rate, float), direction, free, num_steps)
     return Fits(best=best, kl=kl, all=every, kls=kls)
 
 
+def _check_mixture(name: str, value: Any) -> None:
+    if not isinstance(value, Mixture):
+        raise ValueError(f"{name} must be a Mixture, as mixture(means, scales) makes it; got {checks.shown(value)}.")
+
+
 def _check_direction(direction: str) -> None:
-    if direction not in DIRECTIONS:
-        raise ValueError(f"Unknown direction {direction!r}; choose from {', '.join(DIRECTIONS)}.")
+    if not isinstance(direction, str) or direction not in DIRECTIONS:
+        raise ValueError(f"Unknown direction {checks.shown(direction)}; choose from {', '.join(DIRECTIONS)}.")
 
 
 def _known_parameters(free: tuple[str, ...]) -> tuple[str, ...]:
-    for name in free:
-        if name not in PARAMETERS:
-            raise ValueError(f"Unknown parameter {name!r}; free parameters are among {', '.join(PARAMETERS)}.")
-    if not free:
+    for name in checks.listed(free):
+        if not isinstance(name, str) or name not in PARAMETERS:
+            raise ValueError(
+                f"Unknown parameter {checks.shown(name)}; free parameters are among {', '.join(PARAMETERS)}."
+            )
+    if not checks.listed(free):
         raise ValueError(f"Nothing is free to be fitted; choose from {', '.join(PARAMETERS)}.")
-    return free
+    return tuple(checks.listed(free))
 
 
 @functools.partial(jax.jit, static_argnames="shape")  # apart from the fit: both directions have the same

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from jaxdistill.files import write_atomically
 from jaxdistill.statistics import mean_interval
 
 PALETTE: tuple[str, ...] = tuple(matplotlib.style.library["petroff10"]["axes.prop_cycle"].by_key()["color"])
@@ -290,7 +291,7 @@ def save_figure(figure: Figure, path_stem: str | os.PathLike[str]) -> list[Path]
     """Writes `path_stem`.png (200 dpi) and `path_stem`.pdf; the same figure gives the same bytes.
 
     Returns:
-      The two paths. OSError if one cannot be written.
+      The two paths. OSError if one cannot be written; then the old file, if any, is still there.
     """
     paths = []
     for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
@@ -298,7 +299,7 @@ def save_figure(figure: Figure, path_stem: str | os.PathLike[str]) -> list[Path]
         with style():
             figure.savefig(buffer, format=suffix[1:], metadata=metadata, bbox_inches="tight", pad_inches=0.05)
         paths.append(Path(f"{os.fspath(path_stem)}{suffix}"))
-        paths[-1].write_bytes(buffer.getvalue())
+        write_atomically(paths[-1], lambda file, buffer=buffer: file.write(buffer.getvalue()))  # type: ignore[misc]
     return paths
 
 

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxdistill import methods
+from jaxdistill import checks, methods
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import STUDENT, TEACHER, UNIFORM, Control, Method, Step, StepFn
 from jaxdistill.modifiers import Objective
 from jaxdistill.teacher import Teacher
-from jaxdistill.theory import expected_update
+from jaxdistill.theory import MAX_NODES, as_numbers, expected_update
 
 TABLE_1: dict[str, Any] = {
     "estimator": "mc", "reduction": "sum", "discount": 1.0, "probability_floor": 1e-12, "loss_weight": 1.0,
@@ -32,8 +32,11 @@ def split_options(options: Mapping[str, Any]) -> tuple[tuple[tuple[str, Any], ..
         if name not in TABLE_1:
             raise ValueError(f"Unknown option {name!r}; the options are {', '.join(TABLE_1)}.")
     options = {**TABLE_1, **options}
+    checks.one_of("estimator", options["estimator"], ("mc", "td"))
+    checks.one_of("reduction", options["reduction"], ("mean", "sum"))
+    options["num_nodes"] = checks.whole("num_nodes", options["num_nodes"], 1, MAX_NODES)
     static = tuple((name, options.pop(name)) for name in ("estimator", "reduction", "num_nodes"))
-    return static, {name: float(value) for name, value in options.items()}
+    return static, as_numbers(**options)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from jaxdistill import statistics
+from jaxdistill import checks, statistics
 from jaxdistill.files import one_line, write_atomically
 from jaxdistill.summary import Summary, summarise
 
@@ -88,9 +88,10 @@ class Result:
     axes: ClassVar[dict[str, tuple[str, ...]]] = AXES
 
     def __post_init__(self) -> None:
-        changes: dict[str, Any] = {"labels": tuple(self.labels)}
-        changes["curve_kind"] = tuple(self.curve_kind) or ("sampled",) * len(changes["labels"])
-        changes["measure_names"] = tuple(self.measure_names)
+        changes: dict[str, Any] = {}
+        for name in ("labels", "curve_kind", "measure_names"):
+            changes[name] = _as_names(name, getattr(self, name))
+        changes["curve_kind"] = changes["curve_kind"] or ("sampled",) * len(changes["labels"])
         for name in AXES:
             if name not in _OPTIONAL or getattr(self, name) is not None:
                 changes[name] = _as_numbers(name, getattr(self, name))
@@ -104,9 +105,14 @@ class Result:
 
     def _check(self) -> None:
         if not self.labels or len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"labels must be distinct and at least one, got {self.labels}")
+            raise ValueError(f"labels must be distinct and at least one, got {checks.shown(self.labels)}")
         if len(self.curve_kind) != len(self.labels) or not set(self.curve_kind) <= set(_KINDS):
-            raise ValueError(f"curve_kind must be sampled or exact for each label, got {self.curve_kind}")
+            raise ValueError(f"curve_kind must be sampled or exact for each label, got {checks.shown(self.curve_kind)}")
+        for name, kind in (("faults", list), ("settings", dict), ("versions", dict)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} must be a {kind.__name__}, got {checks.shown(getattr(self, name))}")
+        if not all(isinstance(fault, dict) for fault in self.faults):
+            raise ValueError(f"faults must be a list of dicts, got {checks.shown(self.faults)}")
         sizes = {"method": len(self.labels), "measure": len(self.measure_names)}
         for name, axes in AXES.items():
             array = getattr(self, name)
@@ -135,14 +141,15 @@ class Result:
 
     def method_index(self, label: str) -> int:
         """Position of `label` on the method axis; ValueError naming the labels if it is not one of them."""
-        if label not in self.labels:
-            raise ValueError(f"no method {label!r} in this result; it has {', '.join(self.labels)}")
+        if not isinstance(label, str) or label not in self.labels:
+            raise ValueError(f"no method {checks.shown(label)} in this result; it has {', '.join(self.labels)}")
         return self.labels.index(label)
 
     def measure(self, name: str) -> np.ndarray:
         """[P, M, C], what the measure of that name found at each checkpoint; ValueError naming the measures."""
-        if name not in self.measure_names or self.measurements is None:
-            raise ValueError(f"no measure {name!r} in this result; it has {', '.join(self.measure_names) or 'none'}")
+        if not isinstance(name, str) or name not in self.measure_names or self.measurements is None:
+            there = ", ".join(self.measure_names) or "none"
+            raise ValueError(f"no measure {checks.shown(name)} in this result; it has {there}")
         return self.measurements[..., self.measure_names.index(name)]
 
     def select(self, labels: str | Iterable[str] | None = None, mdps: int | Iterable[int] | None = None) -> "Result":
@@ -152,11 +159,14 @@ class Result:
           labels: one or more method names; ValueError for one that is not there.
           mdps: one or more MDP *ids*, values of `mdp_ids`; ValueError for one that is not there.
         """
-        chosen = self.labels if labels is None else (labels,) if isinstance(labels, str) else tuple(labels)
+        chosen = self.labels if labels is None else tuple(checks.listed(labels))
         methods = [self.method_index(label) for label in chosen]
         positions = list(range(self.num_mdps))
         if mdps is not None:
-            wanted = [int(i) for i in (mdps if isinstance(mdps, Iterable) else [mdps])]
+            wanted = checks.listed(mdps)
+            if not all(checks.is_whole(i, -(2**63), 2**63 - 1) for i in wanted):
+                raise ValueError(f"mdps must be MDP ids, whole numbers; got {checks.shown(mdps)}")
+            wanted = [int(i) for i in wanted]
             unknown = sorted(set(wanted) - set(self.mdp_ids.tolist()))
             if unknown:
                 raise ValueError(f"no MDP with id {unknown[0]} in this result; see mdp_ids")
@@ -196,13 +206,13 @@ class Result:
     def returns_at(self, checkpoint: int | str) -> tuple[np.ndarray, str]:
         """Returns [P, M] at a checkpoint, given as in `summary`, and what they are in words."""
         num = len(self.iterations)
-        if checkpoint == "final":
+        if isinstance(checkpoint, str) and checkpoint == "final":
             returns, what = self.final_returns, f"exact return after iteration {self.iterations[-1]}"
-        elif not isinstance(checkpoint, str) and -num <= checkpoint < num:
+        elif not isinstance(checkpoint, str) and checks.is_whole(checkpoint, -num, num - 1):
             returns = self.returns[:, :, checkpoint]
             what = f"return at the checkpoint of iteration {self.iterations[checkpoint]}"
         else:
-            raise ValueError(f"no checkpoint {checkpoint!r}; use a position below {num} or 'final'")
+            raise ValueError(f"no checkpoint {checks.shown(checkpoint)}; use a position below {num} or 'final'")
         uniform = statistics.mean_interval(self.uniform_returns).estimate
         optimal = statistics.mean_interval(self.optimal_returns).estimate
         return returns, f"{what}, {self.num_mdps} MDPs (uniform policy {uniform:.3f}, optimal policy {optimal:.3f})"
@@ -241,8 +251,10 @@ class Result:
                 file.write(text.getvalue().encode())
 
         def write_gzipped(file: IO[bytes]) -> None:
-            with gzip.GzipFile("", "wb", 4, file, mtime=0) as packed:
+            buffer = io.BytesIO()  # GzipFile speaks up again, when it is collected, about a disk that was full
+            with gzip.GzipFile("", "wb", 4, buffer, mtime=0) as packed:
                 write(packed)  # type: ignore[arg-type]
+            file.write(buffer.getvalue())
 
         return write_atomically(path, write_gzipped if str(path).endswith(".gz") else write)
 
@@ -283,6 +295,8 @@ def load(path: str | os.PathLike[str]) -> Result:
       ValueError: one line, if the file is truncated, altered, of another version or not a results file.
       OSError: if it cannot be opened.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path must be the path of a results file, got {checks.shown(path)}")
     return read(Path(path).read_bytes(), path)
 
 
@@ -292,20 +306,23 @@ def read(data: bytes, path: str | os.PathLike[str]) -> Result:
         raise ValueError(f"{path} is not a results file: expected an npz written by Result.save")
     try:
         arrays, metadata = _read(io.BytesIO(data))
+        found = _checksum(metadata, arrays) if isinstance(metadata, dict) else None
     except Exception as error:  # damage can show in any way that the zip, zlib, npy and JSON readers have
         raise ValueError(f"{path} is truncated or damaged: {one_line(error)}; recompute it") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a results file: it is an npz, but not one written by Result.save")
     if metadata.get("version") != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has results format version {metadata.get('version')!r}, this jaxdistill reads "
+            f"{path} has results format version {checks.shown(metadata.get('version'))}, this jaxdistill reads "
             f"{FORMAT_VERSION}; read it with the release that wrote it"
         )
-    checksum = metadata.pop("checksum", None)
-    if checksum != _checksum(metadata, arrays):
+    if metadata.get("checksum") != found:
         raise ValueError(f"{path} is damaged: its contents do not match their checksum; recompute it")
-    del metadata["format"], metadata["version"]
-    return Result(**metadata, **arrays)
+    fields = {name: value for name, value in metadata.items() if name not in ("format", "version", "checksum")}
+    try:
+        return Result(**fields, **arrays)
+    except (TypeError, ValueError, AttributeError) as error:  # whoever wrote it knew another Result
+        raise ValueError(f"{path} does not hold a result: {one_line(error)}; recompute it") from error
 
 
 def _read(file: IO[bytes]) -> tuple[dict[str, Any], Any]:
@@ -323,7 +340,8 @@ def _read(file: IO[bytes]) -> tuple[dict[str, Any], Any]:
 
 
 def _checksum(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """sha256 over the metadata and over name, type, shape and bytes of every array."""
+    """sha256 over the metadata, but for the checksum, and over name, type, shape and bytes of every array."""
+    metadata = {name: value for name, value in metadata.items() if name != "checksum"}
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -351,8 +369,11 @@ def concatenate(results: Sequence[Result], axis: str = "mdp") -> Result:
     Students with fewer observations get zero rows at the end of their tables: what an unvisited row holds.
     Settings that differ are kept side by side under "parts". ValueError, one line, if the results do not fit.
     """
-    if axis not in ("mdp", "method") or not results:
-        raise ValueError(f"concatenate needs results and an axis 'mdp' or 'method', got axis {axis!r}")
+    results = checks.listed(results)
+    if not isinstance(axis, str) or axis not in ("mdp", "method") or not results:
+        raise ValueError(f"concatenate needs results and an axis 'mdp' or 'method', got axis {checks.shown(axis)}")
+    if not all(isinstance(result, Result) for result in results):
+        raise ValueError(f"concatenate takes a list of Results, got {checks.shown(results)}")
     first = results[0]
     shared = {"mdp": ("labels", "curve_kind"), "method": ("mdp_ids", "uniform_returns")}[axis] + ("measure_names",)
     for other in results[1:]:
@@ -406,11 +427,26 @@ def jsonable(value: Any) -> Any:
     return getattr(value, "__qualname__", None) or str(value)
 
 
+def _as_names(name: str, value: Any) -> tuple[str, ...]:
+    names = (None,) if isinstance(value, str) else tuple(checks.listed(value))
+    if not all(isinstance(item, str) for item in names):
+        raise ValueError(f"{name} must be a list of names, got {checks.shown(value)}")
+    return names
+
+
 def _as_numbers(name: str, value: Any) -> np.ndarray:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths, or a random key
+        array = np.asarray(None)
     kinds, expected = ("iu", "integers") if name in _INTEGERS else ("f", "floats")
     if array.dtype.kind not in kinds:
-        if array.dtype.kind not in "iuf" or (name in _INTEGERS and np.any(array != np.round(array))):
+        if array.dtype.kind not in "iuf" or (name in _INTEGERS and not _are_whole(array)):
             raise ValueError(f"{name} must be an array of {expected}, got dtype {array.dtype}")
         array = array.astype(np.int64 if name in _INTEGERS else np.float64)
     return array
+
+
+def _are_whole(array: np.ndarray) -> bool:
+    array = array.astype(np.float64)
+    return bool((np.isfinite(array) & (array == np.round(array)) & (np.abs(array) < 2.0**63)).all())

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdistill import methods, rules, tables
+from jaxdistill import checks, methods, rules, tables
 from jaxdistill.checkpoints import Output
 from jaxdistill.lanes import Program
 from jaxdistill.mdp import MDP
@@ -60,25 +60,28 @@ class Config:
     max_episode_steps: int = 4096
 
     def __post_init__(self) -> None:
-        for name, least in (("num_iterations", 1), ("num_checkpoints", 1), ("max_episode_steps", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+        for name in ("num_iterations", "num_checkpoints", "max_episode_steps"):
+            object.__setattr__(self, name, checks.whole(name, getattr(self, name), 1))
         if self.num_iterations > 2**24 or self.num_iterations * self.num_checkpoints >= 2**31:
             raise ValueError(
                 f"num_iterations must be at most {2**24} and num_iterations * num_checkpoints below 2^31; got "
                 f"{self.num_iterations} and {self.num_checkpoints}."
             )
         for name, valid in (("estimator", ("mc", "td")), ("reduction", ("mean", "sum"))):
-            if getattr(self, name) not in valid:
-                raise ValueError(f"{name} must be one of {', '.join(valid)}; got {getattr(self, name)!r}.")
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in valid:
+                raise ValueError(f"{name} must be one of {', '.join(valid)}; got {checks.shown(value)}.")
         for name in ("learning_rate", "value_learning_rate"):
-            if not callable(getattr(self, name)):
-                _number(name, getattr(self, name), 0, np.inf)
+            value = getattr(self, name)
+            _schedule(name, value) if callable(value) else _number(name, value, 0, np.inf)
         _number("discount", self.discount, 0, 1)
         _number("probability_floor", self.probability_floor, 0, np.nextafter(1, 0))
         _number("loss_weight", self.loss_weight, -np.inf, np.inf)
         _number("return_weight", self.return_weight, -np.inf, np.inf)
+        both = (getattr(self.optimizer, name, None) for name in ("init", "update"))
+        if self.optimizer is not None and not all(map(callable, both)):
+            wanted = "an optax.GradientTransformation, such as optax.adam(0.01), or None"
+            raise ValueError(f"optimizer must be {wanted}; got {checks.shown(self.optimizer)}.")
 
     @property
     def checkpoints(self) -> np.ndarray:
@@ -98,14 +101,26 @@ def known(changes: dict[str, Any]) -> dict[str, Any]:
 
 def _number(name: str, value: Any, least: float, most: float) -> np.ndarray:
     try:
-        array = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number or an array of numbers; got {value!r}.") from None
+        array = checks.numbers(name, value)
+    except ValueError:
+        array = np.zeros(0)
+    if array.size == 0:
+        wanted = "a number or an array of numbers that float32 can hold"
+        raise ValueError(f"{name} must be {wanted}; got {checks.shown(value)}.")
     if not (np.isfinite(array).all() and (array >= least).all() and (array <= most).all()):
         wanted = "finite" if np.isinf(least) else f"finite and >= {least:g}" if np.isinf(most) else f"in [{least:g}, 1"
         wanted += "" if np.isinf(most) else "]" if most == 1 else ")"
-        raise ValueError(f"{name} must be {wanted}; got {value!r}.")
+        raise ValueError(f"{name} must be {wanted}; got {checks.shown(value)}.")
     return array
+
+
+def _schedule(name: str, schedule: Any) -> None:
+    try:
+        rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+    except Exception as error:
+        raise ValueError(f"{name} fails on an iteration, int32 []: {checks.why(error)}.") from error
+    if getattr(rate, "shape", None) != () or rate.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must return one number for an iteration; got {checks.shown(rate)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +159,7 @@ def stream_keys(key: jax.Array, label: str, ids: np.ndarray) -> np.ndarray:
     return np.asarray(keys(jnp.asarray(ids, jnp.uint32)))
 
 
-def as_key(key: Any) -> jax.Array:
-    """A typed key from a typed key or the raw words of an old one; ValueError for anything else."""
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
-        return key
-    if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,):
-        return jax.random.wrap_key_data(jnp.asarray(key))
-    raise ValueError(f"key must be a random key such as jax.random.key(0); got {type(key).__name__}.")
+as_key = checks.as_key  # as other modules call it
 
 
 def companions(method: Method) -> tuple[Method, ...]:

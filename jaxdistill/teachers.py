@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill import exact, pool, q_tables, students
+from jaxdistill import checks, exact, pool, q_tables, students
 from jaxdistill.checkpoints import Output
-from jaxdistill.mdp import MDP
+from jaxdistill.mdp import MDP, validate
 from jaxdistill.methods import METHODS
 from jaxdistill.progress import Progress
 from jaxdistill.students import Config, Resolved
-from jaxdistill.teacher import Teacher
+from jaxdistill.teacher import Teacher, are_distributions, check_policy
 
 TIE = 1e-4  # action values this close are the same up to rounding
 
@@ -38,17 +38,18 @@ def from_table(
     Raises:
       ValueError: a table that does not fit the worlds, or whose rows are not distributions.
     """
-    table = _by_state(mdps, probs, "probs")
-    sums = table.sum(-1)
-    if not np.isfinite(table).all() or (table < 0).any() or np.abs(sums - 1).max() > 1e-4:
+    table = _by_state(validate(mdps), probs, "probs")
+    if not are_distributions(table):
         raise ValueError("probs must be finite, >= 0 and sum to 1 over actions; normalise the table.")
     ranked = table if scores is None else _by_state(mdps, scores, "scores")
+    if np.isnan(ranked).any():
+        raise ValueError("scores must be numbers that actions can be ranked by; they hold NaN.")
     return _valued(mdps, table, ranked, discount, name)
 
 
 def from_logits(mdps: MDP, logits: npt.ArrayLike, *, discount: float = 0.99, name: str = "logits") -> Teacher:
     """A teacher from a table of logits, [M, O, A] or [M, S, A]; softmax of each row."""
-    logits = _by_state(mdps, logits, "logits")
+    logits = _by_state(validate(mdps), logits, "logits")
     if not np.isfinite(logits).all():
         raise ValueError("logits must be finite; for a deterministic teacher give from_table its probabilities.")
     return _valued(mdps, jax.nn.softmax(jnp.asarray(logits, jnp.float32)), logits, discount, name)
@@ -77,13 +78,15 @@ def from_policy(
     Raises:
       ValueError: an answer that is neither a distribution nor an action, with the number that it was given.
     """
-    if sees not in ("state", "observation"):
-        raise ValueError(f"sees must be 'state' or 'observation'; got {sees!r}.")
+    validate(mdps)
+    checks.one_of("sees", sees, ("state", "observation"))
+    if not callable(policy):
+        raise ValueError(f"policy must be a function of the state's number; got {checks.shown(policy)}.")
     num_rows = mdps.num_states if sees == "state" else mdps.num_observations
     table = np.stack([_answer(policy, sees, row, mdps.num_actions) for row in range(num_rows)])
     probs = table if sees == "state" else table[np.asarray(mdps.observation)]
     probs = np.broadcast_to(probs, (*mdps.id.shape, mdps.num_states, mdps.num_actions))
-    return _valued(mdps, probs, probs, discount, name or str(getattr(policy, "__name__", "policy")))
+    return _valued(mdps, probs, probs, discount, str(getattr(policy, "__name__", "policy")) if name is None else name)
 
 
 def mixture(
@@ -106,37 +109,47 @@ def mixture(
     Raises:
       ValueError: no member, members of other worlds, or weights that do not fit.
     """
-    members = list(members)
+    validate(mdps)
+    members = checks.listed(members)
+    strange = [member for member in members if not isinstance(member, Teacher)]
+    if strange:
+        raise ValueError(f"members must be teachers, such as teachers.optimal(mdps); got {checks.shown(strange[0])}.")
     expected = (*mdps.id.shape, mdps.num_states, mdps.num_actions)
     shapes = {np.shape(member.probs) for member in members}
     if shapes != {expected}:
         found = ", ".join(str(list(shape)) for shape in sorted(shapes)) or "no member"
         raise ValueError(f"mixture needs teachers of these worlds, with probs {list(expected)}; got {found}.")
-    share = np.ones(len(members)) if weights is None else np.asarray(weights, np.float64)
+    if not all(are_distributions(checks.reals("probs of a member", member.probs)) for member in members):
+        raise ValueError("The probs of every member must be finite, >= 0 and sum to 1 over actions; normalise them.")
+    share = np.ones(len(members)) if weights is None else checks.numbers("weights", weights)
     if share.shape != (len(members),) or not np.isfinite(share).all() or (share < 0).any() or share.sum() == 0:
-        raise ValueError(f"weights must be {len(members)} numbers >= 0 that are not all 0; got {weights!r}.")
+        raise ValueError(
+            f"weights must be {len(members)} numbers >= 0 that are not all 0; got {checks.shown(weights)}."
+        )
     share = share / share.sum()
     probs = np.tensordot(share, np.stack([np.asarray(member.probs, np.float64) for member in members]), 1)
     named = "+".join(f"{part:.3g} {member.name}" for part, member in zip(share, members, strict=True))
-    return _valued(mdps, probs, probs, members[0].discount if discount is None else discount, name or named)
+    return _valued(
+        mdps, probs, probs, members[0].discount if discount is None else discount, named if name is None else name
+    )
 
 
 def optimal(mdps: MDP, *, discount: float = 0.99) -> Teacher:
     """The policy of the greatest discounted return; ties share the probability."""
-    q = exact.optimal_action_values(mdps, discount)
+    q = exact.optimal_action_values(validate(mdps), checks.number("discount", discount, 0, 1))
     return _valued(mdps, exact.greedy(q, TIE), q, discount, "optimal")
 
 
 def adversarial(mdps: MDP, *, discount: float = 0.99) -> Teacher:
     """The optimal policy of the negated reward (Figs. 6 and 9); its V_pi is of the true reward."""
-    negated = dataclasses.replace(mdps, reward=-mdps.reward)
-    q = exact.optimal_action_values(negated, discount)
+    negated = dataclasses.replace(validate(mdps), reward=-mdps.reward)
+    q = exact.optimal_action_values(negated, checks.number("discount", discount, 0, 1))
     return _valued(mdps, exact.greedy(q, TIE), q, discount, "adversarial")
 
 
 def uniform(mdps: MDP, *, discount: float = 0.99) -> Teacher:
     """The uniform policy."""
-    shape = (*mdps.successor.shape[:-1], mdps.num_actions)
+    shape = (*validate(mdps).successor.shape[:-1], mdps.num_actions)
     probs = jnp.full(shape, 1 / mdps.num_actions, jnp.float32)
     return _valued(mdps, probs, probs, discount, "uniform")
 
@@ -153,8 +166,12 @@ def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: npt.ArrayLike
       noise: rho in [0, 1], one for all worlds or one for each, [M].
     """
     key = students.as_key(key)
-    if mdps.id.ndim != 1:
+    if validate(mdps).id.ndim != 1:
         raise ValueError("with_noise takes stacked MDPs; stack a single one with mdp.stack([mdp]).")
+    check_policy(teacher, (*mdps.successor.shape[:-1], mdps.num_actions))
+    scores = checks.reals("The teacher's scores", teacher.scores)
+    if scores.shape != teacher.probs.shape or np.isnan(scores).any():
+        raise ValueError("The teacher's scores must rank the actions: numbers, not NaN, of the shape of its probs.")
     rho = _per_world(mdps, noise, "Teacher noise", 1.0)
     draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (mdps.num_states,), jnp.float32))
     bad = draw(mdps.id) < rho[:, None]
@@ -170,7 +187,10 @@ def with_others(teacher: Teacher, *others: Teacher) -> Teacher:
     Raises:
       ValueError: no further teacher, or teachers of other worlds.
     """
-    shapes = {other.probs.shape for other in (teacher, *others)}
+    strange = [other for other in (teacher, *others) if not isinstance(other, Teacher)]
+    if strange:
+        raise ValueError(f"with_others takes teachers, such as teachers.optimal(mdps); got {checks.shown(strange[0])}.")
+    shapes = {np.shape(other.probs) for other in (teacher, *others)}
     if not others or len(shapes) > 1:
         raise ValueError(f"with_others needs one or more teachers of the same worlds; got probs of {sorted(shapes)}.")
     return dataclasses.replace(teacher, others=jnp.stack([other.probs for other in others], axis=-3))
@@ -202,8 +222,10 @@ def q_learning(
       max_episode_steps: an episode is cut there.
       progress: as in `train`.
     """
-    _per_world(mdps, temperature, "temperature", np.inf)  # before the work, not after it
-    if not 0 < learning_rate <= 1 or not 0 <= epsilon <= 1:
+    key = students.as_key(key)
+    _per_world(validate(mdps), temperature, "temperature", np.inf)  # before the work, not after it
+    checks.number("discount", discount, 0, 1)
+    if not 0 < checks.number("learning_rate", learning_rate) <= 1 or not 0 <= checks.number("epsilon", epsilon) <= 1:
         raise ValueError(
             f"learning_rate must be in (0, 1] and epsilon in [0, 1]; got {learning_rate!r} and {epsilon!r}."
         )
@@ -211,7 +233,7 @@ def q_learning(
         num_iterations=num_iterations, num_checkpoints=1, learning_rate=learning_rate, discount=discount,
         max_episode_steps=max_episode_steps,
     )  # fmt: skip
-    q = q_tables.learn(students.as_key(key), mdps, config, epsilon, progress)
+    q = q_tables.learn(key, mdps, config, epsilon, progress)
     return from_q(mdps, q, temperature=temperature, discount=discount)
 
 
@@ -219,12 +241,14 @@ def from_q(
     mdps: MDP, q: npt.ArrayLike, *, temperature: npt.ArrayLike = 0.0, discount: float = 0.99, name: str = "q_learning"
 ) -> Teacher:
     """The teacher that a table of action values [M, O, A] makes at a temperature >= 0 (App. A.4)."""
-    t = jnp.asarray(_per_world(mdps, temperature, "temperature", np.inf))[..., None, None]
+    t = jnp.asarray(_per_world(validate(mdps), temperature, "temperature", np.inf))[..., None, None]
     q = _by_state(mdps, q, "q")
     if not np.isfinite(q).all():
         raise ValueError("q must be finite; it holds NaN or infinity.")
     q = jnp.asarray(q, jnp.float32)
-    probs = jnp.where(t > 0, jax.nn.softmax(q / jnp.where(t > 0, t, 1)), exact.greedy(q, 0.0))
+    sharpened = q / jnp.where(t > 0, t, 1)
+    soft = (t > 0) & jnp.isfinite(sharpened).all(-1, keepdims=True)  # else as good as T = 0
+    probs = jnp.where(soft, jax.nn.softmax(sharpened), exact.greedy(q, 0.0))
     return _valued(mdps, probs, q, discount, name)
 
 
@@ -235,6 +259,10 @@ def actor_critic(
 
     `config` and `changes` are those of `train`. V_pi is the exact value of the final policy, not the critic.
     """
+    key = students.as_key(key)
+    validate(mdps)
+    if not isinstance(config, Config | None):
+        raise ValueError(f"config must be a Config; got {checks.shown(config)}. Give single fields by name.")
     config = dataclasses.replace(config or Config(), **students.known({"num_checkpoints": 1, **changes}))
     cells = [Resolved("teacher:actor_critic", METHODS["baseline"], None, config)]
     logits = np.zeros((mdps.num_mdps, mdps.num_observations, mdps.num_actions), np.float32)
@@ -246,7 +274,7 @@ def actor_critic(
 
     cost = np.ones(mdps.num_mdps)
     with Progress("actor-critic teachers", progress) as report:
-        pool.run(students.make_tasks(students.as_key(key), mdps, cells, cost, keep), report)
+        pool.run(students.make_tasks(key, mdps, cells, cost, keep), report)
     logits = q_tables.learned("The actor-critic", mdps, mine, logits, faults)
     discount = float(np.max(config.discount))
     return from_logits(mdps, logits, discount=discount, name="actor_critic")
@@ -254,13 +282,17 @@ def actor_critic(
 
 def _answer(policy: Callable[[int], npt.ArrayLike], sees: str, row: int, num_actions: int) -> np.ndarray:
     """What the policy plays there, as probabilities [A]."""
-    answer = np.asarray(policy(row))
+    answer = policy(row)
+    try:
+        answer = np.asarray(answer)
+    except (TypeError, ValueError):  # rows of different lengths, or a random key
+        answer = np.asarray(None)
     if answer.shape == () and answer.dtype.kind in "iu" and 0 <= answer < num_actions:
         return np.eye(num_actions)[int(answer)]
     is_row = answer.shape == (num_actions,) and answer.dtype.kind in "fiub"
-    if is_row and np.isfinite(answer).all() and (answer >= 0).all() and abs(answer.sum() - 1) <= 1e-4:
+    if is_row and np.isfinite(answer).all() and (answer >= 0).all() and abs(answer.sum(dtype=np.float64) - 1) <= 1e-4:
         return answer.astype(np.float64)
-    shown = np.array2string(answer, precision=3, threshold=6).replace("\n", "")
+    shown = " ".join(np.array2string(answer, precision=3, threshold=6).split())[:80]
     raise ValueError(
         f"policy must return {num_actions} probabilities that sum to 1, or an action in [0, {num_actions}); for {sees} "
         f"{row} it returned {shown}."
@@ -269,16 +301,17 @@ def _answer(policy: Callable[[int], npt.ArrayLike], sees: str, row: int, num_act
 
 def _per_world(mdps: MDP, value: npt.ArrayLike, name: str, most: float) -> np.ndarray:
     """A number in [0, most] for each world, float32 [M] (or [] for a single MDP)."""
-    array = np.asarray(value, np.float32)
+    array = checks.numbers(name, value).astype(np.float32)
     if array.shape not in ((), mdps.id.shape) or not ((array >= 0) & (array <= most)).all():
         wanted = "in [0, 1]" if most == 1 else ">= 0"
-        raise ValueError(f"{name} must be {wanted}, one number or one for each world; got {value!r}.")
+        raise ValueError(f"{name} must be {wanted}, one number or one for each world; got {checks.shown(value)}.")
     return np.broadcast_to(array, mdps.id.shape)
 
 
 def _by_state(mdps: MDP, table: npt.ArrayLike, name: str) -> np.ndarray:
     """The table [.., S, A], whether it was given by state or by observation; ValueError if it fits neither."""
-    table = np.asarray(table, np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        table = checks.reals(name, table).astype(np.float32, copy=False)
     lead, s, o, a = mdps.id.shape, mdps.num_states, mdps.num_observations, mdps.num_actions
     if table.shape[-1:] == (a,) and table.shape[:-2] in (lead, ()) and table.shape[-2:-1] in ((s,), (o,)):
         table = np.broadcast_to(table, (*lead, *table.shape[-2:]))
@@ -297,8 +330,9 @@ def _observed(mdps: MDP) -> bool:
 
 
 def _valued(mdps: MDP, probs: npt.ArrayLike, scores: npt.ArrayLike, discount: float, name: str) -> Teacher:
-    if not 0 <= discount <= 1:
-        raise ValueError(f"discount must be in [0, 1]; got {discount!r}.")
+    discount = checks.number("discount", discount, 0, 1)
+    if not isinstance(name, str):
+        raise ValueError(f"name must be a string, for labels; got {checks.shown(name)}.")
     probs, scores = jnp.asarray(probs, jnp.float32), jnp.asarray(scores, jnp.float32)
     values = exact.policy_values(mdps, probs, discount)
-    return Teacher(probs=probs, values=values, scores=scores, name=name, discount=float(discount))
+    return Teacher(probs=probs, values=values, scores=scores, name=name, discount=discount)

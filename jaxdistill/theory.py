@@ -8,19 +8,20 @@ is the single node z = 1.
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import methods, numerics
+from jaxdistill import checks, methods, numerics
 from jaxdistill.elimination import resolve
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import Method, Step
 from jaxdistill.teacher import Teacher
 
 _MAX_ENTRIES = 2**28  # held at once in the largest array: a gigabyte in float32
+MAX_NODES = 1024  # of Gauss-Legendre, found as eigenvalues
 
 
 class Update(NamedTuple):
@@ -81,12 +82,19 @@ def expected_update(
       ValueError: tables that do not fit, an unknown method, or an MDP too large for the dense computation.
     """
     method = methods.get(method)
-    values = jnp.zeros(logits.shape[:1], logits.dtype) if values is None else jnp.asarray(values, logits.dtype)
+    logits = _table("logits", logits)
+    values = jnp.zeros(logits.shape[:1], logits.dtype) if values is None else _table("values", values)
+    values = jnp.asarray(values, logits.dtype)
     reduction = method.reduction or reduction
+    num_nodes = checks.whole("num_nodes", num_nodes, 1, MAX_NODES)
+    found = as_numbers(
+        discount=discount if method.discount is None else method.discount, probability_floor=probability_floor,
+        loss_weight=loss_weight, return_weight=return_weight,
+    )  # fmt: skip
     _check(mdp, teacher, logits, values, reduction, estimator, num_nodes)
+    methods.check_functions(method, mdp.num_actions, teacher.num_others)
     static = (method, method.estimator or estimator, reduction, num_nodes)
-    numbers = (discount if method.discount is None else method.discount, probability_floor, loss_weight, return_weight)
-    return _expected_update(static, mdp, teacher, logits, values, numbers)
+    return _expected_update(static, mdp, teacher, logits, values, tuple(found.values()))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -115,20 +123,43 @@ def _expected_update(static, mdp: MDP, teacher: Teacher, logits, values, numbers
     return total
 
 
+def as_numbers(**options: Any) -> dict[str, Any]:
+    """These options of `expected_update` as floats, ValueError out of range; traced ones are let through."""
+    found = {}
+    for name, value in options.items():
+        least, most = (0, 1) if name in ("discount", "probability_floor") else (-np.inf, np.inf)
+        found[name] = value if isinstance(value, jax.core.Tracer) else checks.number(name, value, least, most)
+    return found
+
+
+def _table(name: str, table: Any) -> jax.Array:
+    """A table as floats, in the precision that it has; ValueError for what is none."""
+    if not isinstance(table, jax.Array):
+        checks.numbers(name, table)
+        table = jnp.asarray(checks.reals(name, table))
+    if not jnp.issubdtype(table.dtype, jnp.floating):
+        table = jnp.asarray(checks.reals(name, table), float)
+    if not isinstance(table, jax.core.Tracer) and not np.isfinite(table).all():
+        raise ValueError(f"{name} must be finite; it holds NaN or infinity.")
+    return table
+
+
 def _check(mdp: MDP, teacher: Teacher, logits, values, reduction, estimator, num_nodes) -> None:
+    for name, value, kind in (("mdp", mdp, MDP), ("teacher", teacher, Teacher)):
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} must be one {kind.__name__}, such as {name}s[0]; got {checks.shown(value)}.")
     s, a, o = mdp.num_states, mdp.num_actions, mdp.num_observations
-    if mdp.is_stacked or teacher.values.ndim != 1:
+    if mdp.is_stacked or jnp.ndim(teacher.values) != 1:
         raise ValueError("expected_update takes a single MDP and teacher; index the stacks, such as mdps[0].")
     if logits.shape != (o, a) or values.shape != (o,):
         raise ValueError(
             f"logits must be [O, A] = [{o}, {a}] and values [O] = [{o}]; got {logits.shape} and {values.shape}."
         )
-    if teacher.probs.shape != (s, a):
-        raise ValueError(f"The teacher's probs must be [S, A] = [{s}, {a}]; got {teacher.probs.shape}.")
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction must be 'mean' or 'sum'; got {reduction!r}.")
-    if estimator not in ("mc", "td"):
-        raise ValueError(f"estimator must be 'mc' or 'td'; got {estimator!r}.")
+    if jnp.shape(teacher.probs) != (s, a) or jnp.shape(teacher.values) != (s,):
+        got = f"{jnp.shape(teacher.probs)} and {jnp.shape(teacher.values)}"
+        raise ValueError(f"The teacher's probs must be [S, A] = [{s}, {a}] and its values [S]; got {got}.")
+    checks.one_of("reduction", reduction, ("mean", "sum"))
+    checks.one_of("estimator", estimator, ("mc", "td"))
     check_size(mdp, "the exact update", num_nodes=1 if reduction == "sum" else num_nodes)
 
 

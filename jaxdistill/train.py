@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import exact, methods, pool, processes, students, teachers
+from jaxdistill import checks, exact, methods, pool, processes, students, teachers
 from jaxdistill.mdp import MDP, validate
 from jaxdistill.methods import Method
 from jaxdistill.progress import Hook, Progress
 from jaxdistill.recorder import Measure, Recorder
 from jaxdistill.results import Result, Stopped
 from jaxdistill.students import Cell, Config, Resolved
-from jaxdistill.teacher import Teacher
+from jaxdistill.teacher import Teacher, check
 
 MethodLike = str | Method | Cell
 
@@ -87,12 +87,19 @@ def train(
     """
     key = students.as_key(key)
     mdps, teacher = _stacked(mdps, teacher)
+    if not isinstance(config, Config | None):
+        raise ValueError(f"config must be a Config; got {checks.shown(config)}. Give single fields by name.")
+    for name, function in (("measure", measure), ("on_chunk", on_chunk)):
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} must be a function or None; got {checks.shown(function)}.")
     config = dataclasses.replace(config or Config(), **students.known(changes))
     cells = _resolve(methods, teacher, config)
     for cell in cells:
         _check_teacher(cell, mdps)
     if measure is not None and any(cell.teacher is None for cell in cells):
         raise ValueError("measure compares students with their teacher; pass one, such as teachers.uniform(mdps).")
+    if measure is not None:
+        _check_measure(measure, mdps, cells[0].teacher)
     if len(cells) * mdps.num_mdps < processes.count():
         raise ValueError(
             f"{processes.count()} processes cannot share {len(cells) * mdps.num_mdps} students; use fewer."
@@ -123,26 +130,44 @@ def train(
     return recorder.result(optimal, steps, time.perf_counter() - started)
 
 
+def _check_measure(measure: Measure, mdps: MDP, teacher: Teacher | None) -> None:
+    """ValueError unless `measure`, tried without computing, gives named numbers [M]."""
+    policies = jax.ShapeDtypeStruct((mdps.num_mdps, mdps.num_states, mdps.num_actions), jnp.float32)
+    try:
+        found = jax.eval_shape(measure, mdps, teacher, policies)
+    except Exception as error:
+        raise ValueError(f"measure fails: {checks.why(error)}.") from error
+    if not isinstance(found, Mapping) or any(
+        not isinstance(name, str) or getattr(x, "shape", None) != (mdps.num_mdps,) for name, x in found.items()
+    ):
+        raise ValueError(f"measure must return {{name: numbers [M]}}, M = {mdps.num_mdps}; got {checks.shown(found)}.")
+
+
 def _stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:
     """The worlds, and with a single world its teacher, with a leading axis [M]."""
-    if not isinstance(mdps, MDP):
-        raise ValueError(f"mdps must be an MDP, such as sample_mdps(key, 100); got {type(mdps).__name__}.")
     validate(mdps)
+    if teacher is not None and not isinstance(teacher, Teacher):
+        raise ValueError(f"teacher must be a Teacher, such as teachers.optimal(mdps); got {type(teacher).__name__}.")
     if not mdps.is_stacked:
-        mdps, teacher = jax.tree.map(lambda x: jnp.asarray(x)[None], (mdps, teacher))
+        mdps = jax.tree.map(lambda x: jnp.asarray(x)[None], mdps)
+        teacher = jax.tree.map(lambda x: np.asarray(x)[None], teacher)
     return mdps, teacher
 
 
 def _resolve(chosen: Any, teacher: Teacher | None, config: Config) -> list[Resolved]:
     if isinstance(chosen, str | Method | Cell):
         chosen = [chosen]
-    pairs = list(chosen.items()) if isinstance(chosen, Mapping) else [(None, item) for item in chosen]
+    pairs = list(chosen.items()) if isinstance(chosen, Mapping) else [(None, item) for item in checks.listed(chosen)]
     if not pairs:
         raise ValueError(f"methods is empty; give at least one of {', '.join(methods.METHODS)}.")
     cells = []
     for label, item in pairs:
         cell = item if isinstance(item, Cell) else Cell(item)
         method = methods.get(cell.method)
+        if not isinstance(label, str | None) or not (label or "").isprintable():
+            raise ValueError(f"methods must map labels of one line to methods; got the label {checks.shown(label)}.")
+        if not isinstance(cell.changes, Mapping):
+            raise ValueError(f"changes of a Cell must map options to values; got {checks.shown(cell.changes)}.")
         shared = {"num_iterations", "num_checkpoints"} & set(cell.changes)
         if shared:
             raise ValueError(f"{' and '.join(sorted(shared))} must be the same for every method; set it for all.")
@@ -153,7 +178,7 @@ def _resolve(chosen: Any, teacher: Teacher | None, config: Config) -> list[Resol
                 raise ValueError(f"{method.name} is defined with {name} {fixed!r}; it cannot use {asked!r}.")
         own = dataclasses.replace(own, reduction=method.reduction or own.reduction)
         own_teacher = cell.teacher if cell.teacher is not None else teacher
-        if isinstance(cell.teacher, Teacher) and cell.teacher.probs.ndim == 2:  # of a single world
+        if isinstance(cell.teacher, Teacher) and np.ndim(cell.teacher.probs) == 2:  # of a single world
             own_teacher = cell.teacher[None]
         cells.append(Resolved(label or method.name, method, own_teacher, own))
     labels = [cell.label for cell in cells]
@@ -168,33 +193,13 @@ def _check_teacher(cell: Resolved, mdps: MDP) -> None:
     if teacher is None:
         if cell.method.needs_teacher:
             raise ValueError(f"{cell.label} needs a teacher; pass one, such as teachers.q_learning(key, mdps).")
+        methods.check_functions(cell.method, mdps.num_actions)
         return
-    if not isinstance(teacher, Teacher):
-        raise ValueError(f"teacher must be a Teacher, such as teachers.optimal(mdps); got {type(teacher).__name__}.")
-    expected = (mdps.num_mdps, mdps.num_states, mdps.num_actions)
-    probs, values = np.asarray(teacher.probs), np.asarray(teacher.values)
-    if probs.shape != expected or values.shape != expected[:2]:
-        raise ValueError(
-            f"The teacher's tables do not fit the worlds: probs [M, S, A] must be {list(expected)} and values [M, S] "
-            f"{list(expected[:2])}; got {list(probs.shape)} and {list(values.shape)}."
-        )
-    sums = probs.sum(-1)
-    if not np.isfinite(probs).all() or (probs < 0).any() or np.abs(sums - 1).max() > 1e-4:
-        raise ValueError("The teacher's probs must be finite, >= 0 and sum to 1 over actions; normalise the table.")
-    if teacher.others is not None:
-        _check_others(np.asarray(teacher.others), expected)
-    if not np.isfinite(values).all():
-        raise ValueError("The teacher's values must be finite; check the discount with which they were computed.")
+    check(teacher, (mdps.num_mdps, mdps.num_states, mdps.num_actions))
+    probs = np.asarray(teacher.probs)
+    methods.check_functions(cell.method, mdps.num_actions, teacher.num_others)
     if cell.method.needs_teacher and np.min(cell.config.probability_floor) == 0 and probs.min() == 0:
         _check_zero_probability(cell, probs)
-
-
-def _check_others(others: np.ndarray, expected: tuple[int, ...]) -> None:
-    if others.ndim != 4 or (others.shape[0], *others.shape[2:]) != expected:
-        m, s, a = expected
-        raise ValueError(f"The teacher's others must be [M, N, S, A] = [{m}, N, {s}, {a}]; got {list(others.shape)}.")
-    if not np.isfinite(others).all() or (others < 0).any() or np.abs(others.sum(-1) - 1).max(initial=0) > 1e-4:
-        raise ValueError("The teacher's others must be finite, >= 0 and sum to 1 over actions; normalise the tables.")
 
 
 def _check_zero_probability(cell: Resolved, probs: np.ndarray) -> None:
@@ -225,7 +230,7 @@ def _initial(logits: Any, values: Any, num_cells: int, mdps: MDP) -> np.ndarray 
     shape = (num_cells, mdps.num_mdps, mdps.num_observations, mdps.num_actions)
     tables = []
     for name, table, wanted in (("initial_logits", logits, shape), ("initial_values", values, shape[:3])):
-        table = np.zeros(()) if table is None else np.asarray(table, np.float32)
+        table = np.zeros(()) if table is None else checks.numbers(name, table).astype(np.float32)
         try:
             table = np.broadcast_to(table, wanted)
         except ValueError:

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill import methods, pool, processes, students
-from jaxdistill.mdp import MDP
+from jaxdistill import checks, methods, pool, processes, students
+from jaxdistill.fields import problem, table
+from jaxdistill.mdp import MDP, validate
 from jaxdistill.methods import Control, Method
 from jaxdistill.moments import update_moments
 from jaxdistill.potentials import split_options
-from jaxdistill.precision import float64, one_by_one, precise
-from jaxdistill.teacher import Teacher
+from jaxdistill.precision import float64, one_by_one
+from jaxdistill.teacher import Teacher, check
 from jaxdistill.theory import Update, expected_update
 
 
@@ -88,10 +89,13 @@ def assess(
     method = methods.get(method)
     wanted = method if target is None else methods.get(target)
     method = method if control is None else dataclasses.replace(method, control=control)
-    mdps, teacher = precise(mdps, teacher)
+    mdps, teacher = problem(mdps, teacher)
+    for one in (method, wanted):
+        methods.check_functions(one, mdps.num_actions, teacher.num_others)
     static, numbers = split_options(options)
-    logits = np.asarray(logits, np.float64)
-    values = np.zeros(logits.shape[:-1]) if values is None else np.asarray(values, np.float64)
+    shape = (*mdps.id.shape, mdps.num_observations, mdps.num_actions)
+    logits = table("logits", logits, shape)
+    values = np.zeros(shape[:-1]) if values is None else table("values", values, shape[:-1])
     arrays = (mdps, teacher, logits, values)
     with float64():
         if not mdps.is_stacked:
@@ -134,12 +138,20 @@ def sampled_updates(
     Returns:
       By name of the method, an `Update` of NumPy arrays, logits [M, N, O, A] and values [M, N, O].
     """
-    wanted = [methods.get(method) for method in chosen]
+    key = students.as_key(key)
+    wanted = [methods.get(method) for method in checks.listed(chosen)]
     names = [method.name for method in wanted]
     if len(set(names)) < len(names):
         raise ValueError(f"sampled_updates needs methods of different names; got {', '.join(names)}.")
-    logits = np.asarray(logits, np.float32)
-    values = np.zeros(logits.shape[:-1], np.float32) if values is None else np.asarray(values, np.float32)
+    check(teacher, (*validate(mdps).successor.shape[:-1], mdps.num_actions))
+    num_updates = checks.whole("num_updates", num_updates, 1, checks.MOST // mdps.num_mdps)
+    for method in wanted:
+        methods.check_functions(method, mdps.num_actions, teacher.num_others)
+    shape = (mdps.num_mdps, mdps.num_observations, mdps.num_actions)
+    logits = table("logits", logits, shape).astype(np.float32)
+    values = np.zeros(shape[:-1]) if values is None else table("values", values, shape[:-1])
+    values = values.astype(np.float32)
+    changes = students.known(changes)
     config = students.Config(
         **{"num_iterations": 1, "num_checkpoints": 1, "learning_rate": 1.0, "value_learning_rate": 1.0, **changes}
     )
@@ -158,7 +170,8 @@ def sampled_updates(
         for m in wanted
     ]
     initial = np.broadcast_to(before, found.shape)
-    pool.run(students.make_tasks(students.as_key(key), worlds, cells, np.ones(count), keep, initial=initial))
-    found = processes.combined(mine, {"updates": found})["updates"]
-    found = found.reshape(len(wanted), mdps.num_mdps, num_updates, *before.shape[1:])
+    pool.run(students.make_tasks(key, worlds, cells, np.ones(count), keep, initial=initial))
+    found = processes.combined(mine, {"updates": found})["updates"].reshape(
+        len(wanted), mdps.num_mdps, num_updates, *before.shape[1:]
+    )
     return {name: Update(x[..., :-1], x[..., -1]) for name, x in zip(names, found, strict=True)}
