@@ -22,6 +22,7 @@ from absl import app, flags, logging
 import jaxdistill
 from jaxdistill import Result, Teacher, checkpoints, plotting, processes, results, teachers
 from jaxdistill.checks import shown
+from jaxdistill.command_line import keep_compiled_programs
 from jaxdistill.files import locked, one_line, write_atomically
 from jaxdistill.progress import duration
 from jaxdistill.results import package_versions
@@ -358,10 +359,7 @@ def main(settings_type: type, name: str, smoke: dict[str, Any], work: Callable[[
     def run(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # libraries' notes are not ours
         settings = parse(settings_type, name, smoke, sys.argv)
-        cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path.home() / ".cache" / "jaxdistill")
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        keep_compiled_programs()
         warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # type: ignore[assignment]
         try:
             with _one_of_several(settings):

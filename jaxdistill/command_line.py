@@ -93,7 +93,7 @@ def _add_compare(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--overwrite", action="store_true", help="replace results that are there")
 
 
-def _keep_compiled_programs() -> None:
+def keep_compiled_programs() -> None:
     """Across calls, on disk: a second run starts several times faster. The library itself never does this."""
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path.home() / ".cache" / "jaxdistill")
     jax.config.update("jax_compilation_cache_dir", cache)
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in vars(args).items():
         if value == []:  # what Python 3.11 makes of --name=--
             _fail(f"--{name} must have a value; '--' is none.")
-    _keep_compiled_programs()
+    keep_compiled_programs()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # type: ignore[assignment]
     try:
         args.run(args)

@@ -371,7 +371,10 @@ class _Picture(NamedTuple):
 
 def _checked_grid(mdp: Any) -> _Picture:
     if getattr(mdp, "grid", None) is None:
-        raise ValueError("draw_grid needs an MDP made from a grid, but mdp.grid is None")
+        raise ValueError(
+            "draw_grid needs an MDP made from a grid, but mdp.grid is None; worlds from tables have no picture, "
+            "draw their curves with result.plot()"
+        )
     wall, reward, terminal, start = (np.asarray(getattr(mdp.grid, name)) for name in _Picture._fields)
     if wall.ndim != 2:
         raise ValueError(f"draw_grid draws one MDP, got a stack of {wall.shape[:-2]}: use draw_grid(mdps[0])")

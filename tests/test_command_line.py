@@ -18,7 +18,7 @@ COMPARE = [
 
 @pytest.fixture(autouse=True)
 def leave_no_trace(monkeypatch):
-    monkeypatch.setattr(command_line, "_keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(command_line, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
 
 

@@ -248,7 +248,7 @@ def test_members_of_a_zip_that_are_not_ours(tmp_path):
 @pytest.mark.parametrize("command", ["show", "table", "plot"])
 def test_commands_on_damaged_files(tmp_path, monkeypatch, capsys, command):
     """Exit code 2, one line, and no file beside it."""
-    monkeypatch.setattr(command_line, "_keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(command_line, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr(commands, "_draw", lambda *_, **__: None)
     monkeypatch.setattr("warnings.formatwarning", __import__("warnings").formatwarning)
     path, rng, refused = tmp_path / "run.npz", np.random.default_rng(1), 0
@@ -521,7 +521,7 @@ def test_a_full_disk_leaves_the_old_figure(tmp_path, monkeypatch):
 
 def test_a_full_disk_under_the_command(tmp_path, monkeypatch, capsys):
     """The result is saved before the pictures are drawn, so that a disk that fills up with them loses no training."""
-    monkeypatch.setattr(command_line, "_keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(command_line, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr("warnings.formatwarning", __import__("warnings").formatwarning)
     monkeypatch.setattr(commands, "train", lambda *_, **__: make())
     line = ["compare", "--worlds=garnet", "--num_mdps=2", "--teacher=uniform", f"--out={tmp_path}/x", "--overwrite"]

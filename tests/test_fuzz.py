@@ -681,7 +681,7 @@ def flags_of_the_command(data: st.DataObject, capsys: Any, results_file: Path, m
 def run_flags(what: str, capsys: Any, tmp_path: Path, monkeypatch: Any, examples: int) -> None:
     refused.clear()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command_line, "_keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(command_line, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr("warnings.formatwarning", __import__("warnings").formatwarning)
     for name, instead in (
         ("train", lambda *_, **__: make()),
