@@ -200,12 +200,14 @@ def resumable(folder: Any, *, seconds: float = 30.0) -> Iterator[Path]:
     folder = Path(folder)
     mine = folder / f"process-{processes.rank()}-of-{processes.count()}" if processes.count() > 1 else folder
     with locked(mine):
-        token = _ACTIVE.set((mine, seconds))
+        token, whole = _ACTIVE.set((mine, seconds)), False
         try:
             yield folder
+            whole = True
         finally:
             _ACTIVE.reset(token)
-        shutil.rmtree(mine, ignore_errors=True)
+            if whole or not list(mine.glob("[!.]*")):  # nothing to go on from
+                shutil.rmtree(mine, ignore_errors=True)
     if mine != folder:
         with contextlib.suppress(OSError):  # while another process is still in it
             folder.rmdir()

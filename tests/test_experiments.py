@@ -119,7 +119,7 @@ def test_bad_flags(flag, expected, monkeypatch, capsys, tmp_path):
     error = capsys.readouterr().err
     assert expected in error
     assert len(error.strip().splitlines()) == 1
-    assert not list(tmp_path.glob("new/*"))
+    assert not list(tmp_path.glob("new/[!.]*"))  # but the lock
 
 
 def test_smoke_keeps_what_is_given():

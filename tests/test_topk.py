@@ -95,7 +95,7 @@ def test_what_the_command_writes(tmp_path, capsys):
         outdir=str(tmp_path), variants=["scalar"], ks=["1", "3"], num_rows=5, num_actions=6, num_steps=10
     )
     topk.work(settings)
-    assert {path.name for path in tmp_path.iterdir()} == {
+    assert {path.name for path in tmp_path.glob("[!.]*")} == {
         "scalar-student.npz", "settings.json", "topk.md", "topk.pdf", "topk.png",
     }  # fmt: skip
     assert "| student | scalar | 1 |" in (tmp_path / "topk.md").read_text()

@@ -1,0 +1,66 @@
+"""The engine on a `Problem`: `jaxdistill.train` without the exact evaluation of the students that it ends with."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+
+from experiments.baselines import Problem, Trained
+from jaxdistill import block, pool, students
+from jaxdistill.checkpoints import Output
+
+
+def train(problem: Problem) -> Trained:
+    """Trains every student. Timed is the pool: what goes on between the packed worlds and the last student's tables."""
+    params = np.empty_like(problem.tables())
+    sums = np.empty((*params.shape[:2], 2))
+    cost = np.ones(problem.mdps.num_mdps) if problem.cost is None else problem.cost
+    steps = 0
+
+    def keep(cell: int, mdp: int, pause: int, output: Output) -> None:
+        params[cell, mdp], sums[cell, mdp] = output.params, output.curves.sum(0)
+
+    def count(fraction: float, steps_so_far: int, *_: float) -> None:
+        nonlocal steps
+        steps = steps_so_far
+
+    changed = [dataclasses.replace(cell.config, num_iterations=problem.num_iterations) for cell in problem.cells]
+    cells = [dataclasses.replace(cell, config=config) for cell, config in zip(problem.cells, changed, strict=True)]
+    key = jax.random.key(problem.seed)
+    tasks = students.make_tasks(key, problem.mdps, cells, cost, keep, initial=problem.initial)
+    with _counted_ticks() as chunks:
+        started = time.perf_counter()
+        pool.run(tasks, count)
+        seconds = time.perf_counter() - started
+    returns, lengths = np.moveaxis(sums / problem.num_iterations, -1, 0)
+    return Trained(steps, seconds, params, returns, lengths, _used(problem, sums[..., 1], chunks))
+
+
+def _used(problem: Problem, steps: np.ndarray, chunks: list[tuple[bool, int]]) -> dict[str, float]:
+    """Part of the lanes' ticks that moved a student, by estimator; a Monte Carlo step takes two."""
+    found = {}
+    for estimator, ticks_per_step in (("td", 1), ("mc", 2)):
+        mine = [i for i, cell in enumerate(problem.cells) if cell.estimator == estimator]
+        ran = sum(number for monte_carlo, number in chunks if monte_carlo == (estimator == "mc"))
+        if mine and ran:
+            found[estimator] = float(steps[mine].sum() * ticks_per_step / ran)
+    return found
+
+
+@contextlib.contextmanager
+def _counted_ticks() -> Iterator[list[tuple[bool, int]]]:
+    """A list of (whether Monte Carlo, lanes * ticks) of every chunk that runs meanwhile."""
+    chunks: list[tuple[bool, int]] = []
+    original = block.Block._ticks
+
+    def counting(self: Any, number: int) -> Any:
+        chunks.append((self.program.monte_carlo, len(self.occupant) * number))
+        return original(self, number)
+
+    with mock.patch.object(block.Block, "_ticks", counting):
+        yield chunks
