@@ -173,7 +173,8 @@ class _Pool:
                             block.hand_out()
                 self._work[index] = retired_work + sum(block.work_done for block in blocks)
                 self._steps[index] = retired_steps + sum(block.steps for block in blocks)
-                self._estimate(index, blocks, waiting)
+                with self.lock:  # the queues must not change meanwhile
+                    self._estimate(index, blocks, waiting)
                 # A block whose students all finished in one chunk is free, but not done while others wait.
                 blocks = [block for block in blocks if block.busy() or block.task.queue]
                 retired_work = self._work[index] - sum(block.work_done for block in blocks)

@@ -1,5 +1,7 @@
 """The time left, by a clock that counts ticks: what is said against what comes."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -85,3 +87,16 @@ def test_dear_students_begin_first_but_for_a_sample():
 def make_task(cost):
     """A task whose queue alone is looked at."""
     return block.Task(None, None, None, None, 10, cost, None)
+
+
+def test_workers_that_empty_a_queue_while_another_looks(monkeypatch):
+    """The estimate failed, and with it the training, where the queue was emptied between two of its lines."""
+    monkeypatch.setattr(block, "_CHUNK_SECONDS", 1e-9)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        mdps = jaxdistill.sample_mdps(jax.random.key(0), 40, num_rows=4, num_cols=4, p_plus10=0.2)
+        for seed in range(25):
+            jaxdistill.train(jax.random.key(seed), mdps, methods="baseline", num_iterations=20, num_checkpoints=2)
+    finally:
+        sys.setswitchinterval(before)
