@@ -20,8 +20,7 @@ import numpy as np
 from absl import app, flags, logging
 
 import jaxdistill
-from jaxdistill import Result, Teacher, checkpoints, plotting, processes, results, teachers
-from jaxdistill.checks import shown
+from jaxdistill import Result, Teacher, checkpoints, checks, plotting, processes, results, teachers
 from jaxdistill.command_line import keep_compiled_programs
 from jaxdistill.files import locked, one_line, write_atomically
 from jaxdistill.progress import duration
@@ -123,9 +122,7 @@ def keys(seed: int) -> Keys:
 
     ValueError for a seed that does not fit into the 32 bits of which keys are made.
     """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"--seed must be in [0, {2**32 - 1}]; got {shown(seed)}.")
-    return Keys(*jax.random.split(jax.random.key(seed), 4))
+    return Keys(*jax.random.split(jax.random.key(checks.seed(seed)), 4))
 
 
 def make_teacher(name: str, key: jax.Array, mdps: jaxdistill.MDP, settings: Any) -> Teacher:
@@ -178,15 +175,19 @@ def save_settings(settings: Any, outdir: Path, files: list[str]) -> None:
     write_atomically(outdir / "settings.json", lambda file: file.writelines([text.encode(), b"\n"]))
 
 
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{path} is damaged; use --restart to run again, or another --outdir.") from None
+
+
 def same_settings(settings: Any, outdir: Path) -> bool:
     """Whether outdir belongs to a run of exactly these settings; ValueError if it belongs to another."""
     path = outdir / "settings.json"
     if settings.restart or not path.exists():
         return False
-    try:
-        found = dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError(f"{path} is damaged; use --restart to run again, or another --outdir.") from None
+    found = _read_settings(path)
     wanted = json.loads(json.dumps(what_decides(settings)))
     different = [k for k in wanted | found if wanted.get(k) != found.get(k)]
     if different:
@@ -215,7 +216,7 @@ def run_parts(
         except KeyboardInterrupt as stop:
             if isinstance(stop, jaxdistill.Stopped):
                 found[list(parts)[len(found)]] = stop.result
-            if draw is not None and found:
+            if draw is not None and found and processes.is_writer():
                 _deliver_unfinished(draw, found, outdir)
             raise
         for path in outdir.glob("unfinished.*"):
@@ -247,8 +248,6 @@ def _find_parts(settings: Any, outdir: Path, parts: Mapping[str, Callable[[], An
 
 
 def _deliver_unfinished(draw: Callable[[dict[str, Any]], Any], found: dict[str, Any], outdir: Path) -> None:
-    if not processes.is_writer():
-        return
     figure = draw(found)
     figure.suptitle("Unfinished: the worlds with the longest episodes come first", fontsize=9)  # `Task.queue`
     deliver(figure, outdir, "unfinished")
@@ -261,8 +260,8 @@ def shared_part(settings: Any, folder: str, name: str, ignored: tuple[str, ...])
     """
     path = Path(folder, f"{name}.npz")
     try:
-        found = dict(json.loads(Path(folder, "settings.json").read_text(encoding="utf-8"))["settings"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found = _read_settings(Path(folder, "settings.json"))
+    except (OSError, ValueError):
         return None
     wanted = json.loads(json.dumps(what_decides(settings)))
     if not path.exists() or any(found[k] != wanted[k] for k in (found.keys() & wanted.keys()) - set(ignored)):

@@ -75,7 +75,7 @@ class Task:
         self.queue = collections.deque(students)
         self.num_students = len(students)
         self.waiting = float(self.cost[list(students)].sum())  # expected ticks per iteration of the queue
-        self.total_work = float(self.cost[list(students)].sum()) * self.num_iterations
+        self.total_work = self.waiting * self.num_iterations
 
     def identity(self) -> Iterator[bytes]:
         """All that decides the numbers: the compiled program, functions of the user's included, and its inputs."""

@@ -108,13 +108,9 @@ class Store:
     def _write(self, kind: str, arrays: dict[str, np.ndarray]) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
-        digest = hashlib.sha256(buffer.getbuffer()).digest()
-
-        def write(file: Any) -> None:
-            file.write(digest)
-            file.write(buffer.getvalue())  # not a view of it, which Python 3.13 cannot release when the disk is full
-
-        write_atomically(self.folder / f"{kind}-{self._number:08d}.save", write)
+        data = buffer.getvalue()  # not a view of it, which Python 3.13 cannot release when the disk is full
+        parts = [hashlib.sha256(data).digest(), data]
+        write_atomically(self.folder / f"{kind}-{self._number:08d}.save", lambda file: file.writelines(parts))
 
     def _read(self, path: Path, take: Any) -> bool:
         try:

@@ -63,6 +63,11 @@ def number(name: str, value: Any, least: float = -np.inf, most: float = np.inf) 
     return float(array)
 
 
+def seed(value: Any) -> int:
+    """`value` as an int; ValueError unless it fits into the 32 bits of which JAX makes keys; the rest it would cut."""
+    return whole("--seed", value, 0, 2**32 - 1)
+
+
 def one_of(name: str, value: Any, valid: Iterable[str]) -> str:
     """`value`; ValueError unless it is one of the words in `valid`."""
     valid = list(valid)

@@ -116,9 +116,7 @@ def run_check(args: argparse.Namespace) -> None:
 
 
 def _key(args: argparse.Namespace) -> jax.Array:
-    if not 0 <= args.seed < 2**32:
-        raise ValueError(f"--seed must be in [0, {2**32 - 1}]; got {checks.shown(args.seed)}.")
-    return jax.random.key(args.seed)
+    return jax.random.key(checks.seed(args.seed))
 
 
 def run_compare(args: argparse.Namespace) -> None:

@@ -25,7 +25,13 @@ class Recorder:
     """Collects what the pool hands out and evaluates students exactly, a batch at a time."""
 
     def __init__(
-        self, mdps: MDP, cells: Sequence[Resolved], config: Config, keep_tables: bool, measure: Measure | None
+        self,
+        mdps: MDP,
+        cells: Sequence[Resolved],
+        config: Config,
+        keep_tables: bool,
+        measure: Measure | None,
+        measure_names: tuple[str, ...],
     ):
         self.mdps, self.cells, self.config = mdps, cells, config
         num, m, c = len(cells), mdps.num_mdps, len(config.checkpoints)
@@ -40,15 +46,8 @@ class Recorder:
         self.finished = np.zeros((num, m), bool)
         self.faults: dict[tuple[int, int], int] = {}  # (cell, MDP) -> iteration
         self.pending: list[tuple[int, int, int, np.ndarray]] = []
-        self.measure_names: tuple[str, ...] = ()
-        self.measurements: np.ndarray | None = None
-        if self.measure is not None:
-            first = np.zeros((1, 3), int)
-            logits = jnp.zeros((1, mdps.num_observations, mdps.num_actions))
-            self.measure_names = tuple(
-                jax.eval_shape(self.measure, mdps[first[:, 1]], self._teachers(first, 0), logits)
-            )
-            self.measurements = np.full((*self.returns.shape, len(self.measure_names)), np.nan)
+        self.measure_names = measure_names
+        self.measurements = np.full((num, m, c, len(measure_names)), np.nan) if measure else None
 
     def add(self, cell: int, mdp: int, pause: int, output: Output) -> None:
         """Takes what a student hands out; one that met a number that is not finite stays NaN in every array."""

@@ -159,9 +159,6 @@ def stream_keys(key: jax.Array, label: str, ids: np.ndarray) -> np.ndarray:
     return np.asarray(keys(jnp.asarray(ids, jnp.uint32)))
 
 
-as_key = checks.as_key  # as other modules call it
-
-
 def companions(method: Method) -> tuple[Method, ...]:
     """The methods whose functions share `method`'s program: the paper's of the same shape, or the method alone."""
 

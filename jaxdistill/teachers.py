@@ -165,7 +165,7 @@ def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: npt.ArrayLike
       mdps, teacher: stacked.
       noise: rho in [0, 1], one for all worlds or one for each, [M].
     """
-    key = students.as_key(key)
+    key = checks.as_key(key)
     if validate(mdps).id.ndim != 1:
         raise ValueError("with_noise takes stacked MDPs; stack a single one with mdp.stack([mdp]).")
     check_policy(teacher, (*mdps.successor.shape[:-1], mdps.num_actions))
@@ -222,7 +222,7 @@ def q_learning(
       max_episode_steps: an episode is cut there.
       progress: as in `train`.
     """
-    key = students.as_key(key)
+    key = checks.as_key(key)
     _per_world(validate(mdps), temperature, "temperature", np.inf)  # before the work, not after it
     checks.number("discount", discount, 0, 1)
     if not 0 < checks.number("learning_rate", learning_rate) <= 1 or not 0 <= checks.number("epsilon", epsilon) <= 1:
@@ -259,7 +259,7 @@ def actor_critic(
 
     `config` and `changes` are those of `train`. V_pi is the exact value of the final policy, not the critic.
     """
-    key = students.as_key(key)
+    key = checks.as_key(key)
     validate(mdps)
     if not isinstance(config, Config | None):
         raise ValueError(f"config must be a Config; got {checks.shown(config)}. Give single fields by name.")

@@ -85,7 +85,7 @@ def train(
       ValueError: one line that says what was wrong, what was expected and what to do.
       Stopped: by Ctrl-C, a KeyboardInterrupt whose `result` holds the students that had finished.
     """
-    key = students.as_key(key)
+    key = checks.as_key(key)
     mdps, teacher = _stacked(mdps, teacher)
     if not isinstance(config, Config | None):
         raise ValueError(f"config must be a Config; got {checks.shown(config)}. Give single fields by name.")
@@ -98,8 +98,7 @@ def train(
         _check_teacher(cell, mdps)
     if measure is not None and any(cell.teacher is None for cell in cells):
         raise ValueError("measure compares students with their teacher; pass one, such as teachers.uniform(mdps).")
-    if measure is not None:
-        _check_measure(measure, mdps, cells[0].teacher)
+    measure_names = () if measure is None else _names_of(measure, mdps, cells[0].teacher)
     if len(cells) * mdps.num_mdps < processes.count():
         raise ValueError(
             f"{processes.count()} processes cannot share {len(cells) * mdps.num_mdps} students; use fewer."
@@ -108,7 +107,7 @@ def train(
     started = time.perf_counter()
     optimal = exact.greedy(exact.optimal_action_values(mdps, 1.0), teachers.TIE)
     length = np.asarray(exact.start_value(mdps, exact.expected_length(mdps, optimal)))
-    recorder = Recorder(mdps, cells, config, keep_tables, measure)
+    recorder = Recorder(mdps, cells, config, keep_tables, measure, measure_names)
     tasks = students.make_tasks(
         key,
         mdps,
@@ -130,8 +129,8 @@ def train(
     return recorder.result(optimal, steps, time.perf_counter() - started)
 
 
-def _check_measure(measure: Measure, mdps: MDP, teacher: Teacher | None) -> None:
-    """ValueError unless `measure`, tried without computing, gives named numbers [M]."""
+def _names_of(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tuple[str, ...]:
+    """What `measure` finds, by name; ValueError unless, tried without computing, it gives named numbers [M]."""
     policies = jax.ShapeDtypeStruct((mdps.num_mdps, mdps.num_states, mdps.num_actions), jnp.float32)
     try:
         found = jax.eval_shape(measure, mdps, teacher, policies)
@@ -141,6 +140,7 @@ def _check_measure(measure: Measure, mdps: MDP, teacher: Teacher | None) -> None
         not isinstance(name, str) or getattr(x, "shape", None) != (mdps.num_mdps,) for name, x in found.items()
     ):
         raise ValueError(f"measure must return {{name: numbers [M]}}, M = {mdps.num_mdps}; got {checks.shown(found)}.")
+    return tuple(found)
 
 
 def _stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:

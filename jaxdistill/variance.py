@@ -138,7 +138,7 @@ def sampled_updates(
     Returns:
       By name of the method, an `Update` of NumPy arrays, logits [M, N, O, A] and values [M, N, O].
     """
-    key = students.as_key(key)
+    key = checks.as_key(key)
     wanted = [methods.get(method) for method in checks.listed(chosen)]
     names = [method.name for method in wanted]
     if len(set(names)) < len(names):

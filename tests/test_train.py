@@ -15,6 +15,7 @@ from jaxdistill import (
     Config,
     Method,
     block,
+    checks,
     exact,
     methods,
     pool,
@@ -316,7 +317,7 @@ def test_configurations():
     result = train(KEY, WORLDS, None, "baseline", Config(num_iterations=10, num_checkpoints=7), num_iterations=14)
     np.testing.assert_array_equal(result.iterations, [2, 4, 6, 8, 10, 12, 14])
     raw = jax.random.key_data(KEY)
-    np.testing.assert_array_equal(students.stream_keys(students.as_key(raw), "a", np.arange(3)),
+    np.testing.assert_array_equal(students.stream_keys(checks.as_key(raw), "a", np.arange(3)),
                                   students.stream_keys(KEY, "a", np.arange(3)))  # fmt: skip
 
 
