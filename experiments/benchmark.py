@@ -127,7 +127,7 @@ def actions(settings: Settings) -> dict[str, Any]:
 
 
 def _sized(settings: Settings, rows: int, num_actions: int) -> dict[str, Any]:
-    # Two full blocks of lanes: they are narrower where rows are longer, see `pool.lane_width`.
+    # Two full blocks of lanes: they are narrower where tables are larger, see `pool.lane_width`.
     students = 36 if settings.smoke or num_actions > 40 else 144 if num_actions > 16 else 513
     number = iterations(settings, students, num_actions)
     return clock.in_child(groups.size, rows, num_actions, students, number, settings.repeats)
@@ -141,7 +141,7 @@ def memory(settings: Settings) -> dict[str, Any]:
 
 def tick(settings: Settings) -> dict[str, Any]:
     """Where a tick's time goes."""
-    parts, narrower = (("random", "rest"), ()) if settings.smoke else (tuple(ticks.PARTS), (4, 16))
+    parts, narrower = (("random", "rest"), ()) if settings.smoke else (tuple(ticks.PARTS), (2, 4))
     return clock.in_child(groups.tick, mix_of(settings, 1), settings.num_ticks, parts, narrower, settings.repeats)
 
 

@@ -134,8 +134,7 @@ def worlds_at_once(panel: Any) -> int:
     table = 4 * num_states * num_actions  # bytes of one number for each state and action
     width = rules.student_rule(num_actions, ()).width
     devices = pool.workers()
-    num_students = panel.num_mdps * len(panel.methods)
-    lanes = len(devices) * pool.lane_width(num_students, num_states, num_actions, width)
+    lanes = len(devices) * pool.lane_width(num_states, width)
     # A block is twice in memory while students move in; 64 students at a time are evaluated exactly.
     needed = 2 * lanes * 4 * num_states * width + 64 * 4 * table + 0.5 * _GIB
     each = 20 * table  # teacher, optimal policy, values of actions, and copies on the way; measured

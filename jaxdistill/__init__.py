@@ -17,6 +17,7 @@ from jaxdistill import (
     teachers,
     theory,
     variance,
+    xla,
 )
 from jaxdistill.checkpoints import resumable
 from jaxdistill.comparison import compare
@@ -31,6 +32,8 @@ from jaxdistill.students import Cell, Config
 from jaxdistill.teacher import Teacher
 from jaxdistill.theory import expected_update
 from jaxdistill.train import train
+
+xla.compile_loops_whole()
 
 __all__ = [
     "MDP",

@@ -12,24 +12,14 @@ import numpy as np
 
 from jaxdistill.checkpoints import OnItsWay, Output
 from jaxdistill.engine import advance
-from jaxdistill.forecast import Forecast, Lengths, relative_cost
-from jaxdistill.lanes import Lanes, Pending, Program, empty, extract, load, select, settle
+from jaxdistill.forecast import Forecast, Lengths
+from jaxdistill.lanes import Lanes, Pending, Program, empty, extract, load, settle
+from jaxdistill.pace import Pace
 from jaxdistill.rules import Student
 from jaxdistill.tables import Worlds
 
-_FEWEST_TICKS = 16  # of a chunk
 _EXTRACT_ENTRIES = 2**20  # table entries copied out per call
-NARROWEST = 16  # lanes
-_SPARSE_CHUNKS = 2  # see `Block.narrow`
-_CHUNK_SECONDS = 0.4  # how often the host looks
-_PAUSED_CHUNK_SECONDS = 0.03  # ... where lanes wait at their checkpoints for it
 _SAMPLED, _FEWEST_ALIKE = 8, 5  # see `Task.__post_init__`, `Block.seconds_left`
-_MOST_IDLE = 0.25  # part of the students that may wait for the host at the end of a chunk before chunks get shorter
-
-
-def any_width(num_actions: int) -> bool:
-    """Whether blocks of 16 lanes and of multiples of 16 round alike (`tests/test_engine.py`; with 40 actions not)."""
-    return num_actions <= 8
 
 
 @dataclasses.dataclass(eq=False)  # two tasks may have equal programs; arrays do not compare
@@ -80,8 +70,6 @@ class Task:
     def identity(self) -> Iterator[bytes]:
         """All that decides the numbers: the compiled program, functions of the user's included, and its inputs."""
         program, total = self.program, np.int32(self.num_iterations)
-        if any_width(program.rule.num_actions):  # it decides nothing, and depends on the machine
-            program = dataclasses.replace(program, num_lanes=NARROWEST)
         lanes = jax.eval_shape(lambda: empty(program, self.worlds, self.one_block(program.num_lanes)))
         yield advance.lower(program, lanes, self.worlds, self.teachers, total, np.int32(0)).as_text().encode()
         yield repr((self.num_iterations, tuple(self.pauses))).encode()
@@ -123,8 +111,8 @@ class Block:
         self.settled = np.zeros(width, np.int64)
         self.student = task.one_block(width)
         self.lanes: Lanes | None = None
-        self.num_ticks, self.sparse_chunks = 256, 0
-        self.lengths, self.tick_seconds = Lengths(width, task.num_iterations), np.nan
+        self.pace = Pace()
+        self.lengths = Lengths(width, task.num_iterations)
         self.steps, self.work_done = 0, 0.0  # of this block: environment steps, and cost x iterations
         self._steps_before, self._work_before = 0, 0.0  # of students that have left
 
@@ -154,7 +142,7 @@ class Block:
 
         def put(lane_values, all_values):
             lane_values[free] = all_values[who]
-            return jnp.array(lane_values)
+            return lane_values.copy()  # the compiled program may go on reading what it was given
 
         student = jax.tree.map(put, self.student, self.task.students)
         initial = None
@@ -191,28 +179,6 @@ class Block:
             for i, lane in enumerate(busy)
         }
 
-    def narrow(self) -> None:
-        """Moves the last students into a block of a quarter of the width, once they have been few for a while.
-
-        A tick on CPU costs its width, however few lanes are busy, and the worlds with the longest episodes run long
-        after the others.
-        """
-        width, busy = len(self.occupant) // 4, np.flatnonzero(self.occupant >= 0)
-        sparse = not self.task.queue and 0 < len(busy) <= width and width >= NARROWEST
-        sparse &= any_width(self.program.rule.num_actions)
-        self.sparse_chunks = self.sparse_chunks + 1 if sparse and self.device.platform == "cpu" else 0
-        if self.sparse_chunks <= _SPARSE_CHUNKS or self.lanes is None:
-            return
-        chosen = np.concatenate([busy, np.flatnonzero(self.occupant < 0)])[:width]
-        self.lanes = select(self.program, self.lanes, jnp.asarray(chosen))
-        self.program = dataclasses.replace(self.program, num_lanes=width)
-        self.occupant, self.pause, self.settled = self.occupant[chosen], self.pause[chosen], self.settled[chosen]
-        self.student = jax.tree.map(lambda x: x[chosen], self.student)
-        self.lengths.select(chosen)
-        self.tick_seconds *= relative_cost(width, 4 * width)
-        self.capacity, self.sparse_chunks = min(self.capacity, width), 0
-        self.compile()
-
     def compile(self) -> None:
         """Runs no tick, so that the first worker compiles, under the pool's lock, and the others find it done."""
         self.lanes = self._ticks(0)
@@ -224,26 +190,26 @@ class Block:
 
     def _set_until(self) -> None:
         assert self.lanes is not None
-        ends = np.array([*self.task.pauses, self.task.num_iterations], np.int32)
-        until = np.where(self.occupant >= 0, ends[self.pause], 0).astype(np.int32)
-        self.lanes = dataclasses.replace(self.lanes, until=jax.device_put(until, self.device))
+        # A lane stops before it would write over scales that rows still wait for.
+        until = np.minimum(self._ends(), self.settled + self.program.ring - 2)
+        self._until = np.where(self.occupant >= 0, until, 0).astype(np.int32)
+        self.lanes = dataclasses.replace(self.lanes, until=jax.device_put(self._until.copy(), self.device))
+
+    def _ends(self) -> np.ndarray:
+        """Iteration of every lane's next pause, or its last."""
+        return np.array([*self.task.pauses, self.task.num_iterations])[self.pause]
 
     def advance(self) -> None:
         """Runs a chunk of ticks and looks at where the lanes are."""
         assert self.lanes is not None
-        if (self._iteration() - self.settled).max() + self.num_ticks > self.program.ring - 2:
-            self._settle()
         started = time.perf_counter()
-        self.lanes = self._ticks(self.num_ticks)
+        self.lanes = self._ticks(self.pace.num_ticks)
         jax.block_until_ready(self.lanes.iteration)
-        seconds = time.perf_counter() - started
-        self.tick_seconds = seconds / self.num_ticks
-        wanted = _PAUSED_CHUNK_SECONDS if self.task.pauses else _CHUNK_SECONDS
-        factor = min(max(wanted / max(seconds, 1e-6), 0.5), 2.0)
-        here = self.occupant >= 0
-        if (np.asarray(self.lanes.iteration) >= np.asarray(self.lanes.until))[here].mean() > _MOST_IDLE:
-            factor = 0.5
-        self.num_ticks = int(min(max(self.num_ticks * factor, _FEWEST_TICKS), self.program.ring // 2))
+        ended, here, iteration = time.perf_counter(), self.occupant >= 0, self._iteration()
+        self.pace.look(started, ended, int(here.sum()), int((iteration >= self._until)[here].sum()))
+        if (iteration - self.settled).max() > self.program.ring // 2:
+            self._settle()
+            self._set_until()
 
     def _iteration(self) -> np.ndarray:
         assert self.lanes is not None
@@ -269,8 +235,7 @@ class Block:
             known = alike if alike.sum() >= _FEWEST_ALIKE else known
             pace = ticks[known].sum() / (task.cost[known].sum() * task.num_iterations)
             waiting = pace * task.waiting * task.num_iterations / num_workers
-        narrowest = NARROWEST if any_width(self.program.rule.num_actions) else len(here)
-        return self.tick_seconds * Forecast(left, waiting, self.capacity, len(here), narrowest).ticks()
+        return self.pace.tick_seconds * Forecast(left, waiting, self.capacity).ticks()
 
     def hand_out(self) -> None:
         """Hands out the parameters of lanes that reached a pause, the end or a fault, and frees the latter two."""
@@ -281,7 +246,7 @@ class Block:
             ~np.asarray(lanes.work.valid) if isinstance(lanes.work, Pending) else np.asarray(lanes.work.remaining) == 0
         )
         idle &= ~np.asarray(lanes.waiting)
-        at_its_end = (iteration >= np.asarray(lanes.until)) | (np.asarray(lanes.fault) > 0)
+        at_its_end = (iteration >= self._ends()) | (np.asarray(lanes.fault) > 0)
         ready = np.flatnonzero((self.occupant >= 0) & idle & at_its_end)
         cost = task.cost[np.maximum(self.occupant, 0)]
         self.work_done = self._work_before + float((cost * iteration).sum())

@@ -4,7 +4,8 @@ No lane waits for another's episode to end and no step is padding. `tick_td` rea
 arrive. `tick_mc` plays an episode forward, keeping a record, and then walks it backward to give each step its return.
 
 Everything here works on [W, ...] arrays of lanes; what one lane does is written for one lane and vmapped. Reads of a
-table come before its write in every tick, or XLA would copy the table.
+table come before its write in every tick, or XLA would copy the table. A barrier stands where several operations need
+what one costs: XLA would else compute it anew for each.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxdistill import random
+from jaxdistill import random, xla
 from jaxdistill.lanes import (
     STEP_STREAM,
     Lanes,
@@ -168,12 +169,14 @@ def act(program: Program, worlds: Worlds, lanes: Lanes, row, teacher_row, replay
     """Draws an action and its outcome in every lane; `replayed` (mask, record) overrides what was already drawn."""
     student = lanes.student
 
-    def choose(student, control, row, teacher_row, count):
-        bits, more_bits = random.threefry(student.key, count, STEP_STREAM)
+    draw = jax.vmap(random.threefry, in_axes=(0, 0, None))
+    bits = lax.optimization_barrier(draw(student.key, lanes.count, STEP_STREAM))
+
+    def choose(student, control, row, teacher_row, bits, more_bits):
         weights = program.rule.weights(row, teacher_row, student, control)
         return sample_index(weights, random.uniform(bits)), random.uniform(more_bits)
 
-    action, u = jax.vmap(choose)(student, lanes.control, row, teacher_row, lanes.count)
+    action, u = jax.vmap(choose)(student, lanes.control, row, teacher_row, *bits)
     if replayed is not None:
         action = jnp.where(replayed[0], replayed[1][:, 2], action)
     action, u = lax.optimization_barrier((action, u))
@@ -190,7 +193,7 @@ def act(program: Program, worlds: Worlds, lanes: Lanes, row, teacher_row, replay
     entry = lax.optimization_barrier(read(worlds.arrivals, index))
     over = (entry[:, 3] > 0) | ~goes_on
     cut = ~over & (lanes.time + 1 >= program.max_steps)
-    return action, Arrival(
+    arrival = Arrival(
         outcome=outcome,
         state=entry[:, 0],
         observation=entry[:, 1],
@@ -198,6 +201,7 @@ def act(program: Program, worlds: Worlds, lanes: Lanes, row, teacher_row, replay
         ended=over | cut,
         cut=cut,
     )
+    return lax.optimization_barrier((action, arrival))
 
 
 def arrive(lanes: Lanes, active: jax.Array, arrival: Arrival) -> Lanes:
@@ -216,7 +220,7 @@ def arrive(lanes: Lanes, active: jax.Array, arrival: Arrival) -> Lanes:
 
 def end_iteration(program: Program, worlds: Worlds, num_iterations, lanes: Lanes, done: jax.Array) -> Lanes:
     """Where `done`: files the iteration's scale and curves, and puts the lane at the start of its next episode."""
-    student, k = lanes.student, lanes.iteration
+    student, k, done = lanes.student, lanes.iteration, lax.optimization_barrier(done)
     length = jnp.maximum(lanes.time, 1).astype(jnp.float32)
     scale = jnp.ones_like(length) / length if program.mean else jnp.ones_like(length)
     scale = jnp.stack([scale, scale], axis=-1)
@@ -279,7 +283,7 @@ def apply_optimizer(program: Program, lanes: Lanes) -> Lanes:
     )
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+@xla.compiled(donate=1)
 def advance(program: Program, lanes: Lanes, worlds: Worlds, teachers, num_iterations, num_ticks) -> Lanes:
     """`num_ticks` ticks of every lane (rounded up to `sync_every` with an optimizer)."""
     tick = tick_mc if program.monte_carlo else tick_td

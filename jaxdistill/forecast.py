@@ -31,10 +31,6 @@ class Lengths:
         """Begins anew in these lanes."""
         self.ticks[lanes], self.episodes[lanes], self.seen[:, lanes] = 0, 0, 0
 
-    def select(self, chosen: np.ndarray) -> None:
-        """Keeps the chosen lanes."""
-        self.ticks, self.episodes, self.seen = self.ticks[chosen], self.episodes[chosen], self.seen[:, chosen]
-
     def per_iteration(self, expected: np.ndarray) -> np.ndarray:
         """Ticks of an iteration, [W]; `expected` where nothing is known yet."""
         return np.where(self.episodes > 0, self.ticks / np.maximum(self.episodes, 1e-9), expected)
@@ -48,34 +44,13 @@ class Forecast:
       ticks_left: of its busy lanes, [B].
       waiting: expected ticks of the students that wait, this worker's share of them.
       capacity: lanes that may be busy.
-      width: lanes of the block.
-      narrowest: a block becomes narrower down to this.
     """
 
     ticks_left: np.ndarray
     waiting: float
     capacity: int
-    width: int
-    narrowest: int
 
     def ticks(self) -> float:
-        """In ticks of the block as it is now: first all lanes are busy, then it narrows as they fall free."""
-        left, total = np.sort(self.ticks_left), 0.0
-        if self.waiting > 0:
-            total = (left.sum() + self.waiting) / self.capacity
-            left = np.maximum(left - total, 0)
-        done, width = 0.0, self.width
-        while len(left := left[left > done]):
-            narrower = width // 4
-            if narrower >= self.narrowest and len(left) <= narrower:
-                width = narrower
-                continue
-            end = left[-1 - narrower] if narrower >= self.narrowest else left[-1]
-            total += (end - done) * relative_cost(width, self.width)
-            done = end
-        return total
-
-
-def relative_cost(width: int, of: int) -> float:
-    """Time of a tick of a block of `width` lanes, that of a block of `of` lanes being 1; as measured on CPU."""
-    return (width + 48) / (of + 48)
+        """While students wait all lanes are busy; then the longest of those who are left decides."""
+        shared = (self.ticks_left.sum() + self.waiting) / self.capacity if self.waiting > 0 else 0.0
+        return shared + float(np.max(self.ticks_left - shared, initial=0.0))

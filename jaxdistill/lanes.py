@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdistill import random
+from jaxdistill import random, xla
 from jaxdistill.numerics import sample_index
 from jaxdistill.rules import Rule, Student
 from jaxdistill.tables import Worlds, count_reached, read, write
@@ -213,7 +213,7 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
     )
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+@xla.compiled(donate=1)
 def load(program: Program, lanes: Lanes, worlds: Worlds, mask: jax.Array, student: Student, initial) -> Lanes:
     """Puts a student at iteration 0 into every masked lane; the others are untouched."""
     width, rule = program.num_lanes, program.rule
@@ -254,7 +254,7 @@ def _where_lanes(mask, new, old):
     return jnp.where(mask.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@xla.compiled()
 def extract(program: Program, lanes: Lanes, chosen: jax.Array):
     """The fields of `checkpoints.Output`, each with a leading axis [E], of the chosen lanes."""
     width, n = program.num_lanes, program.rule.num_params
@@ -264,18 +264,7 @@ def extract(program: Program, lanes: Lanes, chosen: jax.Array):
     return table[chosen, :, :n], curves[chosen], *(x[chosen] for x in counts)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def select(program: Program, lanes: Lanes, chosen: jax.Array) -> Lanes:
-    """The `chosen` lanes, int [V], as a block of their own."""
-
-    def take(x):
-        by_lane = x.reshape(program.num_lanes, -1, *x.shape[1:])
-        return by_lane[chosen].reshape(-1, *x.shape[1:])
-
-    return jax.tree.map(take, lanes)
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+@xla.compiled(donate=1)
 def settle(program: Program, lanes: Lanes) -> Lanes:
     """Applies every pending direction of finished iterations to the parameters, in the whole table."""
     rule = program.rule

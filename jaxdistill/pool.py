@@ -17,28 +17,18 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import jax
 
 from jaxdistill import checkpoints, processes
-from jaxdistill.block import NARROWEST, Block, Task, any_width
+from jaxdistill.block import Block, Task
 from jaxdistill.checkpoints import OnItsWay, Store
 
 _LOOK_SECONDS = 0.02  # between two looks of the main thread
-_STUDENTS_PER_LANE = 6  # one after the other; of 4, 6 and 12 the fastest for 1000 students of Fig. 8
+_WIDEST = {"cpu": (32, 2**28)}  # lanes, and bytes of their tables; on CPU as measured best for 200 to 5000 students
+_WIDEST_ELSEWHERE = 16384, 2**33
 
 
-def lane_width(num_students: int, num_observations: int, num_actions: int, row_width: int) -> int:
-    """Lanes of a block: as measured best on CPU, many on an accelerator, fewer where rows or tables are large.
-
-    A row of many actions fills the processor's vectors by itself; then wide blocks only make lanes idle. A tick costs
-    less in a narrow block, and no run ends before its longest student: few students, narrow blocks.
-    """
-    devices = workers()
-    on_cpu = devices[0].platform == "cpu"
-    widest = min(256, max(NARROWEST, _power_of_2(8192 / row_width))) if on_cpu else 16384
-    budget = 2**28 if on_cpu else 2**33
-    width = max(8, min(widest, _power_of_2(budget / (4 * num_observations * row_width))))
-    if on_cpu and any_width(num_actions):
-        in_turn = num_students / (len(devices) * processes.count() * _STUDENTS_PER_LANE)
-        width = min(width, max(NARROWEST, 2 * _power_of_2(in_turn)))
-    return width
+def lane_width(num_observations: int, row_width: int) -> int:
+    """Lanes of a block; fewer where tables are large. It depends on nothing else: the width decides how XLA rounds."""
+    lanes, budget = _WIDEST.get(workers()[0].platform, _WIDEST_ELSEWHERE)
+    return max(8, min(lanes, _power_of_2(budget / (4 * num_observations * row_width))))
 
 
 def _power_of_2(most: float) -> int:
@@ -166,7 +156,6 @@ class _Pool:
                 for block in blocks:
                     with self.lock:
                         block.refill()
-                        block.narrow()
                     if block.busy():
                         block.advance()
                         with self.lock:

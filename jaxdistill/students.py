@@ -208,7 +208,7 @@ def make_tasks(
         program = Program(
             rule=rule,
             monte_carlo=estimator == "mc",
-            num_lanes=lane_width(len(indices) * mdps.num_mdps, mdps.num_observations, mdps.num_actions, rule.width),
+            num_lanes=lane_width(mdps.num_observations, rule.width),
             num_checkpoints=len(cells[indices[0]].config.checkpoints),
             max_steps=max_steps,
             mean=reduction == "mean",

@@ -47,7 +47,7 @@ def test_the_iteration_does_not_depend_on_company_or_chunks(monkeypatch):
     expected = diverging().faults
     together = diverging(["on_policy_distill_r", "baseline", "teacher_distill"]).faults
     assert expected == [fault for fault in together if fault["method"] == "on_policy_distill_r"]
-    monkeypatch.setattr("jaxdistill.block._CHUNK_SECONDS", 1e-4)
+    monkeypatch.setattr("jaxdistill.pace._CHUNK_SECONDS", 1e-4)
     assert diverging().faults == expected
 
 

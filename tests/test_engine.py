@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import MDP, Teacher, block, engine, from_text, pool, students, teachers, train
+from jaxdistill import MDP, Teacher, block, engine, from_text, pace, pool, students, teachers, train
 from tests import reference, small
 
 NUM_SEEDS, NUM_REFERENCE_SEEDS, NUM_ITERATIONS, NUM_BINS = 512, 80, 60, 4
@@ -168,31 +168,11 @@ def test_order_and_company_change_nothing():
 @pytest.mark.parametrize(("name", "estimator", "reduction", "methods"), [COMPARED[0], COMPARED[3]], ids=["td", "mc"])
 def test_chunks_and_workers_change_nothing(name, estimator, reduction, methods, monkeypatch):
     """Nor how often the host looks, nor how many lanes a worker keeps busy."""
-    monkeypatch.setattr(block, "_CHUNK_SECONDS", 1e-9)
+    monkeypatch.setattr(pace, "_CHUNK_SECONDS", 1e-9)
     one_worker = pool.workers()[:1]
     monkeypatch.setattr(pool, "workers", lambda: one_worker)
     chunked = run(name, methods, estimator=estimator, reduction=reduction)
     assert_same(trained(name, methods, estimator, reduction), chunked)
-
-
-@pytest.mark.parametrize("estimator", ["td", "mc"])
-def test_narrower_blocks_change_nothing(estimator, monkeypatch):
-    """The last students move to 64 and then to 16 lanes, and their numbers stay bit for bit what they were."""
-    methods = ("baseline", "on_policy_distill_r_vcond", "kl_regularised")
-    wide = run("aliased", methods, rows=slice(20), estimator=estimator, num_iterations=300)
-    monkeypatch.setattr(pool, "_STUDENTS_PER_LANE", 1e-3)  # else the block is narrow from the beginning
-    monkeypatch.setattr(block, "_SPARSE_CHUNKS", 0)
-    monkeypatch.setattr(block, "_CHUNK_SECONDS", 1e-9)
-    one_worker = pool.workers()[:1]
-    monkeypatch.setattr(pool, "workers", lambda: one_worker)
-    widths = []
-    moved = block.select
-    monkeypatch.setattr(
-        block, "select", lambda program, *rest: widths.append(program.num_lanes) or moved(program, *rest)
-    )
-    narrowed = run("aliased", methods, rows=slice(20), estimator=estimator, num_iterations=300)
-    assert widths == [256, 64]
-    assert_same(wide, narrowed)
 
 
 @pytest.mark.parametrize(("estimator", "methods"), [("td", COMPARED[1][3]), ("mc", COMPARED[3][3])], ids=["td", "mc"])
@@ -235,14 +215,14 @@ def test_numbers_per_mdp_are_those_of_separate_runs_and_never_recompile():
     high = {"learning_rate": 0.4, "discount": 0.9, "probability_floor": 0.01, "loss_weight": 1.0, "return_weight": 1.0}
     odd = np.arange(NUM_SEEDS) % 2 == 1
     run("grid", methods, estimator="td", **high)
-    compiled = engine.advance._cache_size()
+    compiled = engine.advance.num_compiled()
     both = run("grid", methods, estimator="td", **{name: np.where(odd, high[name], low[name]) for name in low})
     for rows, numbers in ((odd, high), (~odd, low)):
         apart = run("grid", methods, estimator="td", **numbers)
         np.testing.assert_array_equal(both.logits[:, rows], apart.logits[:, rows])
         np.testing.assert_array_equal(both.values[:, rows], apart.values[:, rows])
     run("grid", methods, estimator="td", num_iterations=40, key=jax.random.key(8))
-    assert engine.advance._cache_size() == compiled
+    assert engine.advance.num_compiled() == compiled
 
 
 # --- A world without chance: schedules, optimisers, truncation --------------------------------------------------

@@ -196,7 +196,7 @@ def test_a_part_that_is_stopped_leaves_a_figure_and_a_finished_run_takes_it_away
 
     monkeypatch.setattr(jaxdistill, "train", some)
     monkeypatch.setattr("jaxdistill.progress._HOOK_SECONDS", 0.0)
-    monkeypatch.setattr("jaxdistill.block._CHUNK_SECONDS", 1e-3)
+    monkeypatch.setattr("jaxdistill.pace._CHUNK_SECONDS", 1e-3)
     plot = fig8.plot
     monkeypatch.setattr(fig8, "plot", lambda settings, rows: drawn.append(rows) or plot(settings, rows))
     with pytest.raises(jaxdistill.Stopped):

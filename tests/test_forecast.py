@@ -7,22 +7,23 @@ import numpy as np
 import pytest
 
 import jaxdistill
-from jaxdistill import block, pool, teachers
-from jaxdistill.forecast import Forecast, Lengths, relative_cost
+from jaxdistill import block, pace, pool, teachers
+from jaxdistill.forecast import Forecast, Lengths
 
 
 def test_lanes_that_need_the_same():
-    assert Forecast(np.full(64, 100.0), 0.0, 64, 64, 16).ticks() == 100
+    assert Forecast(np.full(64, 100.0), 0.0, 64).ticks() == 100
 
 
 def test_a_full_queue_is_shared_by_the_lanes():
-    assert Forecast(np.full(16, 100.0), 16 * 900.0, 16, 16, 16).ticks() == pytest.approx(1000)
+    assert Forecast(np.full(16, 100.0), 16 * 900.0, 16).ticks() == pytest.approx(1000)
 
 
-def test_the_block_narrows_as_lanes_fall_free():
-    """48 of 64 lanes end at 100; the other 16 then tick in a block of 16 up to 1100."""
-    left = np.r_[np.full(48, 100.0), np.full(16, 1100.0)]
-    assert Forecast(left, 0.0, 64, 64, 16).ticks() == pytest.approx(100 + 1000 * relative_cost(16, 64))
+def test_one_that_needs_longer_than_all_others():
+    """The others and those who wait take 100 ticks; then the last one has 1100 - 100 left."""
+    left = np.r_[np.full(15, 20.0), 1100.0]
+    assert Forecast(left, 200.0, 16).ticks() == pytest.approx(1100)
+    assert Forecast(left, 16 * 2000.0, 16).ticks() > 2000
 
 
 def test_recent_episodes_count():
@@ -36,12 +37,13 @@ def test_recent_episodes_count():
 
 
 class Clock:
-    """Counts ticks, a narrow block's being shorter, in place of `time`."""
+    """Counts ticks in place of `time`."""
 
     def __init__(self):
         self.now = 0.0
 
     def perf_counter(self):
+        self.now += 1e-4  # what the host does
         return self.now
 
     monotonic = perf_counter
@@ -53,12 +55,12 @@ def test_what_is_said_from_a_tenth_of_the_run_to_its_middle(monkeypatch):
     ticks = block.Block._ticks
 
     def counted(self, number):
-        clock.now += number * (len(self.occupant) + 48) * 1e-6
+        clock.now += number * 1e-4
         return ticks(self, number)
 
     monkeypatch.setattr(block.Block, "_ticks", counted)
     monkeypatch.setattr(block, "time", clock)
-    monkeypatch.setattr(block, "_CHUNK_SECONDS", 5e-3)
+    monkeypatch.setattr(pace, "_CHUNK_SECONDS", 5e-3)
     one_worker = pool.workers()[:1]
     monkeypatch.setattr(pool, "workers", lambda: one_worker)
     monkeypatch.setattr("jaxdistill.progress._HOOK_SECONDS", 0.0)
@@ -91,7 +93,7 @@ def make_task(cost):
 
 def test_workers_that_empty_a_queue_while_another_looks(monkeypatch):
     """The estimate failed, and with it the training, where the queue was emptied between two of its lines."""
-    monkeypatch.setattr(block, "_CHUNK_SECONDS", 1e-9)
+    monkeypatch.setattr(pace, "_CHUNK_SECONDS", 1e-9)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import jaxdistill
-from jaxdistill import block, teachers
+from jaxdistill import block, pace, teachers
 
 WORLDS = jaxdistill.sample_mdps(jax.random.key(0), 40, num_rows=6, num_cols=6, p_plus10=0.1)
 TEACHER = teachers.optimal(WORLDS)
@@ -20,8 +20,8 @@ def resident_bytes():
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's count of pages")
 def test_memory_is_flat_over_a_thousand_chunks(monkeypatch, tmp_path):
     """From chunk 300 to chunk 1500, with saves on the way: less than 10 MB, 8 kB a chunk."""
-    monkeypatch.setattr(block, "_CHUNK_SECONDS", 0.0)
-    monkeypatch.setattr(block, "_FEWEST_TICKS", 64)
+    monkeypatch.setattr(pace, "_CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "_FEWEST", 64)
     advance, seen = block.Block.advance, []
 
     def counted(self):
@@ -35,7 +35,7 @@ def test_memory_is_flat_over_a_thousand_chunks(monkeypatch, tmp_path):
             WORLDS,
             TEACHER,
             ["baseline", "on_policy_distill"],
-            num_iterations=6000,
+            num_iterations=9000,
             num_checkpoints=2,
         )
     assert len(seen) > 1500, len(seen)

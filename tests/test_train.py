@@ -18,6 +18,7 @@ from jaxdistill import (
     checks,
     exact,
     methods,
+    pace,
     pool,
     stack,
     students,
@@ -195,7 +196,7 @@ def test_curves_are_exact_where_the_student_does_not_play(control):
 
 def test_progress_increases_to_one(monkeypatch, capsys):
     monkeypatch.setattr("jaxdistill.progress._HOOK_SECONDS", 0.0)
-    monkeypatch.setattr(block, "_CHUNK_SECONDS", 1e-9)
+    monkeypatch.setattr(pace, "_CHUNK_SECONDS", 1e-9)
     seen = []
     run(["baseline", "teacher_distill"], num_iterations=3000, on_chunk=lambda *args: seen.append(args), progress=False)
     fractions, steps, left = np.array(seen).T

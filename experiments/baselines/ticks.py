@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments.baselines import Problem
 from experiments.baselines.problems import Mix
-from jaxdistill import engine, pool, students
+from jaxdistill import engine, pool, students, xla
 from jaxdistill.block import Block
 from jaxdistill.lanes import Lanes, Program, Replay
 from jaxdistill.rules import StudentRule
@@ -128,17 +128,16 @@ def variant(block: Block, parts: Sequence[str]) -> Variant:
     """`engine.advance` of the block's program without `parts`."""
     program, lanes = _simplified(block.program, parts), block.lanes
     assert lanes is not None
-    tick = functools.partial(engine.advance.__wrapped__, program)  # type: ignore[attr-defined]
     arguments = (block.worlds, block.teachers, np.int32(block.task.num_iterations))
     with without(parts, lanes, block.worlds, block.teachers):
-        advance = jax.jit(lambda lanes, *rest: tick(lanes, *rest), donate_argnums=0)
-        done = advance.lower(lanes, *arguments, np.int32(0)).compile()
+        advance = xla.compiled(donate=1)(lambda *args: engine.advance.__wrapped__(*args))  # a function of its own
+        done = advance.lower(program, lanes, *arguments, np.int32(0)).compile()
     return Variant(lambda lanes, number: done(lanes, *arguments, np.int32(number)), str(done.as_text()))
 
 
 def widest(rows: int) -> int:
-    """Lanes of a block of students of rows x rows when there are very many of them."""
-    return pool.lane_width(2**40, rows**2, 4, 2 * 4 + 8)
+    """Lanes of a block of students of rows x rows."""
+    return pool.lane_width(rows**2, 2 * 4 + 8)
 
 
 def filling(mix: Mix) -> Mix:
