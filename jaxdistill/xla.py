@@ -28,14 +28,14 @@ class Compiled:
 
     def __init__(self, fn: Callable[..., Any], donate: int | None = None):
         functools.update_wrapper(self, fn)
-        self._fn, self._donate = fn, donate
+        self.fn, self._donate = fn, donate
 
     @functools.cached_property
     def _program(self) -> Any:
         # Not at import: asking for the backend would start it.
         options = _ALL_LANES_ALIKE if jax.default_backend() == "cpu" else None
         donated = () if self._donate is None else (self._donate,)
-        return jax.jit(self._fn, static_argnums=0, donate_argnums=donated, compiler_options=options)
+        return jax.jit(self.fn, static_argnums=0, donate_argnums=donated, compiler_options=options)
 
     def __call__(self, *args: Any) -> Any:
         return self._program(*args)

@@ -35,7 +35,7 @@ def test_memory_is_flat_over_a_thousand_chunks(monkeypatch, tmp_path):
             WORLDS,
             TEACHER,
             ["baseline", "on_policy_distill"],
-            num_iterations=9000,
+            num_iterations=15000,
             num_checkpoints=2,
         )
     assert len(seen) > 1500, len(seen)

@@ -9,7 +9,6 @@ would give other shares. The lanes are those of a real block in the middle of tr
 
 import contextlib
 import dataclasses
-import functools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -130,7 +129,7 @@ def variant(block: Block, parts: Sequence[str]) -> Variant:
     assert lanes is not None
     arguments = (block.worlds, block.teachers, np.int32(block.task.num_iterations))
     with without(parts, lanes, block.worlds, block.teachers):
-        advance = xla.compiled(donate=1)(lambda *args: engine.advance.__wrapped__(*args))  # a function of its own
+        advance = xla.compiled(donate=1)(lambda *args: engine.advance.fn(*args))  # a function of its own
         done = advance.lower(program, lanes, *arguments, np.int32(0)).compile()
     return Variant(lambda lanes, number: done(lanes, *arguments, np.int32(number)), str(done.as_text()))
 
