@@ -110,8 +110,7 @@ def top_k(
 def most_probable(rows: Rows, owner: str, k: jax.Array) -> jax.Array:
     """Bool [A]: whether an action is among the k most probable of the student or the teacher."""
     scores = rows.teacher_probs if owner == "teacher" else rows.frozen_log_probs
-    ranks = jnp.argsort(jnp.argsort(-scores, stable=True), stable=True)
-    return ranks < k
+    return numerics.ranks(scores) < k
 
 
 def _gather(log_probs: jax.Array, inside: jax.Array, divide: bool) -> jax.Array:

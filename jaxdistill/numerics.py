@@ -6,7 +6,8 @@ Roles are keyword-only where two distributions meet, because optax and rlax disa
 import jax
 import jax.numpy as jnp
 
-# Rows up to this length are handled entry by entry: XLA fuses that with its neighbours, a reduction it does not.
+# Rows up to this length are handled entry by entry: XLA fuses that with its neighbours, which a reduction or a sort it
+# does not, and a loop with a sort does not become one function on CPU.
 _UNROLL = 16
 
 
@@ -43,6 +44,15 @@ def pick(row: jax.Array, index: jax.Array) -> jax.Array:
     if row.shape[-1] > _UNROLL:
         return row[index]
     return jnp.sum(jnp.where(jnp.arange(row.shape[-1], dtype=jnp.int32) == index, row, 0), axis=-1)
+
+
+def ranks(scores: jax.Array) -> jax.Array:
+    """The place of every entry of [A], the largest having 0 and of equals the first; int32 [A]."""
+    if scores.shape[-1] > _UNROLL:
+        return jnp.argsort(jnp.argsort(-scores, stable=True), stable=True).astype(jnp.int32)
+    place = jnp.arange(scores.shape[-1], dtype=jnp.int32)
+    equal_before = (scores[None] == scores[:, None]) & (place[None] < place[:, None])
+    return jnp.sum((scores[None] > scores[:, None]) | equal_before, axis=1, dtype=jnp.int32)
 
 
 def all_finite(row: jax.Array) -> jax.Array:

@@ -211,3 +211,12 @@ def test_packed_worlds_hold_the_mdp(by_state):
     teacher = tables.pack_teacher(rows(12, 3).reshape(3, 4, 3), np.arange(12.0).reshape(3, 4))
     np.testing.assert_allclose(teacher[:, :3], rows(12, 3), atol=1e-7)
     np.testing.assert_array_equal(teacher[:, 3], np.arange(12.0))
+
+
+@pytest.mark.parametrize("num", [1, 5, 16, 40])
+def test_ranks_of_scores_with_ties(num):
+    scores = np.random.default_rng(num).integers(0, 4, size=num).astype(np.float32)
+    order = np.argsort(-scores, kind="stable")
+    expected = np.empty(num, int)
+    expected[order] = np.arange(num)
+    np.testing.assert_array_equal(numerics.ranks(jnp.asarray(scores)), expected)

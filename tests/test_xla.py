@@ -1,0 +1,58 @@
+"""What XLA is asked for, and whether it does it."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdistill
+from jaxdistill import ZOO, Config, engine, methods, students, teachers, xla
+from jaxdistill.block import Block
+from jaxdistill.pool import workers
+
+MDPS = jaxdistill.sample_mdps(jax.random.key(0), 2, num_rows=4, num_cols=4)
+TEACHER = teachers.optimal(MDPS)
+
+
+def entry(method, estimator="td", **changes):
+    """The lines of the compiled program of `engine.advance` that are outside all functions it calls."""
+    config = Config(num_iterations=10, estimator=estimator, **changes)
+    cell = students.Resolved("student", ZOO[method] if method in ZOO else methods.get(method), TEACHER, config)
+    (task,) = students.make_tasks(jax.random.key(1), MDPS, [cell], np.ones(2), lambda *_: None)
+    block = Block(task, workers()[0], share=2)
+    block.refill()
+    arguments = (block.program, block.lanes, block.worlds, block.teachers, np.int32(10), np.int32(0))
+    text = engine.advance.lower(*arguments).compile().as_text()
+    return text[text.index("ENTRY") :].splitlines()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA on CPU")
+@pytest.mark.parametrize("estimator", ["td", "mc"])
+@pytest.mark.parametrize("method", ["on_policy_distill_r_vcond", "teacher_distill", "top_k_opd"])
+def test_the_loop_is_one_function(method, estimator):
+    """A scatter, a sort or a library's call in it, and each of its operations would be called one by one."""
+    lines = entry(method, estimator)
+    assert any(" call(" in line for line in lines)
+    assert not any(" while(" in line for line in lines)
+
+
+def flags(version, **environment):
+    """XLA_FLAGS after an import with JAX of this version."""
+    code = (
+        f"import os, jax; jax.__version_info__ = {version}; import jaxdistill; print(os.environ.get('XLA_FLAGS', ''))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | environment
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_the_option_is_set_where_it_is_needed():
+    assert flags((0, 12, 0)) == ""
+    option = f"--xla_backend_extra_options={xla._LARGEST_LOOP}"
+    assert flags((0, 10, 2)) == option
+    assert flags((0, 11, 0), XLA_FLAGS="--xla_dump_to=/x") == f"--xla_dump_to=/x {option}"
+    assert flags((0, 10, 2), XLA_FLAGS="--xla_backend_extra_options=a") == "--xla_backend_extra_options=a"
