@@ -12,14 +12,14 @@ import numpy as np
 
 from jaxdistill.checkpoints import OnItsWay, Output
 from jaxdistill.engine import advance
-from jaxdistill.forecast import Forecast, Lengths
+from jaxdistill.forecast import Lengths, TickCost
 from jaxdistill.lanes import Lanes, Pending, Program, empty, extract, load, settle
 from jaxdistill.pace import Pace
 from jaxdistill.rules import Student
 from jaxdistill.tables import Worlds
 
 _EXTRACT_ENTRIES = 2**20  # table entries copied out per call
-_SAMPLED, _FEWEST_ALIKE = 8, 5  # see `Task.__post_init__`, `Block.seconds_left`
+_SAMPLED, _FEWEST_ALIKE = 8, 5  # see `Task.__post_init__`, `Task.pace`
 
 
 @dataclasses.dataclass(eq=False)  # two tasks may have equal programs; arrays do not compare
@@ -55,7 +55,8 @@ class Task:
         dear_first = [who for who in np.argsort(-self.cost, kind="stable").tolist() if not self.is_sample[who]]
         order = np.insert(dear_first, 2 * np.arange(1, len(sample) + 1), sample)
         self.take(order.tolist())
-        self.ticks = np.full(len(self.cost), np.nan)  # of those who have finished
+        self.ticks = np.full(len(self.cost), np.nan)  # of each student from first to last; expected, while it runs
+        self.tick_cost = np.nan  # seconds of a worker, see `forecast.Outlook`
         self.num_finished = 0
         self.on_their_way: dict[int, OnItsWay] = {}  # students whom an earlier run had begun
         self.record: Callable[[int, int, Output], None] | None = None  # as on_output, of what is to be saved
@@ -66,6 +67,16 @@ class Task:
         self.num_students = len(students)
         self.waiting = float(self.cost[list(students)].sum())  # expected ticks per iteration of the queue
         self.total_work = self.waiting * self.num_iterations
+
+    def pace(self) -> float:
+        """Ticks that students take for one that was expected; of those like the ones who wait, if some are known."""
+        known = np.isfinite(self.ticks)
+        if self.queue:
+            dearest = self.cost[list(itertools.islice(self.queue, 8))].max()
+            alike = known & self.is_sample & (self.cost <= dearest)
+            known = alike if alike.sum() >= _FEWEST_ALIKE else known
+        expected = self.cost[known].sum() * self.num_iterations
+        return float(self.ticks[known].sum() / expected) if expected else np.nan
 
     def identity(self) -> Iterator[bytes]:
         """All that decides the numbers: the compiled program, functions of the user's included, and its inputs."""
@@ -112,7 +123,8 @@ class Block:
         self.student = task.one_block(width)
         self.lanes: Lanes | None = None
         self.pace = Pace()
-        self.lengths = Lengths(width, task.num_iterations)
+        self.lengths, self._tick_cost = Lengths(width, task.num_iterations), TickCost()
+        self.left, self._ticks_before, self._round_began = np.zeros(0), 0, np.nan
         self.steps, self.work_done = 0, 0.0  # of this block: environment steps, and cost x iterations
         self._steps_before, self._work_before = 0, 0.0  # of students that have left
 
@@ -124,7 +136,8 @@ class Block:
         return not self.task.queue and 2 * int((self.occupant >= 0).sum()) < self.capacity
 
     def refill(self) -> None:
-        """Gives every free lane the next student of the queue."""
+        """Gives every free lane the next student of the queue; a round begins."""
+        self._round_began = time.perf_counter()
         free = np.flatnonzero(self.occupant < 0)
         free = free[: max(self.capacity - int((self.occupant >= 0).sum()), 0)]
         free = free[: len(self.task.queue)]
@@ -134,6 +147,7 @@ class Block:
             # On the device from the start: arrays of no device would make `advance` compile once more.
             self.lanes = jax.device_put(empty(self.program, self.worlds, self.student), self.device)
             self.compile()
+            self._round_began = time.perf_counter()
         who = np.array([self.task.queue.popleft() for _ in free])
         mask = np.zeros(len(self.occupant), bool)
         mask[free], self.occupant[free], self.pause[free], self.settled[free] = True, who, 0, 0
@@ -220,22 +234,17 @@ class Block:
         self.lanes = settle(self.program, self.lanes)
         self.settled = self._iteration().astype(np.int64)
 
-    def seconds_left(self, num_workers: int) -> float:
-        """An estimate of how long this block will still take, `num_workers` sharing those who wait; NaN: not known."""
+    def look(self) -> None:
+        """Takes note, at the end of a round, of how long the students in the lanes will take, and what a tick costs."""
         task, here = self.task, self.occupant >= 0
-        length = self.lengths.per_iteration(np.ones(len(here)))[here]
-        left = length * np.maximum(task.num_iterations - self._iteration()[here], 0)
-        waiting = 0.0
-        if task.queue and self.lanes is not None:
-            # How much longer than expected they take, finished or not: those like the ones who wait, if some are known.
-            ticks = task.ticks.copy()
-            ticks[self.occupant[here]] = self.ticks_per_step * np.asarray(self.lanes.count)[here] + left
-            known = np.isfinite(ticks)
-            alike = known & task.is_sample & (task.cost <= task.cost[list(itertools.islice(task.queue, 8))].max())
-            known = alike if alike.sum() >= _FEWEST_ALIKE else known
-            pace = ticks[known].sum() / (task.cost[known].sum() * task.num_iterations)
-            waiting = pace * task.waiting * task.num_iterations / num_workers
-        return self.pace.tick_seconds * Forecast(left, waiting, self.capacity).ticks()
+        self.left = self.lengths.per_iteration(np.ones(len(here)))[here]
+        self.left *= np.maximum(task.num_iterations - self._iteration()[here], 0)
+        assert self.lanes is not None
+        task.ticks[self.occupant[here]] = self.ticks_per_step * np.asarray(self.lanes.count)[here] + self.left
+        seconds, gained = time.perf_counter() - self._round_began, self.ticks_per_step * self.steps - self._ticks_before
+        self._ticks_before += gained
+        if task.queue:
+            task.tick_cost = self._tick_cost.look(seconds, gained)
 
     def hand_out(self) -> None:
         """Hands out the parameters of lanes that reached a pause, the end or a fault, and frees the latter two."""

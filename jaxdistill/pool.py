@@ -19,6 +19,7 @@ import jax
 from jaxdistill import checkpoints, processes
 from jaxdistill.block import Block, Task
 from jaxdistill.checkpoints import OnItsWay, Store
+from jaxdistill.forecast import Outlook, seconds_left
 
 _LOOK_SECONDS = 0.02  # between two looks of the main thread
 _WIDEST = {"cpu": (32, 2**28)}  # lanes, and bytes of their tables; on CPU as measured best for 200 to 5000 students
@@ -107,10 +108,10 @@ class _Pool:
     def __init__(self, tasks: Sequence[Task], num_workers: int, saving: bool):
         self.tasks, self.num_workers, self.saving = tasks, num_workers, saving
         self.stop, self.lock = threading.Event(), threading.Lock()
-        self._started = time.perf_counter()
         self._work = [0.0] * num_workers  # by worker: finished plus running, in units of cost x iterations
         self._steps = [0] * num_workers
-        self._left = [math.nan] * num_workers  # seconds
+        self._blocks: list[list[Block]] = [[] for _ in range(num_workers)]
+        self._left = math.nan  # seconds
         self._wanted = 0  # saves that were asked for,
         self._given = [0.0] * num_workers  # and that each worker has given its students for
         self._on_their_way: list[dict[checkpoints.Who, OnItsWay]] = [{} for _ in range(num_workers)]
@@ -141,11 +142,13 @@ class _Pool:
             self._given[index] = math.inf  # nobody need wait for this worker
 
     def _rounds(self, index: int, device: jax.Device) -> Iterator[Sequence[Block]]:
-        """Runs the tasks in order, a chunk of ticks a round; yields the blocks after each.
+        """Runs the tasks in turn, a chunk of ticks a round; yields the blocks after each.
 
-        While the last students of a task are running, the next one runs beside them.
+        While the last students of a task are running, the next one runs beside them. Workers begin with different
+        tasks, so that it is known early what those that come later take.
         """
         waiting = collections.deque(self.tasks)
+        waiting.rotate(-index)
         blocks: list[Block] = []
         retired_work, retired_steps = 0.0, 0
         with jax.default_device(device):
@@ -160,10 +163,12 @@ class _Pool:
                         block.advance()
                         with self.lock:
                             block.hand_out()
+                            block.look()
                 self._work[index] = retired_work + sum(block.work_done for block in blocks)
                 self._steps[index] = retired_steps + sum(block.steps for block in blocks)
                 with self.lock:  # the queues must not change meanwhile
-                    self._estimate(index, blocks, waiting)
+                    self._blocks[index] = [block for block in blocks if block.busy()]
+                    self._left = self._estimate()
                 # A block whose students all finished in one chunk is free, but not done while others wait.
                 blocks = [block for block in blocks if block.busy() or block.task.queue]
                 retired_work = self._work[index] - sum(block.work_done for block in blocks)
@@ -180,13 +185,17 @@ class _Pool:
 
     def seconds_left(self) -> float:
         """An estimate; NaN before the first look."""
-        return max(self._left)
+        return self._left
 
-    def _estimate(self, index: int, blocks: Sequence[Block], waiting: Sequence[Task]) -> None:
-        """How long this worker will take for its blocks and, at the pace of these, for the tasks not begun."""
-        seconds = sum(block.seconds_left(self.num_workers) for block in blocks if block.busy())
-        if blocks:
-            work = sum(task.total_work for task in waiting) / self.num_workers
-            done = self._work[index] / max(time.perf_counter() - self._started, 1e-9)
-            seconds += work / max(done, 1e-9)
-        self._left[index] = seconds
+    def _estimate(self) -> float:
+        """How long all workers will take, by what is known of every task; of one not begun, as of the others."""
+        blocks = [block for mine in self._blocks for block in mine]
+        paces = [task.pace() for task in self.tasks]
+        known = [pace for pace in paces if math.isfinite(pace)]
+        outlooks = []
+        for task, pace in zip(self.tasks, paces, strict=True):
+            running = sum(float(block.left.sum()) for block in blocks if block.task is task)
+            pace = pace if math.isfinite(pace) else sum(known) / max(len(known), 1)
+            outlooks.append(Outlook(task.tick_cost, running, pace * task.waiting * task.num_iterations))
+        longest = [float(block.left.max()) * block.pace.tick_seconds for block in blocks if len(block.left)]
+        return seconds_left(outlooks, max(longest, default=0.0), self.num_workers)
