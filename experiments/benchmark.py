@@ -51,7 +51,7 @@ class Settings(common.Output):
     only: list[str] = common.option(list(PARTS), "measurements, of " + ", ".join(PARTS))
     repeats: int = common.option(5, "times that everything is timed, in turns")
     num_students: int = common.option(1000, "students of the comparison, about")
-    num_iterations: int = common.option(3000, "episodes of each of them")
+    num_iterations: int = common.option(10_000, "episodes of each of them")
     padded_iterations: int = common.option(10, "episodes of each, for the padded scan")
     num_steps: int = common.option(30_000_000, "environment steps of a run of the other measurements, about")
     num_rows: int = common.option(20, "height and width of the grids")

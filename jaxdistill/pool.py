@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import jax
 
-from jaxdistill import checkpoints, processes
+from jaxdistill import checkpoints, processes, xla
 from jaxdistill.block import Block, Task
 from jaxdistill.checkpoints import OnItsWay, Store
 from jaxdistill.forecast import Outlook, seconds_left
@@ -90,7 +90,7 @@ def _open_store(tasks: Sequence[Task]) -> tuple[Store | None, int, float]:
     """Where this training is saved, if it is, and the steps and the work (of students, all in all) done before."""
     if not checkpoints.active():
         return None, 0, 0.0
-    platform = f"jax {jax.__version__} {jax.devices()[0].device_kind}".encode()
+    platform = f"jax {jax.__version__} {jax.devices()[0].device_kind} {xla.loops_are_whole()}".encode()
     store = checkpoints.open_store(itertools.chain([platform], *(task.identity() for task in tasks)))
     steps, work = 0, 0.0
     for number, task in enumerate(tasks):

@@ -39,15 +39,20 @@ def test_the_loop_is_one_function(method, estimator):
     assert not any(" while(" in line for line in lines)
 
 
+def no_flags():
+    """The environment without XLA_FLAGS, which the import in this process may have set."""
+    return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+
+
 def flags(version, **environment):
     """XLA_FLAGS after an import with JAX of this version."""
     code = (
         f"import os, jax; jax.__version_info__ = {version}; import jaxdistill; print(os.environ.get('XLA_FLAGS', ''))"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | environment
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
-    ).stdout.strip()
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=no_flags() | environment, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
 
 
 def test_the_option_is_set_where_it_is_needed():
@@ -56,3 +61,11 @@ def test_the_option_is_set_where_it_is_needed():
     assert flags((0, 10, 2)) == option
     assert flags((0, 11, 0), XLA_FLAGS="--xla_dump_to=/x") == f"--xla_dump_to=/x {option}"
     assert flags((0, 10, 2), XLA_FLAGS="--xla_backend_extra_options=a") == "--xla_backend_extra_options=a"
+
+
+@pytest.mark.skipif(jax.__version_info__ >= (0, 12), reason="XLA does it by itself")
+def test_a_late_import_is_said_to_be_slow():
+    code = "import jax; jax.devices(); import jaxdistill; print(jaxdistill.xla.loops_are_whole())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=no_flags())
+    assert done.stdout.split() == ["False"] and done.stderr.count("Import jaxdistill first") == 1
+    assert xla.loops_are_whole()
