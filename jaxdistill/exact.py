@@ -188,7 +188,8 @@ def optimal_values(
     def backup(values: jax.Array) -> jax.Array:
         return jnp.max(action_values(mdp, values, discount, reward), axis=-1)
 
-    zeros = jnp.zeros(mdp.num_states, jnp.result_type(mdp.reward if reward is None else reward))
+    rewards = mdp.reward if reward is None else reward
+    zeros = jnp.zeros(mdp.num_states, jnp.result_type(rewards, mdp.outcome_probs, mdp.continue_prob))
     values = _sweep(backup, zeros, tolerance, max_sweeps)
     best = jnp.argmax(action_values(mdp, values, discount, reward), axis=-1)
     chosen = jax.nn.one_hot(best, mdp.num_actions, dtype=values.dtype)

@@ -189,7 +189,7 @@ def test_read_and_write():
     np.testing.assert_array_equal(tables.read(table, index), np.asarray(table)[[1, 4, 9]])
     expected = np.array(table)
     expected[[1, 4, 9]] = -1
-    np.testing.assert_array_equal(tables.write(table, index, -jnp.ones((3, 8))), expected)
+    np.testing.assert_array_equal(tables.write(table, index, -jnp.ones((3, 8), jnp.float32)), expected)
 
 
 @pytest.mark.parametrize("by_state", [False, True])

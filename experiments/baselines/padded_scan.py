@@ -104,7 +104,7 @@ def gradient(
             total += 0.5 * jnp.square(targets - rows[:, a]) - advantages * log_probs
         if method.loss is not None:
             total += numbers.loss_weight * jax.vmap(method.loss)(now)
-        return jnp.sum(jnp.where(path.inside, total, 0)) / jnp.sum(path.inside)
+        return jnp.sum(jnp.where(path.inside, total, 0)) / jnp.sum(path.inside, dtype=jnp.int32)
 
     return -jax.grad(loss)(params)
 
@@ -142,7 +142,7 @@ def train_group(horizon: int, method: Method, estimator: str, num_iterations: in
             params, returns, lengths = carry
             path = play(horizon, method, mdp, teacher, params[:, :a], key)
             params = params + rates * gradient(method, estimator, numbers, params, mdp, teacher, path)
-            total, length = jnp.sum(jnp.where(path.inside, path.reward, 0)), jnp.sum(path.inside)
+            total, length = jnp.sum(jnp.where(path.inside, path.reward, 0)), jnp.sum(path.inside, dtype=jnp.int32)
             return (params, returns + total, lengths + length), None
 
         zero = jnp.zeros(())
