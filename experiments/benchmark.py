@@ -127,8 +127,7 @@ def actions(settings: Settings) -> dict[str, Any]:
 
 
 def _sized(settings: Settings, rows: int, num_actions: int) -> dict[str, Any]:
-    # Two full blocks of lanes: they are narrower where tables are larger, see `pool.lane_width`.
-    students = 36 if settings.smoke or num_actions > 40 else 144 if num_actions > 16 else 513
+    students = 36 if settings.smoke or num_actions > 40 else 144
     number = iterations(settings, students, num_actions)
     return clock.in_child(groups.size, rows, num_actions, students, number, settings.repeats)
 

@@ -132,7 +132,8 @@ def worlds_at_once(panel: Any) -> int:
     """How many worlds one call of `train` may have within --memory_gib; ValueError where not even one fits."""
     num_states, num_actions = panel.num_rows * panel.num_cols, panel.num_actions
     table = 4 * num_states * num_actions  # bytes of one number for each state and action
-    width = rules.student_rule(num_actions, ()).width
+    rule = rules.student_rule(num_actions, ())
+    width = rule.num_parts * rule.width
     devices = pool.workers()
     lanes = len(devices) * pool.lane_width(num_states, width)
     # A block is twice in memory while students move in; 64 students at a time are evaluated exactly.

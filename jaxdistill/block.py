@@ -7,19 +7,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.checkpoints import OnItsWay, Output
 from jaxdistill.engine import advance
 from jaxdistill.forecast import Lengths, TickCost
-from jaxdistill.lanes import Lanes, Pending, Program, empty, extract, load, settle
+from jaxdistill.lanes import Lanes, Program, empty, extract, load, settle
 from jaxdistill.pace import Pace
 from jaxdistill.rules import Student
 from jaxdistill.tables import Worlds
 
 _EXTRACT_ENTRIES = 2**20  # table entries copied out per call
-_SAMPLED, _FEWEST_ALIKE = 8, 5  # see `Task.__post_init__`, `Task.pace`
+_SAMPLED, _FEWEST_ALIKE = 4, 5  # see `Task.__post_init__`, `Task.pace`
 
 
 @dataclasses.dataclass(eq=False)  # two tasks may have equal programs; arrays do not compare
@@ -48,12 +47,12 @@ class Task:
 
     def __post_init__(self):
         self.cost = np.asarray(self.cost, np.float64)
-        # Dear ones first; but among the early ones are some of all, who show how long the cheap ones take.
+        # First some of all, who show how long the others take; then dear ones before cheap ones.
         self.is_sample = np.zeros(len(self.cost), bool)
         sample = np.random.default_rng(0).permutation(len(self.cost))[: len(self.cost) // _SAMPLED]
         self.is_sample[sample] = True
-        dear_first = [who for who in np.argsort(-self.cost, kind="stable").tolist() if not self.is_sample[who]]
-        order = np.insert(dear_first, 2 * np.arange(1, len(sample) + 1), sample)
+        dear_first = np.argsort(-self.cost, kind="stable")
+        order = np.concatenate([sample, dear_first[~self.is_sample[dear_first]]])
         self.take(order.tolist())
         self.ticks = np.full(len(self.cost), np.nan)  # of each student from first to last; expected, while it runs
         self.tick_cost = np.nan  # seconds of a worker, see `forecast.Outlook`
@@ -82,7 +81,9 @@ class Task:
         """All that decides the numbers: the compiled program, functions of the user's included, and its inputs."""
         program, total = self.program, np.int32(self.num_iterations)
         lanes = jax.eval_shape(lambda: empty(program, self.worlds, self.one_block(program.num_lanes)))
-        yield advance.lower(program, lanes, self.worlds, self.teachers, total, np.int32(0)).as_text().encode()
+        until = np.zeros(program.num_lanes, np.int32)
+        lowered = advance.lower(program, lanes, self.worlds, self.teachers, total, until, np.int32(0))
+        yield lowered.as_text().encode()
         yield repr((self.num_iterations, tuple(self.pauses))).encode()
         for leaf in jax.tree.leaves((self.worlds, self.teachers, self.students, self.initial)):
             yield np.ascontiguousarray(leaf).tobytes()
@@ -114,14 +115,14 @@ class Block:
     def __init__(self, task: Task, device: jax.Device, share: int):
         self.task, self.program, self.device = task, task.program, device
         self.ticks_per_step = 2 if task.program.monte_carlo else 1  # forward and, for Monte Carlo, backward
-        self.worlds, self.teachers = jax.device_put((task.worlds, task.teachers), device)
+        self.worlds, self.teachers, self.students = jax.device_put((task.worlds, task.teachers, task.students), device)
         width = self.program.num_lanes
         self.capacity = min(width, max(share, 1))
         self.occupant = np.full(width, -1)
         self.pause = np.zeros(width, int)  # index of the lane's next pause
         self.settled = np.zeros(width, np.int64)
-        self.student = task.one_block(width)
         self.lanes: Lanes | None = None
+        self._see(np.zeros((4, width), np.int32))
         self.pace = Pace()
         self.lengths, self._tick_cost = Lengths(width, task.num_iterations), TickCost()
         self.left, self._ticks_before, self._round_began = np.zeros(0), 0, np.nan
@@ -145,28 +146,24 @@ class Block:
             return
         if self.lanes is None:
             # On the device from the start: arrays of no device would make `advance` compile once more.
-            self.lanes = jax.device_put(empty(self.program, self.worlds, self.student), self.device)
-            self.compile()
+            student = self.task.one_block(self.program.num_lanes)
+            self.lanes = jax.device_put(empty(self.program, self.worlds, student), self.device)
+            self._ticks(0)  # so that the first worker compiles, under the pool's lock, and the others find it done
             self._round_began = time.perf_counter()
         who = np.array([self.task.queue.popleft() for _ in free])
         mask = np.zeros(len(self.occupant), bool)
         mask[free], self.occupant[free], self.pause[free], self.settled[free] = True, who, 0, 0
+        self.iteration[free], self.count[free] = 0, 0
         self.lengths.forget(free)
         self.task.waiting -= float(self.task.cost[who].sum())
-
-        def put(lane_values, all_values):
-            lane_values[free] = all_values[who]
-            return lane_values.copy()  # the compiled program may go on reading what it was given
-
-        student = jax.tree.map(put, self.student, self.task.students)
         initial = None
         if self.task.initial is not None:
             initial = np.zeros((len(mask), *self.task.initial.shape[1:]), np.float32)
             initial[free] = self.task.initial[who]
-        self.lanes = load(self.program, self.lanes, self.worlds, jnp.asarray(mask), student, initial)
+        occupant = np.maximum(self.occupant, 0).astype(np.int32)
+        self.lanes = load(self.program, self.lanes, self.worlds, mask, self.students, occupant, initial)
         begun = self.task.on_their_way
         self._go_on([(lane, w) for lane, w in zip(free.tolist(), who.tolist(), strict=True) if w in begun])
-        self._set_until()
 
     def _go_on(self, begun: list[tuple[int, int]]) -> None:
         """Puts students (lane, who) where an earlier run had left them."""
@@ -180,6 +177,7 @@ class Block:
             for leaf, saved in zip(leaves, one.leaves, strict=True):
                 leaf.reshape(len(self.occupant), -1, *leaf.shape[1:])[lane] = saved
         self.lanes = jax.device_put(jax.tree.unflatten(structure, leaves), self.device)
+        self._ticks(0)
 
     def on_their_way(self) -> dict[int, OnItsWay]:
         """The students in the lanes, as a later run can go on with them."""
@@ -193,54 +191,42 @@ class Block:
             for i, lane in enumerate(busy)
         }
 
-    def compile(self) -> None:
-        """Runs no tick, so that the first worker compiles, under the pool's lock, and the others find it done."""
-        self.lanes = self._ticks(0)
-
-    def _ticks(self, number: int) -> Lanes:
-        assert self.lanes is not None
-        total = np.int32(self.task.num_iterations)
-        return advance(self.program, self.lanes, self.worlds, self.teachers, total, np.int32(number))
-
-    def _set_until(self) -> None:
+    def _ticks(self, number: int) -> None:
+        """Runs so many ticks and takes note of where the lanes are."""
         assert self.lanes is not None
         # A lane stops before it would write over scales that rows still wait for.
         until = np.minimum(self._ends(), self.settled + self.program.ring - 2)
         self._until = np.where(self.occupant >= 0, until, 0).astype(np.int32)
-        self.lanes = dataclasses.replace(self.lanes, until=jax.device_put(self._until.copy(), self.device))
+        total = np.int32(self.task.num_iterations)
+        self.lanes, seen = advance(
+            self.program, self.lanes, self.worlds, self.teachers, total, self._until, np.int32(number)
+        )
+        self._see(np.array(seen))
+
+    def _see(self, seen: np.ndarray) -> None:
+        here = self.occupant >= 0
+        self.iteration, self.count = np.where(here, seen[0], 0), np.where(here, seen[1].view(np.uint32), 0)
+        self.fault, self.idle = here & (seen[2] > 0), here & (seen[3] > 0)
 
     def _ends(self) -> np.ndarray:
         """Iteration of every lane's next pause, or its last."""
         return np.array([*self.task.pauses, self.task.num_iterations])[self.pause]
 
     def advance(self) -> None:
-        """Runs a chunk of ticks and looks at where the lanes are."""
-        assert self.lanes is not None
+        """Runs a chunk of ticks."""
         started = time.perf_counter()
-        self.lanes = self._ticks(self.pace.num_ticks)
-        jax.block_until_ready(self.lanes.iteration)
-        ended, here, iteration = time.perf_counter(), self.occupant >= 0, self._iteration()
-        self.pace.look(started, ended, int(here.sum()), int((iteration >= self._until)[here].sum()))
-        if (iteration - self.settled).max() > self.program.ring // 2:
-            self._settle()
-            self._set_until()
-
-    def _iteration(self) -> np.ndarray:
-        assert self.lanes is not None
-        return np.where(self.occupant >= 0, np.asarray(self.lanes.iteration), 0)
-
-    def _settle(self) -> None:
-        assert self.lanes is not None
-        self.lanes = settle(self.program, self.lanes)
-        self.settled = self._iteration().astype(np.int64)
+        self._ticks(self.pace.num_ticks)
+        here = self.occupant >= 0
+        stopped = int((self.iteration >= self._until)[here].sum())
+        self.pace.look(started, time.perf_counter(), int(here.sum()), stopped)
+        if (self.iteration - self.settled).max() > self.program.ring // 2:
+            self.lanes, self.settled = settle(self.program, self.lanes), self.iteration.astype(np.int64)
 
     def look(self) -> None:
         """Takes note, at the end of a round, of how long the students in the lanes will take, and what a tick costs."""
         task, here = self.task, self.occupant >= 0
-        self.left = self.lengths.per_iteration(np.ones(len(here)))[here]
-        self.left *= np.maximum(task.num_iterations - self._iteration()[here], 0)
-        assert self.lanes is not None
-        task.ticks[self.occupant[here]] = self.ticks_per_step * np.asarray(self.lanes.count)[here] + self.left
+        self.left = (self.lengths.per_iteration() * np.maximum(task.num_iterations - self.iteration, 0))[here]
+        task.ticks[self.occupant[here]] = self.ticks_per_step * self.count[here] + self.left
         seconds, gained = time.perf_counter() - self._round_began, self.ticks_per_step * self.steps - self._ticks_before
         self._ticks_before += gained
         if task.queue:
@@ -248,27 +234,17 @@ class Block:
 
     def hand_out(self) -> None:
         """Hands out the parameters of lanes that reached a pause, the end or a fault, and frees the latter two."""
-        lanes, task = self.lanes, self.task
-        assert lanes is not None
-        iteration = self._iteration()
-        idle = (
-            ~np.asarray(lanes.work.valid) if isinstance(lanes.work, Pending) else np.asarray(lanes.work.remaining) == 0
-        )
-        idle &= ~np.asarray(lanes.waiting)
-        at_its_end = (iteration >= self._ends()) | (np.asarray(lanes.fault) > 0)
-        ready = np.flatnonzero((self.occupant >= 0) & idle & at_its_end)
+        task = self.task
+        ready = np.flatnonzero(self.idle & ((self.iteration >= self._ends()) | self.fault))
         cost = task.cost[np.maximum(self.occupant, 0)]
-        self.work_done = self._work_before + float((cost * iteration).sum())
-        count = np.where(self.occupant >= 0, np.asarray(lanes.count), 0)
-        self.steps = int(self._steps_before + count.sum())
-        self.lengths.look(count * self.ticks_per_step, iteration)
+        self.work_done = self._work_before + float((cost * self.iteration).sum())
+        self.steps = int(self._steps_before + self.count.sum())
+        self.lengths.look(self.count * self.ticks_per_step, self.iteration)
         if not len(ready):
             return
-        self._settle()
         # A fixed number of students per call, so that nothing recompiles.
-        size = max(
-            1, min(len(iteration), _EXTRACT_ENTRIES // (task.worlds.num_observations * self.program.rule.num_params))
-        )
+        entries = task.worlds.num_observations * self.program.rule.num_params
+        size = max(1, min(len(self.occupant), _EXTRACT_ENTRIES // entries))
         for start in range(0, len(ready), size):
             chosen = ready[start : start + size]
             padded = np.zeros(size, np.int32)
@@ -289,4 +265,3 @@ class Block:
                     self._work_before += float(task.cost[who]) * task.num_iterations
                     self._steps_before += output.count
                     task.ticks[who] = self.ticks_per_step * output.count
-        self._set_until()

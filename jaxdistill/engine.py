@@ -24,11 +24,13 @@ from jaxdistill.lanes import (
     Program,
     Replay,
     begin_episode,
+    credited,
     lane_index,
     scale_slot,
     seen_from,
 )
 from jaxdistill.numerics import all_finite, sample_index
+from jaxdistill.rules import Row
 from jaxdistill.tables import Worlds, count_reached, read, write
 
 
@@ -45,6 +47,16 @@ class Arrival:
     cut: jax.Array
 
 
+def select(condition: jax.Array, new: Row, old: Row) -> Row:
+    """Part by part, `new` where `condition` holds."""
+    return jax.tree.map(functools.partial(jnp.where, condition), new, old)
+
+
+def finite(row: Row) -> jax.Array:
+    """Whether all entries of all parts of a row are finite, bool []."""
+    return functools.reduce(jnp.logical_and, map(all_finite, row))
+
+
 def tick_td(program: Program, worlds: Worlds, teachers: jax.Array, num_iterations, lanes: Lanes) -> Lanes:
     """Every lane takes one step and, knowing now where the step before led, credits that one."""
     rule, student, last = program.rule, lanes.student, lanes.work
@@ -56,31 +68,31 @@ def tick_td(program: Program, worlds: Worlds, teachers: jax.Array, num_iteration
     filed = lax.optimization_barrier(read(scales, scale_slot(program, rule.stamp(row).astype(jnp.int32))))
 
     def finish(student, last, row, teacher_row, filed, scale, iteration, same):
-        fresh = rule.refresh(row, filed, iteration)
+        fresh = lax.optimization_barrier(rule.refresh(row, filed, iteration))
         step = rule.step(
             student, last.row, last.teacher_row, teacher_row[worlds.num_actions] * last.alive, last.action, last.reward
         )
-        next_row = jnp.where(same, last.row, fresh)
+        next_row = select(same, last.row, fresh)
         target = rule.reward(student, step) + student.discount * rule.bootstrap(student, next_row, step, last.alive)
-        credited = rule.credit(student, last.row, step, target)
-        row = jnp.where(same, rule.refresh(credited, scale, iteration), fresh)
-        return jnp.where(last.valid, credited, fresh), row, all_finite(row)
+        credited = lax.optimization_barrier(rule.credit(student, last.row, step, target))
+        row = select(same, rule.refresh(credited, scale, iteration), fresh)
+        return select(last.valid, credited, fresh), row, finite(row)
 
     same = last.valid & (last.observation == lanes.observation)
-    credited, row, finite = lax.optimization_barrier(
+    credited_row, row, is_finite = lax.optimization_barrier(
         jax.vmap(finish)(student, last, row, teacher_row, filed, lanes.scale, seen_from(program, lanes), same)
     )
 
-    active, lanes = playing(lanes, finite)
+    active, lanes = playing(lanes, is_finite)
     action, arrival = act(program, worlds, lanes, row, teacher_row)
     if rule.next_rewards:
-        credited, row = jax.vmap(functools.partial(_credit_next, rule))(
-            student, last, credited, row, teacher_row, action, same
+        credited_row, row = jax.vmap(functools.partial(_credit_next, rule))(
+            student, last, credited_row, row, teacher_row, action, same
         )
     credited_at = jnp.where(last.valid, here + last.observation - lanes.observation, here)
     lanes = dataclasses.replace(
         lanes,
-        table=write(lanes.table, credited_at, credited),
+        table=write(lanes.table, credited_at, credited_row),
         scales=scales,
         work=Pending(
             valid=active,
@@ -102,8 +114,8 @@ def _credit_next(rule, student, last, credited, row, teacher_row, action, same):
     bonus = rule.next_reward(student, rule.step(student, row, teacher_row, zero, action, zero))
     bonus = jnp.where(last.valid, bonus * last.alive, 0)
     step = rule.step(student, last.row, last.teacher_row, zero, last.action, last.reward)
-    credited = jnp.where(last.valid, rule.credit_more(student, credited, step, bonus), credited)
-    return credited, jnp.where(same & (last.alive > 0), credited, row)
+    credited = select(last.valid, rule.credit_more(student, credited, step, bonus), credited)
+    return credited, select(same & (last.alive > 0), credited, row)
 
 
 def tick_mc(program: Program, worlds: Worlds, teachers: jax.Array, num_iterations, lanes: Lanes) -> Lanes:
@@ -112,7 +124,7 @@ def tick_mc(program: Program, worlds: Worlds, teachers: jax.Array, num_iteration
     lane, a = lane_index(program), worlds.num_actions
     backward = replay.remaining > 0
     place = lane * program.max_steps + jnp.where(backward, replay.remaining - 1, lanes.time)
-    record = lax.optimization_barrier(read(replay.records, place))
+    record = lax.optimization_barrier(read(lanes.records, place))
     state = jnp.where(backward, record[:, 0], lanes.state)
     observation = jnp.where(backward, record[:, 1], lanes.observation)
     here = lane * worlds.num_observations + observation
@@ -124,10 +136,10 @@ def tick_mc(program: Program, worlds: Worlds, teachers: jax.Array, num_iteration
 
     def refreshed(row, scale, iteration):
         row = rule.refresh(row, scale, iteration)
-        return row, all_finite(row)
+        return row, finite(row)
 
-    row, finite = lax.optimization_barrier(jax.vmap(refreshed)(row, filed, seen_from(program, lanes)))
-    active, lanes = playing(lanes, finite, ~backward)
+    row, is_finite = lax.optimization_barrier(jax.vmap(refreshed)(row, filed, seen_from(program, lanes)))
+    active, lanes = playing(lanes, is_finite, ~backward)
     now = dataclasses.replace(lanes, state=state, observation=observation)
     action, arrival = act(program, worlds, now, row, teacher_row, (backward, record))
     taken = jnp.stack([state, observation, action, arrival.outcome], axis=-1)
@@ -137,17 +149,16 @@ def tick_mc(program: Program, worlds: Worlds, teachers: jax.Array, num_iteration
         target = rule.reward(student, step) + replay.next_reward + student.discount * replay.next_return
         return rule.credit(student, row, step, target), target, rule.next_reward(student, step)
 
-    replay_now = dataclasses.replace(replay, records=replay.remaining)  # per-lane leaves only
-    credited, target, next_reward = jax.vmap(credit)(student, replay_now, row, teacher_row, action, arrival.reward)
-    row = jnp.where(backward[:, None], credited, row)
+    credited_row, target, next_reward = jax.vmap(credit)(student, replay, row, teacher_row, action, arrival.reward)
+    row = select(backward[:, None], credited_row, row)
     ended = active & arrival.ended
     remaining = jnp.where(ended, lanes.time + 1, jnp.where(backward, replay.remaining - 1, 0))
     lanes = dataclasses.replace(
         lanes,
         table=write(lanes.table, here, row),
         scales=scales,
+        records=write(lanes.records, place, taken),
         work=Replay(
-            records=write(replay.records, place, taken),
             remaining=remaining,
             next_return=jnp.where(backward, target, 0),
             next_reward=jnp.where(backward, next_reward, 0),
@@ -257,18 +268,18 @@ def apply_optimizer(program: Program, lanes: Lanes) -> Lanes:
     """Applies the transformation in the lanes whose iteration is complete and lets them go on."""
     optimizer, rule = program.optimizer, program.rule
     assert optimizer is not None
-    credited = ~lanes.work.valid if isinstance(lanes.work, Pending) else lanes.work.remaining == 0
-    ready = lanes.waiting & credited
+    ready = lanes.waiting & credited(lanes)
     n, a = rule.num_params, rule.num_actions
-    table = lanes.table.reshape(program.num_lanes, -1, rule.width)
+    table = jax.tree.map(lambda part: part.reshape(program.num_lanes, -1, rule.width), lanes.table)
 
     def update(rows, scale, opt_state):
-        params = {"logits": rows[:, :a], "values": rows[:, a]}
-        gradients = {"logits": -scale[0] * rows[:, n : n + a], "values": -scale[1] * rows[:, n + a]}
+        now, direction = rows
+        params = {"logits": now[:, :a], "values": now[:, a]}
+        gradients = {"logits": -scale[0] * direction[:, :a], "values": -scale[1] * direction[:, a]}
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         params = optax.apply_updates(params, updates)
-        fresh = jnp.concatenate([params["logits"], params["values"][:, None]], axis=1)
-        return jnp.concatenate([fresh, jnp.zeros_like(fresh), rows[:, 2 * n :]], axis=1), opt_state
+        fresh = jnp.concatenate([params["logits"], params["values"][:, None], now[:, n:]], axis=1)
+        return (fresh, jnp.zeros_like(direction)), opt_state
 
     new_table, new_state = jax.vmap(update)(table, lanes.scale, lanes.opt_state)
 
@@ -277,24 +288,33 @@ def apply_optimizer(program: Program, lanes: Lanes) -> Lanes:
 
     return dataclasses.replace(
         lanes,
-        table=keep(new_table, table).reshape(lanes.table.shape),
+        table=jax.tree.map(lambda *parts: keep(*parts).reshape(-1, rule.width), new_table, table),
         opt_state=jax.tree.map(keep, new_state, lanes.opt_state),
         waiting=lanes.waiting & ~ready,
     )
 
 
 @xla.compiled(donate=1)
-def advance(program: Program, lanes: Lanes, worlds: Worlds, teachers, num_iterations, num_ticks) -> Lanes:
-    """`num_ticks` ticks of every lane (rounded up to `sync_every` with an optimizer)."""
+def advance(program: Program, lanes: Lanes, worlds: Worlds, teachers, num_iterations, until, num_ticks):
+    """`num_ticks` ticks of every lane (rounded up to `sync_every` with an optimizer), none beyond iteration `until`.
+
+    Returns:
+      The lanes, and what the host asks of each, int32 [4, W]: `iteration`, `count` (the bits of an uint32), `fault`,
+      whether all its finished episodes have been credited.
+    """
     tick = tick_mc if program.monte_carlo else tick_td
 
     def one(_, lanes):
         return tick(program, worlds, teachers, num_iterations, lanes)
 
-    if program.optimizer is None:
-        return lax.fori_loop(0, num_ticks, one, lanes)
-
     def some(_, lanes):
         return apply_optimizer(program, lax.fori_loop(0, program.sync_every, one, lanes))
 
-    return lax.fori_loop(0, -(-num_ticks // program.sync_every), some, lanes)
+    lanes = dataclasses.replace(lanes, until=until)
+    if program.optimizer is None:
+        lanes = lax.fori_loop(0, num_ticks, one, lanes)
+    else:
+        lanes = lax.fori_loop(0, -(-num_ticks // program.sync_every), some, lanes)
+    count = lax.bitcast_convert_type(lanes.count, jnp.int32)
+    idle = credited(lanes) & ~lanes.waiting
+    return lanes, jnp.stack([lanes.iteration, count, lanes.fault, idle.astype(jnp.int32)])

@@ -33,9 +33,9 @@ class Lengths:
         """Begins anew in these lanes."""
         self.ticks[lanes], self.episodes[lanes], self.seen[:, lanes] = 0, 0, 0
 
-    def per_iteration(self, expected: np.ndarray) -> np.ndarray:
-        """Ticks of an iteration, [W]; `expected` where nothing is known yet."""
-        return np.where(self.episodes > 0, self.ticks / np.maximum(self.episodes, 1e-9), expected)
+    def per_iteration(self) -> np.ndarray:
+        """Ticks of an iteration, [W]; 1 where nothing is known yet."""
+        return np.where(self.episodes > 0, self.ticks / np.maximum(self.episodes, 1e-9), 1.0)
 
 
 class TickCost:

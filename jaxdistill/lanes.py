@@ -11,8 +11,8 @@ import optax
 
 from jaxdistill import random, xla
 from jaxdistill.numerics import sample_index
-from jaxdistill.rules import Rule, Student
-from jaxdistill.tables import Worlds, count_reached, read, write
+from jaxdistill.rules import Row, Rule, Student
+from jaxdistill.tables import Worlds, count_reached, read
 
 STEP_STREAM, START_STREAM = 0, 1  # purposes of random draws
 Schedule = Callable[[jax.Array], jax.Array]
@@ -56,7 +56,7 @@ class Pending:
     """TD: the step taken last, which the next tick credits."""
 
     valid: jax.Array
-    row: jax.Array
+    row: Row
     teacher_row: jax.Array
     observation: jax.Array
     action: jax.Array
@@ -67,9 +67,8 @@ class Pending:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """MC: the record of the episode and, walking backward, what step t + 1 hands to step t."""
+    """MC: walking the episode backward, what step t + 1 hands to step t."""
 
-    records: jax.Array  # int32 [W * max_steps, 4]: state, observation, action, outcome
     remaining: jax.Array  # steps still to credit; 0 while playing forward
     next_return: jax.Array
     next_reward: jax.Array
@@ -82,9 +81,10 @@ class Lanes:
     """The whole carry; per lane unless said otherwise.
 
     Attributes:
-      table: [W * O, R], the rows of the rule.
+      table: [W * O, width] for each part of the rule's rows.
       scales: [W * ring, 2], by which an iteration's directions of logits and value are multiplied.
       curves: [W * C, 2], sums over the iterations of a bin of undiscounted return and of length.
+      records: int32 [W * max_steps, 4], state, observation, action, outcome of every step of the episode; None for TD.
       student: its constants.
       until: iteration at which the lane pauses.
       iteration, time: episodes finished; steps taken in this one.
@@ -100,9 +100,10 @@ class Lanes:
       opt_state: of `optimizer`, or None.
     """
 
-    table: jax.Array
+    table: Row
     scales: jax.Array
     curves: jax.Array
+    records: jax.Array | None
     student: Student
     until: jax.Array
     iteration: jax.Array
@@ -138,6 +139,11 @@ def seen_from(program: Program, lanes: Lanes) -> jax.Array:
     return lanes.iteration if program.optimizer is None else lanes.iteration - lanes.waiting.astype(jnp.int32)
 
 
+def credited(lanes: Lanes) -> jax.Array:
+    """Whether no step that was taken waits for its credit, in lanes that are at the start of an episode."""
+    return ~lanes.work.valid if isinstance(lanes.work, Pending) else lanes.work.remaining == 0
+
+
 def begin_episode(program: Program, worlds: Worlds, lanes: Lanes) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Start state, its observation and the episode's control weights, for every lane."""
     student = lanes.student
@@ -160,10 +166,13 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
     width, rule = program.num_lanes, program.rule
     ints = functools.partial(jnp.zeros, width, jnp.int32)
     floats = functools.partial(jnp.zeros, width, jnp.float32)
+
+    def parts(number: int) -> Row:
+        return tuple(jnp.zeros((number, rule.width), jnp.float32) for _ in range(rule.num_parts))
+
     work: Any
     if program.monte_carlo:
         work = Replay(
-            records=jnp.zeros((width * program.max_steps, 4), jnp.int32),
             remaining=ints(),
             next_return=floats(),
             next_reward=floats(),
@@ -172,7 +181,7 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
     else:
         work = Pending(
             valid=jnp.zeros(width, bool),
-            row=jnp.zeros((width, rule.width), jnp.float32),
+            row=parts(width),
             teacher_row=jnp.zeros((width, rule.teacher_width), jnp.float32),
             observation=ints(),
             action=ints(),
@@ -189,9 +198,10 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
             lambda x: jnp.array(jnp.broadcast_to(x, (width, *jnp.shape(x)))), program.optimizer.init(one)
         )
     return Lanes(
-        table=jnp.zeros((width * worlds.num_observations, rule.width), jnp.float32),
+        table=parts(width * worlds.num_observations),
         scales=jnp.zeros((width * program.ring, 2), jnp.float32),
         curves=jnp.zeros((width * program.num_checkpoints, 2), jnp.float32),
+        records=jnp.zeros((width * program.max_steps, 4), jnp.int32) if program.monte_carlo else None,
         student=jax.tree.map(jnp.array, student),
         until=ints(),
         iteration=ints(),
@@ -214,67 +224,71 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
 
 
 @xla.compiled(donate=1)
-def load(program: Program, lanes: Lanes, worlds: Worlds, mask: jax.Array, student: Student, initial) -> Lanes:
-    """Puts a student at iteration 0 into every masked lane; the others are untouched."""
+def load(program: Program, lanes: Lanes, worlds: Worlds, mask: jax.Array, students: Student, who, initial) -> Lanes:
+    """Puts student `who` [W] of `students` ([N, ...]) at iteration 0 into every masked lane; others are untouched.
+
+    `initial`: float32 [W, O, num_params], or None for zeros.
+    """
     width, rule = program.num_lanes, program.rule
 
-    def clear(x):
-        if x.ndim == 0:
-            return x
-        wide = x.reshape(width, -1)
-        return jnp.where(mask[:, None], jnp.zeros_like(wide), wide).reshape(x.shape)
+    def pick(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(mask.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
 
-    records = lanes.work.records if isinstance(lanes.work, Replay) else None
-    kept = dataclasses.replace(lanes, student=student)
-    cleared = jax.tree.map(clear, dataclasses.replace(lanes, student=student, opt_state=None))
-    lanes = dataclasses.replace(cleared, student=student, opt_state=lanes.opt_state)
-    if records is not None:
-        lanes = dataclasses.replace(lanes, work=dataclasses.replace(lanes.work, records=records))
-    table = lanes.table.reshape(width, worlds.num_observations, rule.width)
+    def clear(x: jax.Array) -> jax.Array:
+        by_lane = x.reshape(width, -1)
+        return pick(jnp.zeros_like(by_lane), by_lane).reshape(x.shape)
+
+    # What an iteration has not written it does not read.
+    kept: dict[str, Any] = dict(scales=lanes.scales, records=lanes.records, opt_state=lanes.opt_state)
+    kept["student"] = jax.tree.map(lambda x, old: pick(x[who], old), students, lanes.student)
+    left_out: dict[str, Any] = dict.fromkeys(kept)
+    lanes = dataclasses.replace(jax.tree.map(clear, dataclasses.replace(lanes, **left_out)), **kept)
+    params, *others = lanes.table
     if initial is not None:
-        rest = rule.width - rule.num_params
-        rows = jnp.pad(jnp.asarray(initial), ((0, 0), (0, 0), (0, rest)))
-        table = jnp.where(mask[:, None, None], rows, table)
+        rows = jnp.pad(initial, ((0, 0), (0, 0), (0, rule.width - rule.num_params)))
+        params = pick(rows, params.reshape(rows.shape)).reshape(params.shape)
+        lanes = dataclasses.replace(lanes, table=(params, *others))
     if program.optimizer is not None:
-        a = rule.num_actions
-        fresh = jax.vmap(program.optimizer.init)({"logits": table[:, :, :a], "values": table[:, :, a]})
-        pick = functools.partial(_where_lanes, mask)
-        lanes = dataclasses.replace(lanes, opt_state=jax.tree.map(pick, fresh, kept.opt_state))
+        rows, a = params.reshape(width, -1, rule.width), rule.num_actions
+        fresh = jax.vmap(program.optimizer.init)({"logits": rows[:, :, :a], "values": rows[:, :, a]})
+        lanes = dataclasses.replace(lanes, opt_state=jax.tree.map(pick, fresh, lanes.opt_state))
     state, observation, control = begin_episode(program, worlds, lanes)
     return dataclasses.replace(
         lanes,
-        table=table.reshape(lanes.table.shape),
-        state=jnp.where(mask, state, lanes.state),
-        observation=jnp.where(mask, observation, lanes.observation),
-        control=jnp.where(mask[:, None], control, lanes.control),
+        state=pick(state, lanes.state),
+        observation=pick(observation, lanes.observation),
+        control=pick(control, lanes.control),
     )
 
 
-def _where_lanes(mask, new, old):
-    return jnp.where(mask.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+def _settled(program: Program, lanes: Lanes, chosen: jax.Array) -> Row:
+    """The rows of lanes `chosen` [E], each part [E, O, width], with every direction of finished iterations applied."""
+    rule, iteration = program.rule, seen_from(program, lanes)
+    rows = jax.tree.map(lambda part: part.reshape(program.num_lanes, -1, rule.width)[chosen], lanes.table)
+    scales = lanes.scales.reshape(program.num_lanes, program.ring, 2)
+
+    def settle_lane(rows: Row, lane: jax.Array) -> Row:
+        stamp = rule.stamp(rows).astype(jnp.int32)
+        # The scale of the last iteration is filed by the next tick.
+        is_last = stamp == lanes.iteration[lane] - 1
+        scale = jnp.where(is_last[:, None], lanes.scale[lane], scales[lane, stamp & (program.ring - 1)])
+        return jax.vmap(rule.refresh, in_axes=(0, 0, None))(rows, scale, iteration[lane])
+
+    return jax.vmap(settle_lane)(rows, chosen)
 
 
 @xla.compiled()
 def extract(program: Program, lanes: Lanes, chosen: jax.Array):
     """The fields of `checkpoints.Output`, each with a leading axis [E], of the chosen lanes."""
-    width, n = program.num_lanes, program.rule.num_params
-    table = lanes.table.reshape(width, -1, program.rule.width)
-    curves = lanes.curves.reshape(width, program.num_checkpoints, 2)
+    params = _settled(program, lanes, chosen)[0][:, :, : program.rule.num_params]
+    curves = lanes.curves.reshape(program.num_lanes, program.num_checkpoints, 2)
     counts = lanes.truncated, lanes.count, lanes.fault
-    return table[chosen, :, :n], curves[chosen], *(x[chosen] for x in counts)
+    return params, curves[chosen], *(x[chosen] for x in counts)
 
 
 @xla.compiled(donate=1)
 def settle(program: Program, lanes: Lanes) -> Lanes:
     """Applies every pending direction of finished iterations to the parameters, in the whole table."""
-    rule = program.rule
-    table = lanes.table.reshape(program.num_lanes, -1, rule.width)
-    scales = write(lanes.scales, scale_slot(program, lanes.iteration - 1), lanes.scale)
-    scales = scales.reshape(program.num_lanes, program.ring, 2)
-
-    def refresh_lane(rows, scales, iteration):
-        filed = scales[rule.stamp(rows).astype(jnp.int32) & (program.ring - 1)]
-        return jax.vmap(rule.refresh, in_axes=(0, 0, None))(rows, filed, iteration)
-
-    table = jax.vmap(refresh_lane)(table, scales, seen_from(program, lanes))
-    return dataclasses.replace(lanes, table=table.reshape(lanes.table.shape), scales=scales.reshape(lanes.scales.shape))
+    rows = _settled(program, lanes, lane_index(program))
+    table = jax.tree.map(lambda part: part.reshape(-1, program.rule.width), rows)
+    return dataclasses.replace(lanes, table=table)

@@ -3,8 +3,11 @@
 Roles are keyword-only where two distributions meet, because optax and rlax disagree on their order.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 # Rows up to this length are handled entry by entry: XLA fuses that with its neighbours, which a reduction or a sort it
 # does not, and a loop with a sort does not become one function on CPU.
@@ -44,6 +47,17 @@ def pick(row: jax.Array, index: jax.Array) -> jax.Array:
     if row.shape[-1] > _UNROLL:
         return row[index]
     return jnp.sum(jnp.where(jnp.arange(row.shape[-1], dtype=jnp.int32) == index, row, 0), axis=-1)
+
+
+def spread(parts: Sequence[jax.Array], width: int) -> jax.Array:
+    """The entries of `parts`, rows and numbers, one after the other and then zeros, [width]."""
+    rows = lax.optimization_barrier([jnp.atleast_1d(part) for part in parts])
+    if sum(map(len, rows)) > _UNROLL:
+        return jnp.concatenate([*rows, jnp.zeros(width - sum(map(len, rows)), rows[0].dtype)])
+    place, out = jnp.arange(width, dtype=jnp.int32), jnp.zeros(width, rows[0].dtype)
+    for k, entry in enumerate(row[i] for row in rows for i in range(len(row))):
+        out = jnp.where(place == k, entry, out)
+    return out
 
 
 def ranks(scores: jax.Array) -> jax.Array:

@@ -22,18 +22,17 @@ from jaxdistill.checkpoints import OnItsWay, Store
 from jaxdistill.forecast import Outlook, seconds_left
 
 _LOOK_SECONDS = 0.02  # between two looks of the main thread
-_WIDEST = {"cpu": (32, 2**28)}  # lanes, and bytes of their tables; on CPU as measured best for 200 to 5000 students
-_WIDEST_ELSEWHERE = 16384, 2**33
+_ESTIMATE_SECONDS = 0.2  # between two estimates of the time left
+_VECTOR = 8  # lanes on CPU: one vector of its registers, so that no loop over lanes can treat the last ones unlike
+_WIDEST, _TABLE_BYTES = 16384, 2**33  # elsewhere: lanes, and bytes of their tables
 
 
 def lane_width(num_observations: int, row_width: int) -> int:
     """Lanes of a block; fewer where tables are large. It depends on nothing else: the width decides how XLA rounds."""
-    lanes, budget = _WIDEST.get(workers()[0].platform, _WIDEST_ELSEWHERE)
-    return max(8, min(lanes, _power_of_2(budget / (4 * num_observations * row_width))))
-
-
-def _power_of_2(most: float) -> int:
-    return 1 << max(int(most).bit_length() - 1, 0)
+    if workers()[0].platform == "cpu":
+        return _VECTOR
+    fitting = _TABLE_BYTES // (4 * num_observations * row_width)
+    return max(_VECTOR, min(_WIDEST, 1 << max(fitting.bit_length() - 1, 0)))
 
 
 def workers() -> list[jax.Device]:
@@ -111,7 +110,7 @@ class _Pool:
         self._work = [0.0] * num_workers  # by worker: finished plus running, in units of cost x iterations
         self._steps = [0] * num_workers
         self._blocks: list[list[Block]] = [[] for _ in range(num_workers)]
-        self._left = math.nan  # seconds
+        self._left, self._estimated = math.nan, -math.inf  # seconds; when
         self._wanted = 0  # saves that were asked for,
         self._given = [0.0] * num_workers  # and that each worker has given its students for
         self._on_their_way: list[dict[checkpoints.Who, OnItsWay]] = [{} for _ in range(num_workers)]
@@ -166,9 +165,8 @@ class _Pool:
                             block.look()
                 self._work[index] = retired_work + sum(block.work_done for block in blocks)
                 self._steps[index] = retired_steps + sum(block.steps for block in blocks)
-                with self.lock:  # the queues must not change meanwhile
+                with self.lock:
                     self._blocks[index] = [block for block in blocks if block.busy()]
-                    self._left = self._estimate()
                 # A block whose students all finished in one chunk is free, but not done while others wait.
                 blocks = [block for block in blocks if block.busy() or block.task.queue]
                 retired_work = self._work[index] - sum(block.work_done for block in blocks)
@@ -184,7 +182,14 @@ class _Pool:
         return sum(self._steps)
 
     def seconds_left(self) -> float:
-        """An estimate; NaN before the first look."""
+        """An estimate; NaN before the first."""
+        now = time.monotonic()
+        # The queues must not change meanwhile; while a worker compiles it holds the lock, and the last estimate stands.
+        if now - self._estimated >= _ESTIMATE_SECONDS and self.lock.acquire(blocking=False):
+            try:
+                self._left, self._estimated = self._estimate(), now
+            finally:
+                self.lock.release()
         return self._left
 
     def _estimate(self) -> float:

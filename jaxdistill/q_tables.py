@@ -49,7 +49,7 @@ def learn(key: jax.Array, mdps: MDP, config: Config, epsilon: float, progress: b
     program = Program(
         rule=rule,
         monte_carlo=False,
-        num_lanes=pool.lane_width(mdps.num_observations, rule.width),
+        num_lanes=pool.lane_width(mdps.num_observations, rule.num_parts * rule.width),
         num_checkpoints=1,
         max_steps=config.max_episode_steps,
     )

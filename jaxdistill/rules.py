@@ -6,7 +6,7 @@ two rules of one engine.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxdistill import methods, numerics
 from jaxdistill.methods import Method, Step, StepFn
 
+Row = tuple[jax.Array, ...]  # the parts of a row, each [width] of its rule
 Leaf = Any  # jax.Array inside a program, np.ndarray while the host prepares it
 
 BOOTSTRAPS = ("student", "teacher", "zero")
@@ -64,10 +65,13 @@ def _select(fns: tuple[StepFn, ...], chosen: jax.Array, evaluate: Callable[[Step
 
 @dataclasses.dataclass(frozen=True)
 class StudentRule:
-    """Rows of students: [logits A | V | pending direction A + 1 | stamp].
+    """Rows of students, in two parts of equal width: [logits A | V | stamp], [direction A + 1].
 
-    Parameters stay fixed within an episode, so a step adds its direction to the pending half; the first visit of a
-    later episode adds `scale * pending` to the parameters. `stamp` is the iteration that the pending half belongs to.
+    Parameters stay fixed within an episode, so a step adds its direction to the second part; the first visit of a later
+    episode adds `scale * direction` to the parameters. `stamp` is the iteration that the direction belongs to.
+
+    The parts are arrays of their own, padded to whole vectors of the processor, because XLA computes an array that is
+    put together from several others entry by entry, with a branch for each.
 
     Attributes:
       num_actions: A.
@@ -80,6 +84,7 @@ class StudentRule:
     next_rewards: tuple[StepFn, ...]
     mixes: bool  # whether any control policy is not the student's own
     num_others: int = 0  # further policies in a teacher's row
+    num_parts: ClassVar[int] = 2
 
     @property
     def num_params(self) -> int:
@@ -87,39 +92,39 @@ class StudentRule:
 
     @property
     def width(self) -> int:
-        return -(-(2 * self.num_params + 1) // 8) * 8
+        return -(-(self.num_params + 1) // 8) * 8
 
     @property
     def teacher_width(self) -> int:
         return self.num_actions * (1 + self.num_others) + 1
 
-    def stamp(self, row):
-        return row[..., 2 * self.num_params]
+    def stamp(self, row: Row) -> jax.Array:
+        return row[0][..., self.num_params]
 
-    def refresh(self, row: jax.Array, scale: jax.Array, iteration: jax.Array) -> jax.Array:
-        """The row as iteration `iteration` sees it: an earlier iteration's pending direction applied and cleared."""
-        n, now = self.num_params, iteration.astype(row.dtype)
+    def refresh(self, row: Row, scale: jax.Array, iteration: jax.Array) -> Row:
+        """The row as iteration `iteration` sees it: an earlier iteration's direction applied and cleared."""
+        params, direction = row
+        place, now = jnp.arange(self.width, dtype=jnp.int32), iteration.astype(params.dtype)
         stale = self.stamp(row) != now
-        pending = row[n : 2 * n]
-        rate = jnp.where(jnp.arange(n) < self.num_actions, scale[0], scale[1])
-        params = row[:n] + jnp.where(stale, rate * pending, 0)
-        return jnp.concatenate([params, jnp.where(stale, 0, pending), now[None], row[2 * n + 1 :]])
+        rate = jnp.where(place < self.num_actions, scale[0], scale[1])
+        params = params + jnp.where(stale, rate * direction, 0)
+        return jnp.where(place == self.num_params, now, params), jnp.where(stale, 0, direction)
 
-    def weights(self, row, teacher_row, student: Student, control: jax.Array) -> jax.Array:
+    def weights(self, row: Row, teacher_row, student: Student, control: jax.Array) -> jax.Array:
         """Unnormalised probabilities of the control policy, [A]."""
-        logits = row[: self.num_actions]
+        logits = row[0][: self.num_actions]
         own = jnp.exp(logits - jnp.max(logits))
         if not self.mixes:
             return own
         teacher = teacher_row[: self.num_actions]
         return control[0] * own / jnp.sum(own) + control[1] * teacher + control[2] / self.num_actions
 
-    def step(self, student: Student, row, teacher_row, next_teacher_value, action, reward) -> Step:
-        a = self.num_actions
+    def step(self, student: Student, row: Row, teacher_row, next_teacher_value, action, reward) -> Step:
+        params, a = row[0], self.num_actions
         return Step(
-            student_logits=row[:a],
-            frozen_logits=row[:a],
-            student_value=row[a],
+            student_logits=params[:a],
+            frozen_logits=params[:a],
+            student_value=params[a],
             teacher_probs=teacher_row[:a],
             teacher_log_probs=numerics.log_floored(teacher_row[:a], student.probability_floor),
             teacher_value=teacher_row[a],
@@ -137,38 +142,37 @@ class StudentRule:
     def next_reward(self, student: Student, step: Step) -> jax.Array:
         return _select(self.next_rewards, student.next_reward, lambda fn: fn(step), step.reward)
 
-    def bootstrap(self, student: Student, next_row, step: Step, alive) -> jax.Array:
+    def bootstrap(self, student: Student, next_row: Row, step: Step, alive) -> jax.Array:
         """V(t+1) of TD(1), 0 after the end."""
-        own = next_row[self.num_actions] * alive
+        own = next_row[0][self.num_actions] * alive
         return jnp.where(student.bootstrap == 0, own, jnp.where(student.bootstrap == 1, step.next_teacher_value, 0))
 
-    def credit(self, student: Student, row, step: Step, target) -> jax.Array:
+    def credit(self, student: Student, row: Row, step: Step, target) -> Row:
         """The row with step t's direction added, Rhat_t being `target` (less the baseline)."""
-        has_return = ((student.reward >= 0) | (student.next_reward >= 0)).astype(row.dtype)
+        value = step.student_value
+        has_return = ((student.reward >= 0) | (student.next_reward >= 0)).astype(value.dtype)
         loss_gradient = _select(
             self.losses, student.loss, lambda fn: methods.loss_gradient(fn, step), step.student_logits
         )
-        value = step.student_value
         advantage = has_return * student.return_weight * (target - student.baseline * value)
         direction = advantage * methods.score(step) - student.loss_weight * loss_gradient
         return self._add(row, direction, has_return * (target - value))
 
-    def credit_more(self, student: Student, row, step: Step, bonus) -> jax.Array:
+    def credit_more(self, student: Student, row: Row, step: Step, bonus) -> Row:
         """The row after `credit`, had the target been larger by `bonus`."""
         return self._add(row, student.return_weight * bonus * methods.score(step), bonus)
 
-    def _add(self, row, direction, value_direction):
-        n = self.num_params
-        added = jnp.concatenate([direction, value_direction[None]])
-        return jnp.concatenate([row[:n], row[n : 2 * n] + added, row[2 * n :]])
+    def _add(self, row: Row, direction: jax.Array, value_direction: jax.Array) -> Row:
+        return row[0], row[1] + numerics.spread([direction, value_direction], self.width)
 
 
 @dataclasses.dataclass(frozen=True)
 class QLearningRule:
-    """Rows of Q-learning: [Q A], updated after every step, epsilon-greedy with ties shared (App. A.4)."""
+    """Rows of Q-learning, of one part: [Q A], updated after every step, epsilon-greedy with ties shared (App. A.4)."""
 
     num_actions: int
     next_rewards: tuple[StepFn, ...] = ()
+    num_parts: ClassVar[int] = 1
 
     @property
     def num_params(self) -> int:
@@ -182,19 +186,19 @@ class QLearningRule:
     def teacher_width(self) -> int:
         return self.num_actions + 1
 
-    def stamp(self, row):
-        return jnp.zeros_like(row[..., 0])
+    def stamp(self, row: Row) -> jax.Array:
+        return jnp.zeros_like(row[0][..., 0])
 
-    def refresh(self, row, scale, iteration):
+    def refresh(self, row: Row, scale, iteration) -> Row:
         return row
 
-    def weights(self, row, teacher_row, student: Student, control):
-        q = row[: self.num_actions]
-        best = (q == jnp.max(q)).astype(row.dtype)
+    def weights(self, row: Row, teacher_row, student: Student, control):
+        q = row[0][: self.num_actions]
+        best = (q == jnp.max(q)).astype(q.dtype)
         epsilon = student.params["epsilon"]
         return (1 - epsilon) * best / jnp.sum(best) + epsilon / self.num_actions
 
-    def step(self, student: Student, row, teacher_row, next_teacher_value, action, reward) -> Any:
+    def step(self, student: Student, row: Row, teacher_row, next_teacher_value, action, reward) -> Any:
         return action, reward
 
     def next_reward(self, student: Student, step):
@@ -203,13 +207,14 @@ class QLearningRule:
     def reward(self, student: Student, step):
         return step[1]
 
-    def bootstrap(self, student: Student, next_row, step, alive):
-        return jnp.max(next_row[: self.num_actions]) * alive
+    def bootstrap(self, student: Student, next_row: Row, step, alive):
+        return jnp.max(next_row[0][: self.num_actions]) * alive
 
-    def credit(self, student: Student, row, step, target):
+    def credit(self, student: Student, row: Row, step, target) -> Row:
         """Q(s, a) <- (1 - lambda) Q(s, a) + lambda (r + gamma max_b Q(s', b))."""
-        chosen = jnp.arange(row.shape[0], dtype=jnp.int32) == step[0]
-        return row + jnp.where(chosen, student.learning_rate * (target - row), 0)
+        (q,) = row
+        chosen = jnp.arange(self.width, dtype=jnp.int32) == step[0]
+        return (q + jnp.where(chosen, student.learning_rate * (target - q), 0),)
 
 
 Rule = StudentRule | QLearningRule

@@ -208,7 +208,7 @@ def make_tasks(
         program = Program(
             rule=rule,
             monte_carlo=estimator == "mc",
-            num_lanes=lane_width(mdps.num_observations, rule.width),
+            num_lanes=lane_width(mdps.num_observations, rule.num_parts * rule.width),
             num_checkpoints=len(cells[indices[0]].config.checkpoints),
             max_steps=max_steps,
             mean=reduction == "mean",

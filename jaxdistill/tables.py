@@ -1,9 +1,10 @@
 """Flat tables of rows, one row per (owner, place), and how worlds and teachers are packed into them.
 
-The engine keeps what belongs together in one row, so that a step costs one read and one write of a cache line.
+The engine keeps what belongs together in one row, so that a step costs few cache lines.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,36 +20,45 @@ _WRITE = lax.ScatterDimensionNumbers(
 )
 
 
-def read(table: jax.Array, index: jax.Array) -> jax.Array:
-    """Rows `index` [W] of `table` [N, R]; [W, R]. Indices must be in range."""
-    return lax.gather(table, index[:, None], _READ, (1, table.shape[1]), mode="promise_in_bounds")
+def read(tables: Any, index: jax.Array) -> Any:
+    """Rows `index` [W] of a table [N, R], or of each of a tree of tables; [W, R]. Indices must be in range."""
+    return jax.tree.map(
+        lambda table: lax.gather(table, index[:, None], _READ, (1, table.shape[1]), mode="promise_in_bounds"), tables
+    )
 
 
-def write(table: jax.Array, index: jax.Array, rows: jax.Array) -> jax.Array:
-    """`table` [N, R] with rows `index` [W], increasing and distinct, replaced by `rows` [W, R]."""
-    return lax.platform_dependent(table, index, rows, cpu=_write_in_turn, default=_scatter)
+def write(tables: Any, index: jax.Array, rows: Any) -> Any:
+    """A table [N, R], or each of a tree, with rows `index` [W], increasing and distinct, replaced by `rows` [W, R]."""
+    return lax.platform_dependent(tables, index, rows, cpu=_write_in_turn, default=_scatter)
 
 
-def _write_in_turn(table: jax.Array, index: jax.Array, rows: jax.Array) -> jax.Array:
+def _write_in_turn(tables: Any, index: jax.Array, rows: Any) -> Any:
     """Row after row. On CPU a loop without a scatter becomes one function, and no operation in it costs a call."""
 
-    def write_one(i: jax.Array, table: jax.Array) -> jax.Array:
-        row, at = lax.dynamic_index_in_dim(rows, i), lax.dynamic_index_in_dim(index, i, keepdims=False)
-        return lax.dynamic_update_slice(table, row, (at, jnp.zeros_like(at)))
+    def write_one(i: jax.Array, tables: Any) -> Any:
+        at = lax.dynamic_index_in_dim(index, i, keepdims=False)
 
-    return lax.fori_loop(0, index.shape[0], write_one, table)
+        def put(table: jax.Array, rows: jax.Array) -> jax.Array:
+            return lax.dynamic_update_slice(table, lax.dynamic_index_in_dim(rows, i), (at, jnp.zeros_like(at)))
+
+        return jax.tree.map(put, tables, rows)
+
+    return lax.fori_loop(0, index.shape[0], write_one, tables)
 
 
-def _scatter(table: jax.Array, index: jax.Array, rows: jax.Array) -> jax.Array:
-    return lax.scatter(
-        table,
-        index[:, None],
-        rows,
-        _WRITE,
-        indices_are_sorted=True,
-        unique_indices=True,
-        mode="promise_in_bounds",
-    )
+def _scatter(tables: Any, index: jax.Array, rows: Any) -> Any:
+    def put(table: jax.Array, row: jax.Array) -> jax.Array:
+        return lax.scatter(
+            table,
+            index[:, None],
+            row,
+            _WRITE,
+            indices_are_sorted=True,
+            unique_indices=True,
+            mode="promise_in_bounds",
+        )
+
+    return jax.tree.map(put, tables, rows)
 
 
 @jax.tree_util.register_dataclass

@@ -37,10 +37,10 @@ def test_recent_episodes_count():
     lengths = Lengths(2, 1000)
     lengths.look(np.array([5000.0, 0.0]), np.array([100, 0]))
     lengths.look(np.array([5000.0 + 900 * 10, 0.0]), np.array([1000, 0]))
-    np.testing.assert_allclose(lengths.per_iteration(np.array([7.0, 7.0])), [10, 7], rtol=1e-6)
+    np.testing.assert_allclose(lengths.per_iteration(), [10, 1], rtol=1e-6)
     lengths.forget(np.array([0, 1]))  # new students came
     lengths.look(np.array([3.0, 3.0]), np.array([1, 1]))
-    np.testing.assert_allclose(lengths.per_iteration(np.array([7.0, 7.0])), [3, 3])
+    np.testing.assert_allclose(lengths.per_iteration(), [3, 3])
 
 
 class Clock:
@@ -72,6 +72,7 @@ def test_what_is_said_from_a_tenth_of_the_run_on(monkeypatch):
     monkeypatch.setattr(pool, "workers", lambda: one_worker)
     monkeypatch.setattr("jaxdistill.progress._HOOK_SECONDS", 0.0)
     monkeypatch.setattr(pool, "_LOOK_SECONDS", 1e-3)
+    monkeypatch.setattr(pool, "_ESTIMATE_SECONDS", 0.0)
     mdps = jaxdistill.sample_mdps(jax.random.key(0), 300, num_rows=8, num_cols=8)
     jaxdistill.train(
         jax.random.key(1), mdps, teachers.optimal(mdps), ["baseline", "on_policy_distill"], num_iterations=1000,
@@ -85,12 +86,12 @@ def test_what_is_said_from_a_tenth_of_the_run_on(monkeypatch):
     assert min(ratios) > 0.8 and max(ratios) < 1.2, ratios
 
 
-def test_dear_students_begin_first_but_for_a_sample():
+def test_a_sample_begins_and_then_dear_students_first():
     task = make_task(cost=np.arange(1.0, 801.0))
     order = np.array(list(task.queue))
-    assert sorted(order) == list(range(800)) and task.is_sample.sum() == 100
+    assert sorted(order) == list(range(800)) and task.is_sample.sum() == 200
     assert (np.diff(order[~task.is_sample[order]]) < 0).all()
-    assert task.is_sample[order[:300]].sum() == 100
+    assert task.is_sample[order[:200]].all()
 
 
 def make_task(cost):

@@ -24,7 +24,7 @@ def entry(method, estimator="td", **changes):
     (task,) = students.make_tasks(jax.random.key(1), MDPS, [cell], np.ones(2), lambda *_: None)
     block = Block(task, workers()[0], share=2)
     block.refill()
-    arguments = (block.program, block.lanes, block.worlds, block.teachers, np.int32(10), np.int32(0))
+    arguments = (block.program, block.lanes, block.worlds, block.teachers, np.int32(10), block._until, np.int32(0))
     text = engine.advance.lower(*arguments).compile().as_text()
     return text[text.index("ENTRY") :].splitlines()
 
@@ -37,6 +37,28 @@ def test_the_loop_is_one_function(method, estimator):
     lines = entry(method, estimator)
     assert any(" call(" in line for line in lines)
     assert not any(" while(" in line for line in lines)
+
+
+@pytest.mark.parametrize("estimator", ["td", "mc"])
+def test_all_lanes_round_alike(estimator):
+    """A student that is put into every lane stays the same in all of them, bit for bit."""
+    config = Config(num_iterations=2**20, estimator=estimator, learning_rate=0.5)
+    known = [methods.get(name) for name in ("baseline", "exp_entropy_regularised", "teacher_distill", "n_distill")]
+    chosen = [method for method in known if method.estimator in (None, estimator)]
+    cells = [students.Resolved(method.name, method, TEACHER, config) for method in chosen]
+    for task in students.make_tasks(jax.random.key(1), MDPS, cells, np.ones(2), lambda *_: None):
+        block = Block(task, workers()[0], share=100)
+        block.refill()
+        copied = jax.tree.map(np.array, block.lanes)
+        for leaf in jax.tree.leaves(copied):
+            by_lane = leaf.reshape(task.program.num_lanes, -1)
+            by_lane[:] = by_lane[:1]
+        block.lanes, block.occupant = jax.device_put(copied, block.device), np.zeros_like(block.occupant)
+        block._ticks(5000)
+        assert block.count.min() > 1000
+        for leaf in jax.tree.leaves(block.lanes):
+            by_lane = np.asarray(leaf).reshape(task.program.num_lanes, -1).view(np.uint8)
+            np.testing.assert_array_equal(by_lane, np.broadcast_to(by_lane[:1], by_lane.shape))
 
 
 def no_flags():

@@ -101,7 +101,7 @@ def tick(mix: Mix, num_ticks: int, parts: Sequence[str], narrower: Sequence[int]
         assert lanes is not None
         text = ticks.variant(block, []).text
         seconds = ticks.measure(block, num_ticks, parts, repeats)
-        tables = [lanes.table.size, lanes.scales.size, block.teachers.size, block.worlds.arrivals.size]
+        tables = [lanes.table[0].size, lanes.scales.size, block.teachers.size, block.worlds.arrivals.size]
         found[f"{estimator}, {num_lanes} lanes"] = {
             "estimator": estimator,
             "lanes": num_lanes,

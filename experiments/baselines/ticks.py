@@ -23,7 +23,7 @@ from experiments.baselines import Problem
 from experiments.baselines.problems import Mix
 from jaxdistill import engine, pool, students, xla
 from jaxdistill.block import Block
-from jaxdistill.lanes import Lanes, Program, Replay
+from jaxdistill.lanes import Lanes, Program
 from jaxdistill.rules import StudentRule
 
 PARTS = {  # in the order in which they are taken out
@@ -53,7 +53,7 @@ class _NoCredit(StudentRule):
         return alive
 
     def credit(self, student: Any, row: Any, step: Any, target: Any) -> Any:
-        return row + 0 * target
+        return jax.tree.map(lambda part: part + 0 * target, row)
 
 
 class _NoRefresh(_NoCredit):
@@ -65,7 +65,7 @@ class _NoPolicy(_NoRefresh):
     """Uniform actions."""
 
     def weights(self, row: Any, teacher_row: Any, student: Any, control: Any) -> Any:
-        return jnp.ones(self.num_actions) + 0 * row[0]
+        return jnp.ones(self.num_actions) + 0 * row[0][0]
 
 
 def _hash(key: Any, counter: Any, stream: Any = 0) -> Any:
@@ -83,20 +83,21 @@ def _first_rows(table: Any, index: Any) -> Any:
 def without(parts: Sequence[str], lanes: Lanes, worlds: Any, teachers: jax.Array) -> Iterator[None]:
     """The engine with `parts` replaced while it is traced."""
     sizes = {
-        lanes.table.shape: "rows",
+        lanes.table[0].shape: "rows",
         teachers.shape: "rows",
         lanes.scales.shape: "scales",
-        **({lanes.work.records.shape: "record"} if isinstance(lanes.work, Replay) else {}),
+        **({lanes.records.shape: "record"} if lanes.records is not None else {}),
         **{table.shape: "world" for table in (worlds.outcomes, worlds.continue_prob, worlds.arrivals, worlds.starts)},
     }
     read, write = engine.read, engine.write
 
-    def partly_read(table: Any, index: Any) -> Any:
-        return _first_rows(table, index) if sizes.get(table.shape) in parts else read(table, index)
+    def partly_read(tables: Any, index: Any) -> Any:
+        kept = sizes.get(jax.tree.leaves(tables)[0].shape) not in parts
+        return read(tables, index) if kept else jax.tree.map(lambda table: _first_rows(table, index), tables)
 
-    def partly_write(table: Any, index: Any, rows: Any) -> Any:
-        left_out = "write" if table.shape == lanes.table.shape else sizes.get(table.shape)
-        return table if left_out in parts else write(table, index, rows)
+    def partly_write(tables: Any, index: Any, rows: Any) -> Any:
+        left_out = "write" if isinstance(tables, tuple) else sizes.get(tables.shape)
+        return tables if left_out in parts else write(tables, index, rows)
 
     bits = _hash if "random" in parts else engine.random.threefry
     with (
@@ -127,11 +128,11 @@ def variant(block: Block, parts: Sequence[str]) -> Variant:
     """`engine.advance` of the block's program without `parts`."""
     program, lanes = _simplified(block.program, parts), block.lanes
     assert lanes is not None
-    arguments = (block.worlds, block.teachers, np.int32(block.task.num_iterations))
+    arguments = (block.worlds, block.teachers, np.int32(block.task.num_iterations), block._until)
     with without(parts, lanes, block.worlds, block.teachers):
         advance = xla.compiled(donate=1)(lambda *args: engine.advance.fn(*args))  # a function of its own
         done = advance.lower(program, lanes, *arguments, np.int32(0)).compile()
-    return Variant(lambda lanes, number: done(lanes, *arguments, np.int32(number)), str(done.as_text()))
+    return Variant(lambda lanes, number: done(lanes, *arguments, np.int32(number))[0], str(done.as_text()))
 
 
 def widest(rows: int) -> int:
@@ -157,7 +158,7 @@ def full_block(problem: Problem, monte_carlo: bool, num_lanes: int, num_ticks: i
     block.refill()
     if not (block.occupant >= 0).all():
         raise ValueError(f"{len(task.cost)} students do not fill {num_lanes} lanes; use more.")
-    block.lanes = block._ticks(num_ticks)
+    block._ticks(num_ticks)
     return block
 
 
