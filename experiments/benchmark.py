@@ -33,7 +33,7 @@ from jaxdistill.results import jsonable, package_versions
 
 PARTS = {  # and about how long each takes at the default scale, seconds
     "mix": 260,
-    "width": 300,
+    "width": 480,
     "states": 75,
     "actions": 75,
     "memory": 60,
@@ -53,6 +53,7 @@ class Settings(common.Output):
     num_students: int = common.option(1000, "students of the comparison, about")
     num_iterations: int = common.option(10_000, "episodes of each of them")
     padded_iterations: int = common.option(10, "episodes of each, for the padded scan")
+    width_steps: int = common.option(300_000_000, "environment steps of a run by number of students, about")
     num_steps: int = common.option(30_000_000, "environment steps of a run of the other measurements, about")
     num_rows: int = common.option(20, "height and width of the grids")
     methods: list[str] = common.option(fig8.PAPER_METHODS, "methods of the mix of Fig. 8, separated by commas")
@@ -67,8 +68,8 @@ class Settings(common.Output):
 
 
 SMOKE = {
-    "repeats": 2, "num_students": 34, "num_iterations": 40, "padded_iterations": 2, "num_steps": 20_000, "num_rows": 6,
-    "methods": ["baseline", "on_policy_distill"], "columns": ["td"],
+    "repeats": 2, "num_students": 34, "num_iterations": 40, "padded_iterations": 2, "num_steps": 20_000,
+    "width_steps": 20_000, "num_rows": 6, "methods": ["baseline", "on_policy_distill"], "columns": ["td"],
     "widths": ["1", "34"], "grids": ["6"], "actions": ["4"], "memory_worlds": 2, "num_ticks": 50,
 }  # fmt: skip
 
@@ -77,8 +78,8 @@ def check(settings: Settings) -> None:
     """Finds what is wrong with the settings before any work."""
     common.known("measurement", settings.only, PARTS)
     fig8.check(fig8.Settings(methods=settings.methods, columns=settings.columns))
-    for name in ("repeats", "num_students", "num_iterations", "padded_iterations", "num_steps", "num_rows",
-                 "memory_worlds", "num_ticks"):  # fmt: skip
+    for name in ("repeats", "num_students", "num_iterations", "padded_iterations", "width_steps", "num_steps",
+                 "num_rows", "memory_worlds", "num_ticks"):  # fmt: skip
         if getattr(settings, name) < 1:
             raise ValueError(f"--{name} must be at least 1; got {getattr(settings, name)}.")
     for name, least in (("widths", 1), ("grids", 2), ("actions", 4)):
@@ -87,10 +88,9 @@ def check(settings: Settings) -> None:
                 raise ValueError(f"--{name} takes whole numbers of at least {least}, with commas; got {text!r}.")
 
 
-def iterations(settings: Settings, num_students: int, num_actions: int = 4) -> int:
-    """Episodes of each student so that a run takes about `num_steps` steps, fewer where steps are dear."""
-    steps = settings.num_steps * 4 / num_actions
-    return int(np.clip(steps / (num_students * _STEPS_PER_EPISODE), _FEWEST, _MOST))
+def iterations(num_students: int, num_steps: float) -> int:
+    """Episodes of each student so that a run takes about `num_steps` steps."""
+    return int(np.clip(num_steps / (num_students * _STEPS_PER_EPISODE), _FEWEST, _MOST))
 
 
 def mix(settings: Settings) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def width(settings: Settings) -> dict[str, Any]:
 
     def point(number: int) -> dict[str, Any]:
         chosen = mix_of(settings, number)
-        return clock.in_child(groups.width, chosen, iterations(settings, number), settings.repeats)
+        return clock.in_child(groups.width, chosen, iterations(number, settings.width_steps), settings.repeats)
 
     return {text: point(int(text)) for text in settings.widths}
 
@@ -128,7 +128,7 @@ def actions(settings: Settings) -> dict[str, Any]:
 
 def _sized(settings: Settings, rows: int, num_actions: int) -> dict[str, Any]:
     students = 36 if settings.smoke or num_actions > 40 else 144
-    number = iterations(settings, students, num_actions)
+    number = iterations(students, settings.num_steps * 4 / num_actions)  # fewer where steps are dear
     return clock.in_child(groups.size, rows, num_actions, students, number, settings.repeats)
 
 
@@ -140,8 +140,8 @@ def memory(settings: Settings) -> dict[str, Any]:
 
 def tick(settings: Settings) -> dict[str, Any]:
     """Where a tick's time goes."""
-    parts, narrower = (("random", "rest"), ()) if settings.smoke else (tuple(ticks.PARTS), (2, 4))
-    return clock.in_child(groups.tick, mix_of(settings, 1), settings.num_ticks, parts, narrower, settings.repeats)
+    parts, wider = (("random", "rest"), ()) if settings.smoke else (tuple(ticks.PARTS), (2, 4))
+    return clock.in_child(groups.tick, mix_of(settings, 1), settings.num_ticks, parts, wider, settings.repeats)
 
 
 def compilation(settings: Settings) -> dict[str, Any]:

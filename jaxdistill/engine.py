@@ -23,8 +23,8 @@ from jaxdistill.lanes import (
     Pending,
     Program,
     Replay,
+    all_credited,
     begin_episode,
-    credited,
     lane_index,
     scale_slot,
     seen_from,
@@ -79,20 +79,20 @@ def tick_td(program: Program, worlds: Worlds, teachers: jax.Array, num_iteration
         return select(last.valid, credited, fresh), row, finite(row)
 
     same = last.valid & (last.observation == lanes.observation)
-    credited_row, row, is_finite = lax.optimization_barrier(
+    credited, row, is_finite = lax.optimization_barrier(
         jax.vmap(finish)(student, last, row, teacher_row, filed, lanes.scale, seen_from(program, lanes), same)
     )
 
     active, lanes = playing(lanes, is_finite)
     action, arrival = act(program, worlds, lanes, row, teacher_row)
     if rule.next_rewards:
-        credited_row, row = jax.vmap(functools.partial(_credit_next, rule))(
-            student, last, credited_row, row, teacher_row, action, same
+        credited, row = jax.vmap(functools.partial(_credit_next, rule))(
+            student, last, credited, row, teacher_row, action, same
         )
     credited_at = jnp.where(last.valid, here + last.observation - lanes.observation, here)
     lanes = dataclasses.replace(
         lanes,
-        table=write(lanes.table, credited_at, credited_row),
+        table=write(lanes.table, credited_at, credited),
         scales=scales,
         work=Pending(
             valid=active,
@@ -149,8 +149,8 @@ def tick_mc(program: Program, worlds: Worlds, teachers: jax.Array, num_iteration
         target = rule.reward(student, step) + replay.next_reward + student.discount * replay.next_return
         return rule.credit(student, row, step, target), target, rule.next_reward(student, step)
 
-    credited_row, target, next_reward = jax.vmap(credit)(student, replay, row, teacher_row, action, arrival.reward)
-    row = select(backward[:, None], credited_row, row)
+    credited, target, next_reward = jax.vmap(credit)(student, replay, row, teacher_row, action, arrival.reward)
+    row = select(backward[:, None], credited, row)
     ended = active & arrival.ended
     remaining = jnp.where(ended, lanes.time + 1, jnp.where(backward, replay.remaining - 1, 0))
     lanes = dataclasses.replace(
@@ -268,7 +268,7 @@ def apply_optimizer(program: Program, lanes: Lanes) -> Lanes:
     """Applies the transformation in the lanes whose iteration is complete and lets them go on."""
     optimizer, rule = program.optimizer, program.rule
     assert optimizer is not None
-    ready = lanes.waiting & credited(lanes)
+    ready = lanes.waiting & all_credited(lanes)
     n, a = rule.num_params, rule.num_actions
     table = jax.tree.map(lambda part: part.reshape(program.num_lanes, -1, rule.width), lanes.table)
 
@@ -316,5 +316,5 @@ def advance(program: Program, lanes: Lanes, worlds: Worlds, teachers, num_iterat
     else:
         lanes = lax.fori_loop(0, -(-num_ticks // program.sync_every), some, lanes)
     count = lax.bitcast_convert_type(lanes.count, jnp.int32)
-    idle = credited(lanes) & ~lanes.waiting
+    idle = all_credited(lanes) & ~lanes.waiting
     return lanes, jnp.stack([lanes.iteration, count, lanes.fault, idle.astype(jnp.int32)])

@@ -29,7 +29,7 @@ def plot_intervals(comparison: Any) -> Any:
             _draw(ax, rows, name, neutral)
             ax.set_xlabel(title)
         first = axes[0, 0]
-        labels = [plotting.method_style(row.label, p).label for p, row in enumerate(rows)]
+        labels = [plotting.method_style(row.label).label for row in rows]
         first.set_yticks(range(len(rows)), labels)
         first.set_ylim(len(rows) - 0.4, -0.6)  # the first method on top
     return figure
@@ -37,11 +37,12 @@ def plot_intervals(comparison: Any) -> Any:
 
 def _draw(ax: Any, rows: Any, name: str, neutral: float | None) -> None:
     ax.use_sticky_edges = False  # a bar is an interval: it does not begin at the axis
+    indices = plotting.palette_indices([row.label for row in rows])
     for p, row in enumerate(rows):
         interval = getattr(row, name)
         if interval is None or not np.isfinite(interval.estimate):
             continue
-        look = plotting.method_style(row.label, p)
+        look = plotting.method_style(row.label, indices[p])
         if np.isfinite(interval.low):
             ax.barh(p, interval.high - interval.low, left=interval.low, height=0.6, color=look.color, alpha=0.35, lw=0)
             ax.plot([interval.low, interval.high], [p, p], color=look.color, linewidth=1.2)

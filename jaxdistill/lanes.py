@@ -139,7 +139,7 @@ def seen_from(program: Program, lanes: Lanes) -> jax.Array:
     return lanes.iteration if program.optimizer is None else lanes.iteration - lanes.waiting.astype(jnp.int32)
 
 
-def credited(lanes: Lanes) -> jax.Array:
+def all_credited(lanes: Lanes) -> jax.Array:
     """Whether no step that was taken waits for its credit, in lanes that are at the start of an episode."""
     return ~lanes.work.valid if isinstance(lanes.work, Pending) else lanes.work.remaining == 0
 

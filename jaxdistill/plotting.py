@@ -6,6 +6,7 @@ methods apart in grey. Dotted lines are reserved for references (teacher, unifor
 """
 
 import io
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -96,11 +97,23 @@ def style() -> AbstractContextManager[None]:
 
 
 def method_style(label: str, index: int = 0) -> MethodStyle:
-    """Style of a method by name; a user's own method gets one from the palette by its position `index`."""
+    """Style of a method by name; a user's own method gets the one of `index` in the palette."""
     if label in STYLES:
         return STYLES[label]
     lines, markers = ("-", _DASHED, _DASH_DOT), [known.marker for known in STYLES.values()]
     return MethodStyle(PALETTE[index % len(PALETTE)], lines[index % 3], label, markers[index % len(markers)])
+
+
+def palette_indices(labels: Sequence[str]) -> list[int]:
+    """`index` for each of the methods of a picture: own ones take colours that the known ones among them leave free."""
+    known = {STYLES[label].color for label in labels if label in STYLES}
+    free = [i for i, color in enumerate(PALETTE) if color not in known] or list(range(len(PALETTE)))
+    own = itertools.count()
+    indices = []
+    for label in labels:
+        lap, place = (0, 0) if label in STYLES else divmod(next(own), len(free))
+        indices.append(lap * len(PALETTE) + free[place])
+    return indices
 
 
 def new_figure(
@@ -152,7 +165,7 @@ def plot_curves(
         panel says of how many students.
       method: name that decides the style, see `STYLES`.
       label: text of the legend; by default that of the style.
-      index: for a method without a style of its own: which of the palette to use.
+      index: for a method without a style of its own: which of the palette to use, see `palette_indices`.
       band: whether to draw the band.
       **line_options: passed on to `Axes.plot`.
 
@@ -256,11 +269,12 @@ def plot_result(
     if ax is None:
         figure, axes = new_figure(size=(5.2, 4.2))
         ax = axes[0, 0]
+    indices = palette_indices(result.labels)
     with style():
         for name, p in rows.items():
-            plot_curves(ax, result.iterations, getattr(result, quantity)[p], name, index=p, band=band)
+            plot_curves(ax, result.iterations, getattr(result, quantity)[p], name, index=indices[p], band=band)
         if quantity == "returns":
-            _draw_references(ax, result, rows, references)
+            _draw_references(ax, result, rows, indices, references)
         label_axes(ax, quantity=quantity)
         if title:
             ax.set_title(title)
@@ -270,7 +284,9 @@ def plot_result(
     return figure
 
 
-def _draw_references(ax: Axes, result: Any, rows: dict[str, int], references: Iterable[str]) -> None:
+def _draw_references(
+    ax: Axes, result: Any, rows: dict[str, int], indices: Sequence[int], references: Iterable[str]
+) -> None:
     for kind in references:
         if kind == "teacher":
             means = mean_interval(result.teacher_returns[list(rows.values())], axis=1).estimate
@@ -279,7 +295,7 @@ def _draw_references(ax: Axes, result: Any, rows: dict[str, int], references: It
                 reference_line(ax, levels[0], kind)
             for (name, p), mean in zip(rows.items(), means, strict=True):
                 if levels.size > 1 and np.isfinite(mean):  # several teachers: each in the colour of its method
-                    look = method_style(name, p)
+                    look = method_style(name, indices[p])
                     reference_line(ax, mean, kind, f"Teacher of {look.label}", look.color)
         else:
             mean = mean_interval(getattr(result, f"{kind}_returns")).estimate

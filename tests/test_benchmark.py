@@ -206,8 +206,8 @@ def test_copies_of_tables_are_found():
 def full():
     """A full block of TD(1) students."""
     mix = problems.Mix(1, 15, ("baseline", "on_policy_distill"), ("td",))
-    problem, _ = problems.fig8_mix(ticks.filling(mix), 1)
-    return ticks.full_block(problem, monte_carlo=False, num_lanes=ticks.widest(15))
+    problem, _ = problems.fig8_mix(ticks.filling(mix, 8), 1)
+    return ticks.full_block(problem, monte_carlo=False, num_lanes=8)
 
 
 def test_no_table_is_copied_in_the_loop_of_the_engine(full):

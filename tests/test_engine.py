@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import MDP, Teacher, block, engine, from_text, pace, pool, students, teachers, train
+from jaxdistill import MDP, Teacher, block, engine, from_text, pace, pool, students, tables, teachers, train
 from tests import reference, small
 
 NUM_SEEDS, NUM_REFERENCE_SEEDS, NUM_ITERATIONS, NUM_BINS = 512, 80, 60, 4
@@ -175,6 +175,18 @@ def test_chunks_and_workers_change_nothing(name, estimator, reduction, methods, 
     assert_same(trained(name, methods, estimator, reduction), chunked)
 
 
+@pytest.mark.parametrize("estimator", ["td", "mc"])
+def test_the_write_of_an_accelerator_makes_the_same_students(estimator, monkeypatch):
+    """On CPU rows are written in turn, elsewhere scattered, to wide blocks; numbers differ by rounding alone."""
+    few = functools.partial(run, "grid", "baseline", rows=slice(0, 40), estimator=estimator, num_iterations=20)
+    ours = few()
+    monkeypatch.setattr(tables, "_write_in_turn", tables._scatter)
+    monkeypatch.setattr(students, "lane_width", lambda *_: 64)  # another program, so that it is traced anew
+    theirs = few()
+    np.testing.assert_array_equal(theirs.lengths, ours.lengths)
+    np.testing.assert_allclose(theirs.logits, ours.logits, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("estimator", "methods"), [("td", COMPARED[1][3]), ("mc", COMPARED[3][3])], ids=["td", "mc"])
 def test_a_small_ring_settles_and_changes_nothing(estimator, methods, monkeypatch):
     """At 128 remembered iterations of 300 the whole table is settled now and then, in the middle of episodes."""
@@ -194,8 +206,8 @@ def test_streams_are_named_by_key_label_and_id():
     first = run("grid", {"a": "baseline", "b": "baseline"}, estimator="td")
     assert_same(first, run("grid", {"a": "baseline", "b": "baseline"}, estimator="td"))
     other = run("grid", {"a": "baseline"}, estimator="td", key=jax.random.key(4))
-    tables = np.concatenate([first.logits.reshape(2 * NUM_SEEDS, -1), other.logits.reshape(NUM_SEEDS, -1)])
-    assert len(np.unique(tables, axis=0)) == 3 * NUM_SEEDS
+    logits = np.concatenate([first.logits.reshape(2 * NUM_SEEDS, -1), other.logits.reshape(NUM_SEEDS, -1)])
+    assert len(np.unique(logits, axis=0)) == 3 * NUM_SEEDS
     correlation = np.corrcoef(first.returns[0].mean(-1), first.returns[1].mean(-1))[0, 1]
     assert abs(correlation) < 4 / np.sqrt(NUM_SEEDS)  # the standard error of a correlation that is 0
 

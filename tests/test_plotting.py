@@ -113,6 +113,14 @@ def test_a_users_own_methods_get_different_looks():
     assert plotting.method_style("td_v0", 3) is plotting.STYLES["td_v0"]
 
 
+def test_own_methods_take_no_colour_of_a_known_one_beside_them():
+    labels = ["mine", "on_policy_distill", *(f"mine_{i}" for i in range(12)), "entropy_regularised", "td_v0"]
+    looks = [plotting.method_style(*pair) for pair in zip(labels, plotting.palette_indices(labels), strict=True)]
+    known = {plotting.STYLES[label].color for label in labels if label in plotting.STYLES}
+    assert all(look.color not in known for label, look in zip(labels, looks, strict=True) if "mine" in label)
+    assert len({look._replace(label="") for look in looks}) == len(labels)
+
+
 # --- curves -----------------------------------------------------------------------------------------------
 
 

@@ -87,15 +87,15 @@ def compilation(mix: Mix) -> dict[str, Any]:
     return {"first": first, "again": second, "seconds": first - second, "by_other_numbers": compilations.count}
 
 
-def tick(mix: Mix, num_ticks: int, parts: Sequence[str], narrower: Sequence[int], repeats: int) -> dict[str, Any]:
+def tick(mix: Mix, num_ticks: int, parts: Sequence[str], wider: Sequence[int], repeats: int) -> dict[str, Any]:
     """Seconds per tick of a full block, and of its parts; copies of whole tables in the compiled loop.
 
-    `narrower`: further blocks, of TD(1) students, by what part of the lanes they have: 8 for an eighth.
+    `wider`: further blocks, of TD(1) students, by how many times the lanes they have.
     """
-    problem, _ = problems.fig8_mix(ticks.filling(mix), 1)
-    most, found = ticks.widest(mix.rows), {}
+    usual, found = ticks.usual_width(mix.rows), {}
+    problem, _ = problems.fig8_mix(ticks.filling(mix, max([1, *wider]) * usual), 1)
     estimators = dict.fromkeys(cell.estimator for cell in problem.cells)
-    for estimator, num_lanes in [(e, most) for e in estimators] + [("td", most // n) for n in narrower]:
+    for estimator, num_lanes in [(e, usual) for e in estimators] + [("td", usual * n) for n in wider]:
         block = ticks.full_block(problem, estimator == "mc", num_lanes)
         lanes = block.lanes
         assert lanes is not None

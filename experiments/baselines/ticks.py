@@ -135,15 +135,15 @@ def variant(block: Block, parts: Sequence[str]) -> Variant:
     return Variant(lambda lanes, number: done(lanes, *arguments, np.int32(number))[0], str(done.as_text()))
 
 
-def widest(rows: int) -> int:
+def usual_width(rows: int) -> int:
     """Lanes of a block of students of rows x rows."""
-    return pool.lane_width(rows**2, 2 * 4 + 8)
+    return pool.lane_width(rows**2, 2 * 8)
 
 
-def filling(mix: Mix) -> Mix:
-    """The mix with as many worlds as fill a block with the students of either estimator."""
+def filling(mix: Mix, num_lanes: int) -> Mix:
+    """The mix with as many worlds as fill a block of so many lanes with the students of either estimator."""
     fewest = min(mix._replace(columns=(column,)).num_cells for column in mix.columns)
-    return mix._replace(num_students=mix.num_cells * -(-widest(mix.rows) // fewest))
+    return mix._replace(num_students=mix.num_cells * -(-num_lanes // fewest))
 
 
 def full_block(problem: Problem, monte_carlo: bool, num_lanes: int, num_ticks: int = 2000) -> Block:
