@@ -128,7 +128,7 @@ def actions(settings: Settings) -> dict[str, Any]:
 
 def _sized(settings: Settings, rows: int, num_actions: int) -> dict[str, Any]:
     students = 36 if settings.smoke or num_actions > 40 else 144
-    number = iterations(students, settings.num_steps * 4 / num_actions)  # fewer where steps are dear
+    number = iterations(students, settings.num_steps * max(4 / num_actions, 1 / 100))  # fewer where steps are dear
     return clock.in_child(groups.size, rows, num_actions, students, number, settings.repeats)
 
 

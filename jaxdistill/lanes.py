@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from jaxdistill import random, xla
 from jaxdistill.numerics import sample_index
@@ -234,22 +235,33 @@ def load(program: Program, lanes: Lanes, worlds: Worlds, mask: jax.Array, studen
     def pick(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(mask.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
 
-    def clear(x: jax.Array) -> jax.Array:
-        by_lane = x.reshape(width, -1)
-        return pick(jnp.zeros_like(by_lane), by_lane).reshape(x.shape)
+    (masked,) = jnp.nonzero(mask, size=width)
 
-    # What an iteration has not written it does not read.
-    kept: dict[str, Any] = dict(scales=lanes.scales, records=lanes.records, opt_state=lanes.opt_state)
-    kept["student"] = jax.tree.map(lambda x, old: pick(x[who], old), students, lanes.student)
-    left_out: dict[str, Any] = dict.fromkeys(kept)
-    lanes = dataclasses.replace(jax.tree.map(clear, dataclasses.replace(lanes, **left_out)), **kept)
+    def put(table: jax.Array, rows: jax.Array | float = 0.0) -> jax.Array:
+        """In the masked lanes alone: tables may be large."""
+        lane_rows = table.shape[0] // width
+        rows = jnp.broadcast_to(rows, (width, lane_rows, table.shape[1]))
+
+        def put_one(i: jax.Array, table: jax.Array) -> jax.Array:
+            return lax.dynamic_update_slice(table, rows[masked[i]], (masked[i] * lane_rows, 0))
+
+        return lax.fori_loop(0, jnp.sum(mask), put_one, table)
+
     params, *others = lanes.table
-    if initial is not None:
-        rows = jnp.pad(initial, ((0, 0), (0, 0), (0, rule.width - rule.num_params)))
-        params = pick(rows, params.reshape(rows.shape)).reshape(params.shape)
-        lanes = dataclasses.replace(lanes, table=(params, *others))
+    rows = 0.0 if initial is None else jnp.pad(initial, ((0, 0), (0, 0), (0, rule.width - rule.num_params)))
+    kept: dict[str, Any] = dict(
+        table=(put(params, rows), *map(put, others)),
+        curves=put(lanes.curves),
+        scales=lanes.scales,  # what an iteration has not written it does not read
+        records=lanes.records,
+        student=jax.tree.map(lambda x, old: pick(x[who], old), students, lanes.student),
+        opt_state=lanes.opt_state,
+    )
+    left_out: dict[str, Any] = dict.fromkeys(kept)
+    rest = jax.tree.map(lambda x: pick(jnp.zeros_like(x), x), dataclasses.replace(lanes, **left_out))
+    lanes = dataclasses.replace(rest, **kept)
     if program.optimizer is not None:
-        rows, a = params.reshape(width, -1, rule.width), rule.num_actions
+        rows, a = lanes.table[0].reshape(width, -1, rule.width), rule.num_actions
         fresh = jax.vmap(program.optimizer.init)({"logits": rows[:, :, :a], "values": rows[:, :, a]})
         lanes = dataclasses.replace(lanes, opt_state=jax.tree.map(pick, fresh, lanes.opt_state))
     state, observation, control = begin_episode(program, worlds, lanes)
