@@ -33,7 +33,7 @@ from jaxdistill.results import jsonable, package_versions
 
 PARTS = {  # and about how long each takes at the default scale, seconds
     "mix": 260,
-    "width": 480,
+    "width": 540,
     "states": 75,
     "actions": 75,
     "memory": 60,
@@ -53,7 +53,8 @@ class Settings(common.Output):
     num_students: int = common.option(1000, "students of the comparison, about")
     num_iterations: int = common.option(10_000, "episodes of each of them")
     padded_iterations: int = common.option(10, "episodes of each, for the padded scan")
-    width_steps: int = common.option(300_000_000, "environment steps of a run by number of students, about")
+    width_iterations: int = common.option(3000, "episodes of each where the number of students varies, at most")
+    width_steps: int = common.option(600_000_000, "environment steps of such a run, about")
     num_steps: int = common.option(30_000_000, "environment steps of a run of the other measurements, about")
     num_rows: int = common.option(20, "height and width of the grids")
     methods: list[str] = common.option(fig8.PAPER_METHODS, "methods of the mix of Fig. 8, separated by commas")
@@ -78,8 +79,8 @@ def check(settings: Settings) -> None:
     """Finds what is wrong with the settings before any work."""
     common.known("measurement", settings.only, PARTS)
     fig8.check(fig8.Settings(methods=settings.methods, columns=settings.columns))
-    for name in ("repeats", "num_students", "num_iterations", "padded_iterations", "width_steps", "num_steps",
-                 "num_rows", "memory_worlds", "num_ticks"):  # fmt: skip
+    for name in ("repeats", "num_students", "num_iterations", "padded_iterations", "width_iterations", "width_steps",
+                 "num_steps", "num_rows", "memory_worlds", "num_ticks"):  # fmt: skip
         if getattr(settings, name) < 1:
             raise ValueError(f"--{name} must be at least 1; got {getattr(settings, name)}.")
     for name, least in (("widths", 1), ("grids", 2), ("actions", 4)):
@@ -110,8 +111,8 @@ def width(settings: Settings) -> dict[str, Any]:
     """The engine by number of students."""
 
     def point(number: int) -> dict[str, Any]:
-        chosen = mix_of(settings, number)
-        return clock.in_child(groups.width, chosen, iterations(number, settings.width_steps), settings.repeats)
+        each = min(iterations(number, settings.width_steps), settings.width_iterations)
+        return clock.in_child(groups.width, mix_of(settings, number), each, settings.repeats)
 
     return {text: point(int(text)) for text in settings.widths}
 
