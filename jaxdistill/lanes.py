@@ -240,10 +240,11 @@ def load(program: Program, lanes: Lanes, worlds: Worlds, mask: jax.Array, studen
     def put(table: jax.Array, rows: jax.Array | float = 0.0) -> jax.Array:
         """In the masked lanes alone: tables may be large."""
         lane_rows = table.shape[0] // width
-        rows = jnp.broadcast_to(rows, (width, lane_rows, table.shape[1]))
+        rows = jnp.broadcast_to(jnp.asarray(rows, table.dtype), (width, lane_rows, table.shape[1]))
 
         def put_one(i: jax.Array, table: jax.Array) -> jax.Array:
-            return lax.dynamic_update_slice(table, rows[masked[i]], (masked[i] * lane_rows, 0))
+            at = masked[i] * lane_rows
+            return lax.dynamic_update_slice(table, rows[masked[i]], (at, jnp.zeros_like(at)))
 
         return lax.fori_loop(0, jnp.sum(mask), put_one, table)
 
