@@ -183,6 +183,13 @@ def test_count_reached_survives_a_u_that_rounded_to_one():
 # --- Packed tables --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("num", [5, 20])  # by selections, and put together
+def test_spread(num):
+    row = jnp.asarray(RNG.normal(size=num - 1), jnp.float32)
+    expected = np.concatenate([row, [7.0], np.zeros(24 - num)])
+    np.testing.assert_array_equal(numerics.spread([row, jnp.float32(7)], 24), expected)
+
+
 def test_read_and_write():
     table = jnp.asarray(RNG.normal(size=(10, 8)), jnp.float32)
     index = jnp.array([1, 4, 9], jnp.int32)
