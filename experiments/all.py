@@ -22,9 +22,9 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from experiments import common
-from jaxdistill.files import locked, write_atomically
-from jaxdistill.progress import duration
-from jaxdistill.results import package_versions
+from jaxdistill.results.result import package_versions
+from jaxdistill.runtime.files import locked, write_atomically
+from jaxdistill.runtime.progress import duration
 
 FOLDER = Path(__file__).resolve().parent
 _GRACE_SECONDS = 20  # for an experiment to end by itself when it is stopped

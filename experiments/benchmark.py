@@ -27,9 +27,9 @@ import numpy as np
 from experiments import common, fig8
 from experiments.baselines import clock, groups, pages, scalar_loop, ticks
 from experiments.baselines.problems import Mix
-from jaxdistill.files import write_atomically
-from jaxdistill.progress import duration
-from jaxdistill.results import jsonable, package_versions
+from jaxdistill.results.result import jsonable, package_versions
+from jaxdistill.runtime.files import write_atomically
+from jaxdistill.runtime.progress import duration
 
 PARTS = {  # and about how long each takes at the default scale, seconds
     "mix": 260,

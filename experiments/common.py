@@ -20,11 +20,12 @@ import numpy as np
 from absl import app, flags, logging
 
 import jaxdistill
-from jaxdistill import Result, Teacher, checkpoints, checks, plotting, processes, results, teachers
-from jaxdistill.command_line import keep_compiled_programs
-from jaxdistill.files import locked, one_line, write_atomically
-from jaxdistill.progress import duration
-from jaxdistill.results import package_versions
+from jaxdistill import Result, Teacher, plotting, results, teachers
+from jaxdistill.cli.main import keep_compiled_programs
+from jaxdistill.results.result import package_versions
+from jaxdistill.runtime import checkpoints, checks, processes
+from jaxdistill.runtime.files import locked, one_line, write_atomically
+from jaxdistill.runtime.progress import duration
 
 
 def option(default: Any, help: str) -> Any:

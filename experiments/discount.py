@@ -19,8 +19,9 @@ import numpy as np
 
 import jaxdistill
 from experiments import common
-from jaxdistill import fields, flows, plotting, variance
+from jaxdistill import plotting
 from jaxdistill.statistics import mean_interval
+from jaxdistill.theory import fields, flows, variance
 
 METHOD = "kl_regularised"
 KINDS = {"aliased": "States share rows", "full": "A row for each state"}

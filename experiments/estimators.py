@@ -16,14 +16,15 @@ import jax
 import numpy as np
 
 from experiments import common
-from jaxdistill import METHODS, Method, plotting, step_functions
-from jaxdistill.fields import field, jacobian, random_problems
-from jaxdistill.flows import fixed_point
-from jaxdistill.moments import update_moments
-from jaxdistill.objectives import ZOO
-from jaxdistill.potentials import TABLE_1
-from jaxdistill.precision import float64, precise
+from jaxdistill import METHODS, Method, plotting
+from jaxdistill.methods import step_functions
+from jaxdistill.methods.zoo import ZOO
 from jaxdistill.statistics import mean_interval
+from jaxdistill.theory.fields import field, jacobian, random_problems
+from jaxdistill.theory.flows import fixed_point
+from jaxdistill.theory.moments import update_moments
+from jaxdistill.theory.precision import float64, precise
+from jaxdistill.theory.stated_losses import TABLE_1
 
 USES = {"loss": "loss", "ratio": "loss × ratio", "reward": "reward", "return": "return"}
 ESTIMATORS = {f"{k}_{use}": f"${k[0]}_{k[1]}$ as {text}" for k in ("k1", "k2", "k3") for use, text in USES.items()}

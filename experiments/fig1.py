@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import common
-from jaxdistill import guide, plotting
-from jaxdistill.guide import Recommendation
+from jaxdistill import plotting
+from jaxdistill.methods import guide
+from jaxdistill.methods.guide import Recommendation
 
 _ANSWERS = {"yes": True, "no": False, "": None}
 

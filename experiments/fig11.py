@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 from experiments import common
-from jaxdistill import losses, plotting
+from jaxdistill import plotting
+from jaxdistill.methods import losses
 
 TOLERANCE = 1e-3  # probability: what the descent may be away from the closed form
 

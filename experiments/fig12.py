@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from scipy import stats
 
-from experiments import common
-from jaxdistill import mixtures, plotting
+from experiments import common, gaussian_mixtures
+from jaxdistill import plotting
 
 DIVERGENCES = {"forward": r"$KL(p\Vert q)$", "reverse": r"$KL(q\Vert p)$"}
 _ROWS = {"forward": "mean seeking", "reverse": "mode seeking"}
@@ -30,9 +30,9 @@ class Target:
     scale: float = common.option(0.1, "standard deviation of every component")
     weights: list[str] = common.option(["1", "1", "1", "1"], "weights of the components, normalised to sum to 1")
 
-    def mixture(self) -> mixtures.Mixture:
+    def mixture(self) -> gaussian_mixtures.Mixture:
         """The mixture; ValueError where a number is impossible."""
-        return mixtures.mixture(_numbers("means", self.means), self.scale, _numbers("weights", self.weights))
+        return gaussian_mixtures.mixture(_numbers("means", self.means), self.scale, _numbers("weights", self.weights))
 
 
 def _numbers(flag: str, words: list[str]) -> list[float]:
@@ -82,7 +82,7 @@ def check(settings: Settings) -> None:
     """Finds what is wrong with the settings before any work."""
     settings.mixture()
     settings.check_descent()
-    common.known("parameter", settings.free, mixtures.PARAMETERS)
+    common.known("parameter", settings.free, gaussian_mixtures.PARAMETERS)
     if not 1 <= settings.max_components <= 8:
         raise ValueError(f"--max_components must be 1 to 8; got {settings.max_components}.")
 
@@ -95,15 +95,15 @@ def run(settings: Settings, direction: str) -> dict[str, np.ndarray]:
       starts, nats; reached [C], how many of the starts came within 0.001 nats of the best.
     """
     size, target = settings.max_components, settings.mixture()
-    found: dict[str, np.ndarray] = {name: np.full((size, size), np.nan) for name in mixtures.PARAMETERS}
+    found: dict[str, np.ndarray] = {name: np.full((size, size), np.nan) for name in gaussian_mixtures.PARAMETERS}
     found |= {"kl": np.empty(size), "kls": np.empty((size, settings.num_restarts)), "reached": np.empty(size, int)}
     keys = jax.random.split(jax.random.key(settings.seed), size)
     scale = None if "scales" in settings.free else settings.scale
     for i in range(size):
-        fits = mixtures.fit(
+        fits = gaussian_mixtures.fit(
             keys[i], target, i + 1, direction, free=tuple(settings.free), scale=scale, **settings.arguments()
         )
-        for name in mixtures.PARAMETERS:
+        for name in gaussian_mixtures.PARAMETERS:
             found[name][i, : i + 1] = getattr(fits.best, name)
         found["kl"][i], found["kls"][i], found["reached"][i] = fits.kl, fits.kls, fits.num_reached()
     return found
@@ -135,7 +135,14 @@ def plot(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> Any:
             color = {"forward": plotting.PALETTE[2], "reverse": plotting.PALETTE[0]}[direction]
             for i in range(size):
                 ax = axes[row, i]
-                _draw(ax, x, target, {name: fits[name][i, : i + 1] for name in mixtures.PARAMETERS}, direction, color)
+                _draw(
+                    ax,
+                    x,
+                    target,
+                    {name: fits[name][i, : i + 1] for name in gaussian_mixtures.PARAMETERS},
+                    direction,
+                    color,
+                )
                 found = f"KL {max(fits['kl'][i], 0.0):.2f} nats\n{fits['reached'][i]} of {fits['kls'].shape[1]} starts"
                 ax.text(0.98, 0.97, found, transform=ax.transAxes, ha="right", va="top", fontsize=8)
                 if row == 0:
@@ -165,7 +172,7 @@ def work(settings: Settings) -> None:
     """Runs, or finds what was run before, and draws."""
     check(settings)
     outdir = common.prepare_outdir(settings)
-    parts = {name: functools.partial(run, settings, name) for name in mixtures.DIRECTIONS}
+    parts = {name: functools.partial(run, settings, name) for name in gaussian_mixtures.DIRECTIONS}
     data = common.run_parts(settings, outdir, parts)
     print("\n".join(report(data)))
     common.deliver(plot(settings, data), outdir, "fig12")

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import common, fig12
-from jaxdistill import mixtures, plotting
+from experiments import common, fig12, gaussian_mixtures
+from jaxdistill import plotting
 
 SAME = 1e-2  # nats: minima this close count as equally low
 
@@ -49,9 +49,11 @@ def run(settings: Settings, direction: str) -> dict[str, np.ndarray]:
     """
     target = settings.mixture()
     grid = np.linspace(-settings.grid_reach, settings.grid_reach, settings.grid_size)
-    table = mixtures.landscape(target, grid, grid, settings.scale, direction)
+    table = gaussian_mixtures.landscape(target, grid, grid, settings.scale, direction)
     key = jax.random.key(settings.seed)
-    fits = mixtures.fit(key, target, 2, direction, free=("means",), scale=settings.scale, **settings.arguments())
+    fits = gaussian_mixtures.fit(
+        key, target, 2, direction, free=("means",), scale=settings.scale, **settings.arguments()
+    )
     return {
         "grid": grid,
         "kl": np.asarray(table),
@@ -62,7 +64,7 @@ def run(settings: Settings, direction: str) -> dict[str, np.ndarray]:
 
 def minima(data: dict[str, np.ndarray]) -> np.ndarray:
     """The global minima of the grid, float [N, 2]: local minima within `SAME` nats of the lowest point."""
-    low = mixtures.local_minima(data["kl"]) & (data["kl"] <= data["kl"].min() + SAME)
+    low = gaussian_mixtures.local_minima(data["kl"]) & (data["kl"] <= data["kl"].min() + SAME)
     return data["grid"][np.argwhere(low)]
 
 
@@ -77,7 +79,7 @@ def report(data: dict[str, dict[str, np.ndarray]]) -> list[str]:
     lines = []
     for direction, part in data.items():
         found, kept = minima(part), ends(part)
-        name = mixtures.DIRECTIONS[direction]
+        name = gaussian_mixtures.DIRECTIONS[direction]
         pairs = "; ".join(f"({a:.2f}, {b:.2f})" for a, b in found if a <= b)
         lines.append(f"{name}: {len(found)} minima of {part['kl'].min():.4f} nats on the grid, {pairs} and mirrored")
         lines.append(
@@ -128,7 +130,7 @@ def work(settings: Settings) -> None:
     """Runs, or finds what was run before, and draws."""
     check(settings)
     outdir = common.prepare_outdir(settings)
-    parts = {name: functools.partial(run, settings, name) for name in mixtures.DIRECTIONS}
+    parts = {name: functools.partial(run, settings, name) for name in gaussian_mixtures.DIRECTIONS}
     data = common.run_parts(settings, outdir, parts)
     print("\n".join(report(data)))
     common.deliver(plot(settings, data), outdir, "fig13")

@@ -15,8 +15,8 @@ import numpy as np
 
 import jaxdistill
 from experiments import common
+from experiments.oscillation import OSCILLATION_METHODS, L, R, log_odds, oscillation_game, oscillation_teacher
 from jaxdistill import plotting
-from jaxdistill.games import OSCILLATION_METHODS, L, R, log_odds, oscillation_game, oscillation_teacher
 
 TITLES = {"on_policy_distill_r": "On-policy distill + R", "n_distill_r": "N-distill + R"}
 LINES = {"$P(R|s_0)$": (plotting.PALETTE[0], "-"), "$P(L|s_L) = P(L|s_R)$": (plotting.PALETTE[2], "--")}

@@ -16,7 +16,8 @@ import numpy as np
 
 import jaxdistill
 from experiments import common
-from jaxdistill import MDP, METHODS, Cell, Control, Method, Teacher, exact, plotting, teachers
+from jaxdistill import MDP, METHODS, Cell, Control, Method, Teacher, plotting, teachers
+from jaxdistill.mdp import exact
 
 _CLONE = METHODS["on_policy_distill"]
 

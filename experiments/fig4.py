@@ -34,8 +34,11 @@ import numpy as np
 
 import jaxdistill
 from experiments import common, targets
-from jaxdistill import MDP, Result, Teacher, exact, plotting, pool, rules, teachers
-from jaxdistill.progress import duration
+from jaxdistill import MDP, Result, Teacher, plotting, teachers
+from jaxdistill.engine import rules
+from jaxdistill.mdp import exact
+from jaxdistill.runtime.progress import duration
+from jaxdistill.scheduling import pool
 
 METHODS = [
     "on_policy_distill", "entropy_regularised", "exp_entropy_regularised", "exp_entropy_without_returns", "baseline",

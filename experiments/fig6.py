@@ -14,7 +14,7 @@ import numpy as np
 import jaxdistill
 from experiments import common, fig8
 from jaxdistill import Result, plotting
-from jaxdistill.chain import chain
+from jaxdistill.worlds.corridor import chain
 
 TEACHERS = {name: common.TEACHERS[name] for name in ("optimal", "adversarial")}
 

@@ -12,8 +12,9 @@ import numpy as np
 
 import jaxdistill
 from experiments import common
-from jaxdistill import exact, plotting, teachers
-from jaxdistill.gridworld import Grid, grid_to_mdp
+from jaxdistill import plotting, teachers
+from jaxdistill.mdp import exact
+from jaxdistill.worlds.gridworld import Grid, grid_to_mdp
 
 _GRID = ("wall", "reward", "terminal", "start")
 POLICIES = ("optimal", "adversarial", "uniform")

@@ -19,11 +19,13 @@ from scipy.special import softmax
 
 import jaxdistill
 from experiments import common
-from jaxdistill import exact, fields, flows, methods, plotting
+from jaxdistill import methods, plotting
+from jaxdistill.mdp import exact
 from jaxdistill.methods import Method, Step, StepFn
-from jaxdistill.modifiers import negated
-from jaxdistill.potentials import Loss
-from jaxdistill.precision import float64, one_by_one, precise
+from jaxdistill.methods.combinators import negated
+from jaxdistill.theory import fields, flows
+from jaxdistill.theory.precision import float64, one_by_one, precise
+from jaxdistill.theory.stated_losses import Loss
 
 
 def squared_error(step: Step) -> jax.Array:

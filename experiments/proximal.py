@@ -16,11 +16,11 @@ import numpy as np
 from experiments import common
 from experiments.estimators import RandomWorlds, length, log_interval, references
 from jaxdistill import plotting
-from jaxdistill.moments import update_moments
-from jaxdistill.objectives import ZOO
-from jaxdistill.potentials import TABLE_1
-from jaxdistill.precision import float64
-from jaxdistill.theory import expected_update
+from jaxdistill.methods.zoo import ZOO
+from jaxdistill.theory.exact_update import expected_update
+from jaxdistill.theory.moments import update_moments
+from jaxdistill.theory.precision import float64
+from jaxdistill.theory.stated_losses import TABLE_1
 
 
 @dataclasses.dataclass

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import Method, Step, numerics
-from jaxdistill.methods import loss_gradient, score
-from jaxdistill.precision import float64
+from jaxdistill import Method, Step
+from jaxdistill.methods import loss_gradient, numerics, score
+from jaxdistill.theory.precision import float64
 
 FLOOR = 1e-12  # of the teacher's probabilities inside a logarithm
 TOLERANCE = 1e-10  # largest entry of an update that counts as rest

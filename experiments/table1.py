@@ -15,7 +15,8 @@ import numpy as np
 
 import jaxdistill
 from experiments import common
-from jaxdistill import fields, plotting, potentials
+from jaxdistill import plotting
+from jaxdistill.theory import fields, stated_losses
 
 PAPER: dict[str, tuple[bool, str]] = {
     "teacher_distill": (True, "E_pi sum H(pi‖pi_theta)"),
@@ -96,7 +97,7 @@ def table(settings: Settings, data: dict[str, np.ndarray]) -> list[str]:
         a, ours = data["asymmetry"][p], verdict(data["asymmetry"][p])
         known = "-" if name not in PAPER else words[paper]
         loss = loss or (
-            potentials.LOSSES[name].text.replace("||", "‖") + " (ours)" if name in potentials.LOSSES else ""
+            stated_losses.LOSSES[name].text.replace("||", "‖") + " (ours)" if name in stated_losses.LOSSES else ""
         )
         agrees = f"{data['potential_error'][p].max():.0e}" if ours else "-"
         numbers = f"{np.median(a):.2g} | {a.min():.2g} | {a.max():.2g}"

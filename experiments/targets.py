@@ -9,7 +9,7 @@ import numpy as np
 import jaxdistill
 from experiments import common, fig8
 from jaxdistill import Result
-from jaxdistill.files import write_atomically
+from jaxdistill.runtime.files import write_atomically
 from jaxdistill.statistics import mean_interval
 
 POINTS = Path(__file__).with_name("paper_points.json")

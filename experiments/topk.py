@@ -20,9 +20,9 @@ import numpy as np
 
 from experiments import common, rows
 from jaxdistill import Method, plotting
-from jaxdistill import step_functions as fns
 from jaxdistill.methods import StepFn
-from jaxdistill.modifiers import Owner, clamped, negated, top_k, total
+from jaxdistill.methods import step_functions as fns
+from jaxdistill.methods.combinators import Owner, clamped, negated, top_k, total
 from jaxdistill.statistics import mean_interval
 
 _DASHED, _DOTTED = (0, (5, 1.5)), (0, (1.5, 1.2))

@@ -2,36 +2,34 @@
 
 __version__ = "0.1.0"
 
-from jaxdistill import (
-    exact,
-    fields,
-    flows,
-    garnet,
-    gridworld,
+from jaxdistill import methods, results, teachers, theory
+from jaxdistill.engine import xla
+from jaxdistill.mdp import MDP, Teacher, exact, stack
+from jaxdistill.methods import (
+    METHODS,
+    STUDENT,
+    TEACHER,
+    UNIFORM,
+    Control,
+    Method,
+    Step,
     guide,
-    gymnasium_worlds,
     losses,
-    methods,
-    objectives,
-    results,
-    teachers,
-    theory,
-    variance,
-    xla,
+    plus_reward,
 )
-from jaxdistill.checkpoints import resumable
-from jaxdistill.comparison import compare
-from jaxdistill.fields import check_method
-from jaxdistill.gridworld import GridConfig, from_text, sample_mdps
-from jaxdistill.gymnasium_worlds import from_gymnasium
-from jaxdistill.mdp import MDP, stack
-from jaxdistill.methods import METHODS, STUDENT, TEACHER, UNIFORM, Control, Method, Step, plus_reward
-from jaxdistill.objectives import ZOO
+from jaxdistill.methods import zoo as objectives
+from jaxdistill.methods.zoo import ZOO
 from jaxdistill.results import Result, Stopped, concatenate, load
-from jaxdistill.students import Cell, Config
-from jaxdistill.teacher import Teacher
-from jaxdistill.theory import expected_update
-from jaxdistill.train import train
+from jaxdistill.results.comparison import compare
+from jaxdistill.runtime.checkpoints import resumable
+from jaxdistill.theory import expected_update, fields, flows, variance
+from jaxdistill.theory.fields import check_method
+from jaxdistill.training.config import Cell, Config
+from jaxdistill.training.train import train
+from jaxdistill.worlds import garnet, gridworld
+from jaxdistill.worlds import gymnasium as gymnasium_worlds
+from jaxdistill.worlds.gridworld import GridConfig, from_text, sample_mdps
+from jaxdistill.worlds.gymnasium import from_gymnasium
 
 xla.compile_loops_whole()
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from jaxdistill.command_line import main
+from jaxdistill.cli.main import main
 
 sys.exit(main())

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 
 import jaxdistill
-from jaxdistill import pool, processes, teachers
+from jaxdistill import teachers
+from jaxdistill.runtime import processes
+from jaxdistill.scheduling import pool
 
 
 def measure(mdps, teacher, policies):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import jaxdistill
-from jaxdistill import command_line, commands
+from jaxdistill.cli import commands, main
 from tests import snippets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,7 @@ def test_commands_name_what_exists():
             asked = {word[2:].split("=")[0] for word in words[3:]} - {"help"}
             assert asked <= flags, f"{page.name}: {' '.join(words)}"
         elif words[:3] == ["python", "-m", "jaxdistill"]:
-            command_line._parser().parse_args(words[3:])  # exits where a command or a flag is unknown
+            main._parser().parse_args(words[3:])  # exits where a command or a flag is unknown
             assert words[3] not in ("methods", "check") or all(commands.method(name) for name in words[4:])
         elif words[:2] == ["pip", "install"] and "-e" in words:
             named = re.fullmatch(r"\.(?:\[(.+)\])?", words[words.index("-e") + 1])

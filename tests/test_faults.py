@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.test_results import assert_same, make
 
 from experiments import all as run_all
 from experiments import common
-from jaxdistill import command_line, commands, load, plotting, results
-from tests.test_results import assert_same, make
+from jaxdistill import load, plotting, results
+from jaxdistill.cli import commands, main
 
 ROOT = Path(__file__).resolve().parents[1]
 MANY = 20  # times as many damaged files in the slow tests
@@ -248,7 +249,7 @@ def test_members_of_a_zip_that_are_not_ours(tmp_path):
 @pytest.mark.parametrize("command", ["show", "table", "plot"])
 def test_commands_on_damaged_files(tmp_path, monkeypatch, capsys, command):
     """Exit code 2, one line, and no file beside it."""
-    monkeypatch.setattr(command_line, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr(commands, "_draw", lambda *_, **__: None)
     monkeypatch.setattr("warnings.formatwarning", __import__("warnings").formatwarning)
     path, rng, refused = tmp_path / "run.npz", np.random.default_rng(1), 0
@@ -257,7 +258,7 @@ def test_commands_on_damaged_files(tmp_path, monkeypatch, capsys, command):
         path.write_bytes(damaged(data, rng))
         CORRUPTED["for commands"] += 1
         try:
-            command_line.main([command, str(path)])
+            main.main([command, str(path)])
         except SystemExit as stopped:
             error = capsys.readouterr().err
             assert stopped.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and str(path) in error
@@ -521,14 +522,14 @@ def test_a_full_disk_leaves_the_old_figure(tmp_path, monkeypatch):
 
 def test_a_full_disk_under_the_command(tmp_path, monkeypatch, capsys):
     """The result is saved before the pictures are drawn, so that a disk that fills up with them loses no training."""
-    monkeypatch.setattr(command_line, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr("warnings.formatwarning", __import__("warnings").formatwarning)
     monkeypatch.setattr(commands, "train", lambda *_, **__: make())
     line = ["compare", "--worlds=garnet", "--num_mdps=2", "--teacher=uniform", f"--out={tmp_path}/x", "--overwrite"]
     written = ["x.npz", "x.png", "x.pdf", "x_intervals.png", "x_intervals.pdf"]
     for number in range(len(written)):
         with FullDisk(tmp_path, number)(monkeypatch), pytest.raises(SystemExit) as stopped:
-            command_line.main(line)
+            main.main(line)
         error = capsys.readouterr().err
         assert stopped.value.code == 2 and error.count("\n") == 1 and "No space left on device" in error
         assert sorted(files(tmp_path)) == sorted(written[:number])

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.test_results import make
 
-from experiments import common, fig8
+from experiments import common, fig8, gaussian_mixtures, oscillation
 from jaxdistill import (
     MDP,
     METHODS,
@@ -30,35 +31,26 @@ from jaxdistill import (
     GridConfig,
     Method,
     Teacher,
-    chain,
     check_method,
-    command_line,
-    commands,
     compare,
     concatenate,
     expected_update,
-    fields,
-    flows,
     from_gymnasium,
     from_text,
-    games,
-    garnet,
-    gridworld,
-    guide,
-    gymnasium_worlds,
     load,
-    mixtures,
     plus_reward,
     sample_mdps,
     stack,
     teachers,
     train,
-    variance,
 )
+from jaxdistill.cli import commands, main
 from jaxdistill.mdp import validate
-from jaxdistill.results import AXES, Result
+from jaxdistill.methods import guide
+from jaxdistill.results.result import AXES, Result
+from jaxdistill.theory import fields, flows, variance
+from jaxdistill.worlds import corridor, garnet, gridworld, gymnasium
 from tests import small
-from tests.test_results import make
 
 MANY = 600  # examples of a door in the slow tests
 KEY = jax.random.key(5)
@@ -331,7 +323,7 @@ DOORS: dict[str, Door] = {
     "grid_to_mdp": Door(a_grid, lambda: {"wall": np.array([[False, True, False]]), "reward": np.array([[1.0, 0.0,
         0.0]]), "terminal": np.array([[True, False, False]]), "start": np.array([0, 2])}, 80, finite,
         says={"wall": "grid"}),
-    "chain": Door(chain.chain, lambda: {"length": 2, "num_mdps": 2, "goal_reward": 1.0, "trap_reward": -1.0,
+    "chain": Door(corridor.chain, lambda: {"length": 2, "num_mdps": 2, "goal_reward": 1.0, "trap_reward": -1.0,
         "noise": 0.1, "termination_prob": 0.01, "num_actions": 4}, 80, finite, says={"num_mdps": "worlds",
         "num_actions": "actions"}),
     "garnet": Door(garnet.garnet, lambda: {"key": KEY, "num_mdps": 2, "num_states": 4, "num_actions": 2,
@@ -340,13 +332,13 @@ DOORS: dict[str, Door] = {
         "sizes|num_states|num_observations")),
     "random_policies": Door(garnet.random_policies, lambda: {"key": KEY, "mdps": worlds(), "concentration": 1.0}, 40,
         finite, says={"mdps": OF_MDPS}),
-    "oscillation_game": Door(games.oscillation_game, lambda: {"num_mdps": 2}, 30, finite),
+    "oscillation_game": Door(oscillation.oscillation_game, lambda: {"num_mdps": 2}, 30, finite),
     "from_gymnasium": Door(an_entry, lambda: dict(ENTRY), 150, finite, says=dict.fromkeys(ENTRY,
         "table|outcome_probs|successor|reward|must be|start|initial_state")),
     "from_gymnasium of": Door(from_gymnasium, lambda: {"env": Env({0: {0: [(1.0, 0, 0.5, True)]}}, [1.0]),
         "continue_prob": 0.9, "observation": [0], "num_observations": 1}, 60, finite,
         says={"env": "table|gymnasium|has no", "num_observations": "observation"}),
-    "play": Door(gymnasium_worlds.play, lambda: {"env": Played(), "policy": np.full((2, 2), 0.5), "num_episodes": 3,
+    "play": Door(gymnasium.play, lambda: {"env": Played(), "policy": np.full((2, 2), 0.5), "num_episodes": 3,
         "seed": 0}, 60, finite, only=("policy", "num_episodes", "seed")),
     "Control": Door(Control, lambda: {"student": 0.5, "teacher": 0.5, "uniform": 0.0, "per": "step"}, 60, lambda
         found: abs(sum(found.weights) - 1) < 1e-5, says=dict.fromkeys(("student", "teacher", "uniform"), "Control")),
@@ -430,9 +422,9 @@ DOORS: dict[str, Door] = {
     "compare": Door(compare, lambda: {"results": make(num_mdps=3), "baseline": None, "checkpoint": "final",
         "reach": 0.5}, 60, says={"results": "Result", "baseline": "method"}),
     "load": Door(load, lambda: {"path": "x"}, 40, says={"path": "results file|Errno"}, others=(OSError,)),
-    "mixture of Gaussians": Door(mixtures.mixture, lambda: {"means": [0.0, 1.0], "scales": 1.0, "weights": [1.0, 2.0]},
+    "mixture of Gaussians": Door(gaussian_mixtures.mixture, lambda: {"means": [0.0, 1.0], "scales": 1.0, "weights": [1.0, 2.0]},
         60, finite, says=dict.fromkeys(("means", "scales", "weights"), "mixture")),
-    "fit": Door(mixtures.fit, lambda: {"key": KEY, "target": mixtures.mixture([0.0, 1.0]), "num_components": 1,
+    "fit": Door(gaussian_mixtures.fit, lambda: {"key": KEY, "target": gaussian_mixtures.mixture([0.0, 1.0]), "num_components": 1,
         "direction": "forward", "free": ("means",), "scale": 1.0, "num_restarts": 2, "num_steps": 2,
         "learning_rate": 0.1}, 30, lambda found: True, only=("key", "target", "direction", "free", "scale",
         "learning_rate")),
@@ -543,11 +535,11 @@ def test_what_is_too_large_is_refused_at_once():
         (lambda: sample_mdps(KEY, 10**9), "num_mdps|worlds"),
         (lambda: sample_mdps(KEY, 1, num_rows=10**6, num_cols=10**6), "cells"),
         (lambda: sample_mdps(KEY, 1, num_actions=10**9), "actions"),
-        (lambda: chain.chain(10**9), "length"),
-        (lambda: chain.chain(3, 10**9), "num_mdps"),
+        (lambda: corridor.chain(10**9), "length"),
+        (lambda: corridor.chain(3, 10**9), "num_mdps"),
         (lambda: garnet.garnet(KEY, 10**9), "sizes"),
         (lambda: garnet.garnet(KEY, 1, num_states=10**6, branching=10**6), "sizes"),
-        (lambda: games.oscillation_game(10**9), "num_mdps"),
+        (lambda: oscillation.oscillation_game(10**9), "num_mdps"),
         (lambda: worlds().with_observation([0, 1, 2, 2**30]), "observation"),
         (lambda: flows.flow(worlds()[0], taught()[0], "n_distill", num_records=10**9), "num_records"),
         (
@@ -675,13 +667,13 @@ def flags_of_the_command(data: st.DataObject, capsys: Any, results_file: Path, m
     line += [f"{name}={data.draw(word)}" for name in data.draw(st.lists(options, max_size=3))]
     if data.draw(st.integers(0, 3)) == 0:
         line.append(data.draw(word))
-    refused["command", fails_well(capsys, lambda: command_line.main(line))] += 1
+    refused["command", fails_well(capsys, lambda: main.main(line))] += 1
 
 
 def run_flags(what: str, capsys: Any, tmp_path: Path, monkeypatch: Any, examples: int) -> None:
     refused.clear()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command_line, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr("warnings.formatwarning", __import__("warnings").formatwarning)
     for name, instead in (
         ("train", lambda *_, **__: make()),
@@ -720,7 +712,7 @@ def test_seeds_that_are_none(seed, capsys, tmp_path, monkeypatch):
     """They would be cut to 32 bits, and two seeds be one; or not fit at all."""
     monkeypatch.chdir(tmp_path)
     for line in (["compare", f"--seed={seed}"], ["check", "n_distill", f"--seed={seed}"]):
-        assert fails_well(capsys, lambda line=line: command_line.main(line))
+        assert fails_well(capsys, lambda line=line: main.main(line))
     with pytest.raises(ValueError, match="seed"):
         common.keys(seed)
 
@@ -736,7 +728,7 @@ def test_what_can_be_refused_is_refused_before_the_work(capsys, tmp_path, monkey
         "--learning_rate=1e39",
         "--max_episode_steps=99999999999",
     ):
-        assert fails_well(capsys, lambda flag=flag: command_line.main(["compare", flag]))
+        assert fails_well(capsys, lambda flag=flag: main.main(["compare", flag]))
 
 
 @pytest.fixture(autouse=True, scope="module")

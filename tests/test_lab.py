@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import METHODS, Method, losses
-from jaxdistill.fields import check_method, random_problems
-from jaxdistill.flows import fixed_point, flow
-from jaxdistill.objectives import ZOO
-from jaxdistill.variance import assess, sampled_updates
+from jaxdistill import METHODS, Method
+from jaxdistill.methods import losses
+from jaxdistill.methods.zoo import ZOO
+from jaxdistill.theory.fields import check_method, random_problems
+from jaxdistill.theory.flows import fixed_point, flow
+from jaxdistill.theory.variance import assess, sampled_updates
 
 TABLE_1 = {  # is it a gradient field?
     "teacher_distill": True,

@@ -9,19 +9,19 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from experiments import all as run_all
-from jaxdistill import methods, objectives, results
-from jaxdistill.commands import control_text, gradient_of
-from jaxdistill.methods import Method
-from jaxdistill.modifiers import Objective
-from jaxdistill.progress import duration
+from jaxdistill import methods, results
+from jaxdistill.cli.commands import control_text, gradient_of
+from jaxdistill.methods import Method, zoo
+from jaxdistill.methods.combinators import Objective
+from jaxdistill.runtime.progress import duration
 
 GROUPS: dict[str, Iterable[Objective]] = {
-    "controls": objectives._CONTROLS,
-    "returns": objectives._RETURNS,
-    "estimators": objectives._ESTIMATORS,
-    "divergences": objectives._DIVERGENCES,
-    "policies": objectives._POLICIES,
-    "top-k": objectives._TOP_K,
+    "controls": zoo._CONTROLS,
+    "returns": zoo._RETURNS,
+    "estimators": zoo._ESTIMATORS,
+    "divergences": zoo._DIVERGENCES,
+    "policies": zoo._POLICIES,
+    "top-k": zoo._TOP_K,
 }
 
 # What the paper's functions compute. A method with a function that is not here stops the build.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdistill import MDP
-from jaxdistill.students import Resolved
+from jaxdistill.training.config import Resolved
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from experiments.baselines import Problem, Trained
-from jaxdistill import block, pool, students
-from jaxdistill.checkpoints import Output
+from jaxdistill.runtime.checkpoints import Output
+from jaxdistill.scheduling import block, pool
+from jaxdistill.training import tasks
 
 
 def train(problem: Problem) -> Trained:
@@ -32,10 +33,10 @@ def train(problem: Problem) -> Trained:
     changed = [dataclasses.replace(cell.config, num_iterations=problem.num_iterations) for cell in problem.cells]
     cells = [dataclasses.replace(cell, config=config) for cell, config in zip(problem.cells, changed, strict=True)]
     key = jax.random.key(problem.seed)
-    tasks = students.make_tasks(key, problem.mdps, cells, cost, keep, initial=problem.initial)
+    made = tasks.make_tasks(key, problem.mdps, cells, cost, keep, initial=problem.initial)
     with _counted_ticks() as chunks:
         started = time.perf_counter()
-        pool.run(tasks, count)
+        pool.run(made, count)
         seconds = time.perf_counter() - started
     returns, lengths = np.moveaxis(sums / problem.num_iterations, -1, 0)
     return Trained(steps, seconds, params, returns, lengths, _used(problem, sums[..., 1], chunks))

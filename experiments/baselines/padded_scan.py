@@ -17,9 +17,9 @@ import numpy as np
 from jax import lax
 
 from experiments.baselines import Problem, Trained
-from jaxdistill import MDP, Teacher, numerics
-from jaxdistill.methods import Method, Step
-from jaxdistill.students import Config, Resolved
+from jaxdistill import MDP, Teacher
+from jaxdistill.methods import Method, Step, numerics
+from jaxdistill.training.config import Config, Resolved
 
 HORIZON = 500  # steps; at a termination probability of 0.01, 0.7 % of the episodes that end in no other way are longer
 

@@ -9,13 +9,15 @@ import numpy as np
 import jaxdistill
 from experiments import common, fig8
 from experiments.baselines import Problem
-from jaxdistill import Cell, Config, Teacher, exact, students, teachers
+from jaxdistill import Cell, Config, Teacher, teachers
+from jaxdistill.mdp import exact
+from jaxdistill.training.config import Resolved
 
 
-def resolved(cells: Mapping[str, Cell]) -> tuple[students.Resolved, ...]:
+def resolved(cells: Mapping[str, Cell]) -> tuple[Resolved, ...]:
     """Cells with nothing left open, as `jaxdistill.train` makes them."""
     return tuple(
-        students.Resolved(label, jaxdistill.methods.get(cell.method), cell.teacher, Config(**cell.changes))
+        Resolved(label, jaxdistill.methods.get(cell.method), cell.teacher, Config(**cell.changes))
         for label, cell in cells.items()
     )
 
@@ -53,7 +55,7 @@ def fig8_mix(mix: Mix, num_iterations: int, seed: int = 0) -> tuple[Problem, dic
     if mix.num_students < len(cells):
         chosen = np.linspace(0, len(cells) - 1, mix.num_students + 2).astype(int)[1:-1]
         cells = {label: cell for i, (label, cell) in enumerate(cells.items()) if i in chosen}
-    policy = exact.greedy(exact.optimal_action_values(mdps, 1.0), teachers.TIE)
+    policy = exact.greedy(exact.optimal_action_values(mdps, 1.0), exact.TIE)
     cost = np.asarray(exact.start_value(mdps, exact.expected_length(mdps, policy)))  # as `jaxdistill.train` has it
     return Problem(mdps, resolved(cells), num_iterations, cost=cost, seed=seed), cells
 

@@ -19,9 +19,10 @@ import jax
 import numpy as np
 
 from experiments.baselines import Problem, Trained
-from jaxdistill import methods, tables
+from jaxdistill import methods
+from jaxdistill.engine import packing
 from jaxdistill.methods import Method
-from jaxdistill.students import Resolved
+from jaxdistill.training.config import Resolved
 
 LOSSES: tuple[Any, ...] = (
     None,
@@ -79,11 +80,11 @@ def pack_world(mdps: Any, index: int) -> tuple[Any, ...]:
         np.ascontiguousarray(mdps.successor[index], np.int32),
         np.ascontiguousarray(mdps.reward[index], np.float32),
         np.ascontiguousarray(mdps.terminal[index], np.bool_),
-        tables.cumulative(probs).reshape(-1, probs.shape[-1]),
+        packing.cumulative(probs).reshape(-1, probs.shape[-1]),
         probs.ndim == 3,
         np.ascontiguousarray(mdps.observation[index], np.int32),
         np.ascontiguousarray(mdps.start[index], np.int32),
-        tables.cumulative(np.asarray(mdps.start_probs[index])),
+        packing.cumulative(np.asarray(mdps.start_probs[index])),
         np.float32(mdps.continue_prob[index]),
     )
 

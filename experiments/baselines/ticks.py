@@ -21,10 +21,12 @@ import numpy as np
 
 from experiments.baselines import Problem
 from experiments.baselines.problems import Mix
-from jaxdistill import engine, pool, students, xla
-from jaxdistill.block import Block
-from jaxdistill.lanes import Lanes, Program
-from jaxdistill.rules import StudentRule
+from jaxdistill.engine import tick, xla
+from jaxdistill.engine.lanes import Lanes, Program
+from jaxdistill.engine.rules import StudentRule
+from jaxdistill.scheduling import pool
+from jaxdistill.scheduling.block import Block
+from jaxdistill.training import tasks
 
 PARTS = {  # in the order in which they are taken out
     "random": "Random bits",
@@ -89,7 +91,7 @@ def without(parts: Sequence[str], lanes: Lanes, worlds: Any, teachers: jax.Array
         **({lanes.records.shape: "record"} if lanes.records is not None else {}),
         **{table.shape: "world" for table in (worlds.outcomes, worlds.continue_prob, worlds.arrivals, worlds.starts)},
     }
-    read, write = engine.read, engine.write
+    read, write = tick.read, tick.write
 
     def partly_read(tables: Any, index: Any) -> Any:
         kept = sizes.get(jax.tree.leaves(tables)[0].shape) not in parts
@@ -99,10 +101,10 @@ def without(parts: Sequence[str], lanes: Lanes, worlds: Any, teachers: jax.Array
         left_out = "write" if isinstance(tables, tuple) else sizes.get(tables.shape)
         return tables if left_out in parts else write(tables, index, rows)
 
-    bits = _hash if "random" in parts else engine.random.threefry
+    bits = _hash if "random" in parts else tick.threefry.threefry
     with (
-        mock.patch.multiple(engine, read=partly_read, write=partly_write),
-        mock.patch.object(engine.random, "threefry", bits),
+        mock.patch.multiple(tick, read=partly_read, write=partly_write),
+        mock.patch.object(tick.threefry, "threefry", bits),
     ):
         yield
 
@@ -130,7 +132,7 @@ def variant(block: Block, parts: Sequence[str]) -> Variant:
     assert lanes is not None
     arguments = (block.worlds, block.teachers, np.int32(block.task.num_iterations), block._until)
     with without(parts, lanes, block.worlds, block.teachers):
-        advance = xla.compiled(donate=1)(lambda *args: engine.advance.fn(*args))  # a function of its own
+        advance = xla.compiled(donate=1)(lambda *args: tick.advance.fn(*args))  # a function of its own
         done = advance.lower(program, lanes, *arguments, np.int32(0)).compile()
     return Variant(lambda lanes, number: done(lanes, *arguments, np.int32(number))[0], str(done.as_text()))
 
@@ -151,8 +153,8 @@ def full_block(problem: Problem, monte_carlo: bool, num_lanes: int, num_ticks: i
     key = jax.random.key(problem.seed)
     cost = np.ones(problem.mdps.num_mdps) if problem.cost is None else problem.cost
     cells = [dataclasses.replace(c, config=dataclasses.replace(c.config, num_iterations=2**20)) for c in problem.cells]
-    tasks = students.make_tasks(key, problem.mdps, cells, cost, lambda *_: None, initial=problem.initial)
-    task = next(task for task in tasks if task.program.monte_carlo == monte_carlo)
+    made = tasks.make_tasks(key, problem.mdps, cells, cost, lambda *_: None, initial=problem.initial)
+    task = next(task for task in made if task.program.monte_carlo == monte_carlo)
     task.program = dataclasses.replace(task.program, num_lanes=num_lanes)
     block = Block(task, pool.workers()[0], share=len(task.cost))
     block.refill()

@@ -1,0 +1,250 @@
+"""Mixtures of Gaussians in one dimension: densities, KL by quadrature, fits in both directions (App. C, Figs. 12, 13).
+
+KL(p||q) is integrated over p's own components: each carries the same fixed nodes in its own units, so that no mass
+can hide outside a grid, however far a fit wanders.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdistill.runtime import checks
+
+DIRECTIONS = {"forward": "KL(p||q), mean seeking", "reverse": "KL(q||p), mode seeking"}
+PARAMETERS = ("means", "scales", "weights")
+_REACH = 7  # nodes reach so many standard deviations: 3e-12 of the mass lies beyond
+_NODES_PER_SCALE = 64  # enough for a wide Gaussian over ten times narrower ones, whose log density has sharp bends
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """A mixture of K Gaussians on the line; leading axes stack mixtures. Made and checked by `mixture`.
+
+    Attributes:
+      means: [..., K].
+      scales: [..., K], standard deviations, > 0.
+      weights: [..., K], > 0, sum to 1.
+    """
+
+    means: jax.Array
+    scales: jax.Array
+    weights: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Fits:
+    """Fits of a mixture from several starts; a fit's components are in the order of their means.
+
+    Attributes:
+      best: the fit of the lowest KL, K components.
+      kl: [], its KL, nats.
+      all: the fits from all R starts, [R, K].
+      kls: [R], their KL, nats.
+    """
+
+    best: Mixture
+    kl: jax.Array
+    all: Mixture
+    kls: jax.Array
+
+    def num_reached(self, tolerance: float = 1e-3) -> int:
+        """How many of the starts came within `tolerance` nats of the best; the others stopped in local minima."""
+        return int(np.sum(np.asarray(self.kls) <= float(self.kl) + tolerance))
+
+
+def mixture(means: Any, scales: Any = 1.0, weights: Any = None) -> Mixture:
+    """One mixture from numbers: means [K], scales [K] or one for all, weights [K] (normalised; equal by default).
+
+    Raises:
+      ValueError: if the lengths differ, or a scale or weight is not positive, or a number is not finite.
+    """
+    means = np.atleast_1d(checks.numbers("means", means))
+    scales = checks.numbers("scales", scales)
+    weights = np.ones(means.shape) if weights is None else checks.numbers("weights", weights)
+    if means.ndim != 1 or not means.size or weights.shape != means.shape or scales.shape not in ((), means.shape):
+        raise ValueError(
+            f"A mixture needs means [K], weights [K] and scales [K] or one scale; got shapes {means.shape}, "
+            f"{weights.shape} and {scales.shape}."
+        )
+    for name, numbers in (("means", means), ("scales", scales), ("weights", weights)):
+        if not np.isfinite(numbers).all() or (name != "means" and numbers.min() <= 0):
+            raise ValueError(
+                f"A mixture's {name} must be finite{' and positive' * (name != 'means')}; got {checks.shown(numbers)}."
+            )
+    arrays = (means, np.broadcast_to(scales, means.shape), weights / weights.sum())
+    return Mixture(*(jnp.asarray(array, float) for array in arrays))
+
+
+@jax.jit
+def log_density(of: Mixture, x: jax.Array) -> jax.Array:
+    """log density of one mixture at the points x [...], nats; same shape."""
+    components = jax.scipy.stats.norm.logpdf(x[..., None], of.means, of.scales)
+    return jax.nn.logsumexp(components + jnp.log(of.weights), axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames="nodes_per_scale")
+def kl_divergence(*, p: Mixture, q: Mixture, nodes_per_scale: int = _NODES_PER_SCALE) -> jax.Array:
+    """KL(p||q) >= 0 of two mixtures, [], nats, differentiable in both.
+
+    Trapezoidal sums over each component of p, +-7 of its standard deviations, `nodes_per_scale` nodes in each.
+    """
+    z = np.linspace(-_REACH, _REACH, 2 * _REACH * nodes_per_scale + 1)
+    probs = np.exp(-(z**2) / 2)
+    probs /= probs.sum()  # a constant is integrated exactly
+    x = p.means[:, None] + p.scales[:, None] * jnp.asarray(z, p.means.dtype)
+    ratio = log_density(p, x) - log_density(q, x)
+    return p.weights @ (ratio @ jnp.asarray(probs, x.dtype))
+
+
+def divergence(direction: str, target: Mixture, fit: Mixture, nodes_per_scale: int = _NODES_PER_SCALE) -> jax.Array:
+    """KL(target||fit) ("forward") or KL(fit||target) ("reverse"), [], nats; ValueError for another direction."""
+    _check_direction(direction)
+    p, q = (target, fit) if direction == "forward" else (fit, target)
+    return kl_divergence(p=p, q=q, nodes_per_scale=nodes_per_scale)
+
+
+def fit(
+    key: jax.Array,
+    target: Mixture,
+    num_components: int,
+    direction: str,
+    *,
+    free: tuple[str, ...] = PARAMETERS,
+    scale: float | None = None,
+    num_restarts: int = 32,
+    num_steps: int = 1000,
+    learning_rate: float = 0.05,
+) -> Fits:
+    """Mixtures of `num_components` Gaussians that minimise a KL to `target`, from `num_restarts` random starts.
+
+    Adam on means, log scales and logits of the weights, its step size decaying to 0 on a cosine. Starts: means
+    uniform over the range of the target's, scales log-uniform between its least scale and its standard deviation,
+    weights equal.
+
+    Args:
+      key: random key of the starts.
+      target: one mixture.
+      num_components: K >= 1.
+      direction: "forward", KL(target||fit), or "reverse", KL(fit||target).
+      free: what is fitted, of "means", "scales" and "weights"; weights that are not are equal.
+      scale: the scale of every component where "scales" are not free.
+      num_restarts: R >= 1 starts.
+      num_steps: steps of Adam, >= 1.
+      learning_rate: its first step size.
+
+    Returns:
+      The fits; ValueError for arguments out of range.
+    """
+    _check_direction(direction)
+    _check_mixture("target", target)
+    free = tuple(name for name in PARAMETERS if name in _known_parameters(free))
+    for name, number in (("num_components", num_components), ("num_restarts", num_restarts), ("num_steps", num_steps)):
+        checks.whole(name, number, 1)
+    checks.number("learning_rate", learning_rate, 0)
+    if scale is not None:
+        scale = checks.number("scale", scale)
+    if ("scales" in free) == (scale is not None) or (scale is not None and not 0 < scale < np.inf):
+        raise ValueError(f"fit needs a positive scale exactly where 'scales' are not free; got {free} and {scale}.")
+    start = _starts(checks.as_key(key), target, (num_restarts, num_components))
+    if scale is not None:
+        start["scales"] = jnp.full_like(start["scales"], np.log(scale))
+    best, kl, every, kls = _fit(start, target, jnp.asarray(learning_rate, float), direction, free, num_steps)
+    return Fits(best=best, kl=kl, all=every, kls=kls)
+
+
+def _check_mixture(name: str, value: Any) -> None:
+    if not isinstance(value, Mixture):
+        raise ValueError(f"{name} must be a Mixture, as mixture(means, scales) makes it; got {checks.shown(value)}.")
+
+
+def _check_direction(direction: str) -> None:
+    if not isinstance(direction, str) or direction not in DIRECTIONS:
+        raise ValueError(f"Unknown direction {checks.shown(direction)}; choose from {', '.join(DIRECTIONS)}.")
+
+
+def _known_parameters(free: tuple[str, ...]) -> tuple[str, ...]:
+    for name in checks.listed(free):
+        if not isinstance(name, str) or name not in PARAMETERS:
+            raise ValueError(
+                f"Unknown parameter {checks.shown(name)}; free parameters are among {', '.join(PARAMETERS)}."
+            )
+    if not checks.listed(free):
+        raise ValueError(f"Nothing is free to be fitted; choose from {', '.join(PARAMETERS)}.")
+    return tuple(checks.listed(free))
+
+
+@functools.partial(jax.jit, static_argnames="shape")  # apart from the fit: both directions have the same
+def _starts(key: jax.Array, target: Mixture, shape: tuple[int, int]) -> dict[str, jax.Array]:
+    """Random unconstrained parameters: means, log scales, logits of the weights, each [R, K]."""
+    means_key, scales_key = jax.random.split(key)
+    mean = target.weights @ target.means
+    deviation = jnp.sqrt(target.weights @ (target.scales**2 + (target.means - mean) ** 2))
+    low, high = target.means.min() - target.scales.min(), target.means.max() + target.scales.min()
+    means = jax.random.uniform(means_key, shape, float, low, high)
+    log_scales = jax.random.uniform(scales_key, shape, float, jnp.log(target.scales.min()), jnp.log(deviation))
+    return {"means": means, "scales": log_scales, "weights": jnp.zeros(shape, float)}
+
+
+def _constrained(parameters: dict[str, jax.Array]) -> Mixture:
+    return Mixture(parameters["means"], jnp.exp(parameters["scales"]), jax.nn.softmax(parameters["weights"]))
+
+
+@functools.partial(jax.jit, static_argnames=("direction", "free", "num_steps"))
+def _fit(
+    start: dict[str, jax.Array],
+    target: Mixture,
+    learning_rate: jax.Array,
+    direction: str,
+    free: tuple[str, ...],
+    num_steps: int,
+) -> tuple[Mixture, jax.Array, Mixture, jax.Array]:
+    """The best fit [K], its KL [], all fits [R, K] and their KL [R]."""
+    fixed = {name: start[name] for name in PARAMETERS if name not in free}
+    optimiser = optax.adam(lambda count: learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * count / num_steps)))
+
+    def kls(parameters: dict[str, jax.Array]) -> jax.Array:
+        return jax.vmap(lambda one: divergence(direction, target, one))(_constrained(fixed | parameters))
+
+    def step(carry: Any, _: None) -> tuple[Any, None]:
+        parameters, state = carry
+        gradients = jax.grad(lambda values: kls(values).sum())(parameters)  # starts do not touch each other
+        updates, state = optimiser.update(gradients, state)
+        return (optax.apply_updates(parameters, updates), state), None
+
+    parameters = {name: start[name] for name in free}
+    (parameters, _), _ = jax.lax.scan(step, (parameters, optimiser.init(parameters)), length=num_steps)
+    fits = _constrained(fixed | parameters)
+    order = jnp.argsort(fits.means, axis=-1)
+    every = jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, order, axis=-1), fits)
+    found = kls(parameters)
+    best = jnp.nanargmin(found)
+    return jax.tree.map(lambda leaf: leaf[best], every), found[best], every, found
+
+
+@functools.partial(jax.jit, static_argnames="direction")
+def landscape(target: Mixture, first: jax.Array, second: jax.Array, scale: jax.Array, direction: str) -> jax.Array:
+    """KL [F, S], nats, of two Gaussians of equal weight and equal `scale` with means first[i] and second[j] (Fig. 13).
+
+    In the direction of `divergence`; ValueError for another.
+    """
+    first, second, scale = (jnp.asarray(array, float) for array in (first, second, scale))
+
+    def kl(mean: jax.Array, other: jax.Array) -> jax.Array:
+        pair = Mixture(jnp.stack([mean, other]), jnp.stack([scale, scale]), jnp.full(2, 0.5, scale.dtype))
+        return divergence(direction, target, pair)
+
+    return jax.lax.map(lambda mean: jax.vmap(functools.partial(kl, mean))(second), first)
+
+
+def local_minima(table: Any) -> np.ndarray:
+    """Where a table [F, S] is no higher than at its eight neighbours, bool [F, S]."""
+    table = np.asarray(table, float)
+    padded = np.pad(table, 1, constant_values=np.inf)
+    neighbourhoods = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+    return table <= neighbourhoods.min(axis=(-2, -1))

@@ -1,0 +1,1 @@
+"""The command line `jaxdistill`: `main` parses it, `commands` does what each command says."""

@@ -1,0 +1,360 @@
+"""Markov decision processes as pytrees of fixed-shape arrays, made to be stacked by the thousand.
+
+An action is a probability distribution over the K *outcomes* of a state; an outcome is a successor, a reward
+collected on arrival, and whether arriving ends the episode. A grid world has K = 5 outcomes (left, right, up,
+down, stay), so that |A| = 4000 actions cost one [4000, 5] table and not a [S, 4000, S] one.
+
+Axes: M MDPs (leading, when stacked), S states, A actions, K outcomes, O observations, B start states.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from jaxdistill.mdp import transitions
+from jaxdistill.runtime import checks
+
+_SUM_TOLERANCE = 1e-5  # how far from 1 a row of probabilities may sum
+_DTYPES = {"i": jnp.int32, "u": jnp.int32, "b": jnp.bool_, "f": jnp.float32}
+_KINDS = {
+    "integers": ("successor", "start", "observation", "id"),
+    "real numbers": ("reward", "outcome_probs", "continue_prob", "start_probs"),
+    "booleans": ("terminal",),
+}
+_AXES = {"successor": range(2, 4), "outcome_probs": range(2, 5), "start": range(1, 3)}
+_LARGEST_TABLE = 2**28  # entries of one student: a gigabyte
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class MDP:
+    """One MDP, or a stack of them when every array has a leading axis [M].
+
+    Build one with `MDP.from_arrays`, `MDP.from_transition_matrix`, `gridworld.sample_mdps` or
+    `gridworld.from_text`, which check what they are given; the plain constructor does not: JAX calls it too.
+
+    Attributes:
+      successor: int32 [S, K], the state that outcome k leads to from s.
+      reward: float32 [S, K], collected on arrival (units of return).
+      terminal: bool [S, K], whether arrival ends the episode.
+      outcome_probs: float32 [A, K] or [S, A, K], rows sum to 1: an action is a distribution over outcomes.
+      continue_prob: float32 [], probability that an episode goes on after a step that did not end it.
+      start: int32 [B], start states.
+      start_probs: float32 [B], their probabilities.
+      observation: int32 [S], the row of the student's tables used in each state, in [0, num_observations).
+      id: int32 [], names the world: random streams depend on it and not on the position in a stack.
+      num_observations: rows O of the student's tables (static).
+      grid: the picture data of a grid world (`gridworld.Grid`), or None.
+    """
+
+    successor: jax.Array
+    reward: jax.Array
+    terminal: jax.Array
+    outcome_probs: jax.Array
+    continue_prob: jax.Array
+    start: jax.Array
+    start_probs: jax.Array
+    observation: jax.Array
+    id: jax.Array
+    num_observations: int = dataclasses.field(metadata={"static": True})
+    grid: Any = None
+
+    @property
+    def num_states(self) -> int:
+        """Number of states S."""
+        return self.successor.shape[-2]
+
+    @property
+    def num_outcomes(self) -> int:
+        """Number of outcomes K of a state."""
+        return self.successor.shape[-1]
+
+    @property
+    def num_actions(self) -> int:
+        """Number of actions A."""
+        return self.outcome_probs.shape[-2]
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether every array has a leading axis [M]."""
+        return self.id.ndim == 1
+
+    @property
+    def num_mdps(self) -> int:
+        """Length M of the stack. Raises ValueError for a single MDP."""
+        if not self.is_stacked:
+            raise ValueError("this is a single MDP, not a stack: use stack([mdp]) to make a stack of one")
+        return self.id.shape[0]
+
+    def __repr__(self) -> str:
+        try:
+            count = f"{self.num_mdps} stacked, " if self.is_stacked else ""
+            sizes = f"{self.num_states} states, {self.num_actions} actions, {self.num_outcomes} outcomes"
+        except (AttributeError, IndexError):  # a tree map put something else than arrays into the fields
+            return object.__repr__(self)
+        return f"MDP({count}{sizes}, {self.num_observations} observations)"
+
+    def __getitem__(self, index: Any) -> "MDP":
+        """MDPs of a stack: an int gives a single MDP; a slice, an int or a bool array gives a stack.
+
+        Ids and `num_observations` are kept, so a student of a slice has the random stream and the table
+        shapes it has in the whole. Raises IndexError outside the stack, where JAX would silently clamp.
+        """
+        return _take(self, checks.positions(index, self.num_mdps, "MDPs"))
+
+    def with_observation(self, observation: npt.ArrayLike, num_observations: int | None = None) -> "MDP":
+        """The same worlds seen otherwise: states with equal observations share a row of the student's tables.
+
+        Args:
+          observation: int [S], for one world or for all of a stack, or [M, S].
+          num_observations: rows of the student's tables; None: as many as `observation` uses.
+
+        Raises:
+          ValueError: as `from_arrays`.
+        """
+        rows = _broadcast("observation", _integers("observation", observation), (*self.id.shape, self.num_states))
+        if num_observations is None:
+            num_observations = int(rows.max(initial=0)) + 1
+        size = checks.whole("num_observations", num_observations, 1)
+        changes: dict[str, Any] = {"observation": jnp.asarray(rows, jnp.int32), "num_observations": size}
+        return validate(dataclasses.replace(self, **changes))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        successor: npt.ArrayLike,
+        reward: npt.ArrayLike,
+        terminal: npt.ArrayLike,
+        outcome_probs: npt.ArrayLike,
+        *,
+        continue_prob: npt.ArrayLike = 1.0,
+        start: npt.ArrayLike = 0,
+        start_probs: npt.ArrayLike | None = None,
+        observation: npt.ArrayLike | None = None,
+        num_observations: int | None = None,
+        id: npt.ArrayLike = 0,
+    ) -> "MDP":
+        """Builds an MDP, or a stack when `successor` is [M, S, K], from anything array-like, and checks it.
+
+        In a stack every other argument has a leading axis [M] or is shared by all; `outcome_probs` with three
+        axes means [M, A, K] there and [S, A, K] otherwise. Defaults: start in state 0, uniform over several
+        start states, every state its own observation. A scalar `id` is the first of a stack, the rest count
+        on.
+
+        Raises:
+          ValueError: one line, when shapes disagree, an index is out of range, a number is not finite, or
+            probabilities are negative or do not sum to 1 within 1e-5.
+        """
+        table = _integers("successor", successor)
+        if table.ndim not in (2, 3) or 0 in table.shape:
+            raise ValueError(f"successor must be [S, K] or [M, S, K] and not empty, got shape {table.shape}")
+        lead, num_states = table.shape[:-2], table.shape[-2]
+        probs = checks.numbers("outcome_probs", outcome_probs)
+        starts = np.atleast_1d(_integers("start", start))
+        if start_probs is None:
+            start_probs = np.full(starts.shape, 1 / max(starts.shape[-1], 1))
+        weights = np.atleast_1d(checks.numbers("start_probs", start_probs))
+        rows = np.arange(num_states) if observation is None else _integers("observation", observation)
+        if num_observations is None:
+            num_observations = int(rows.max(initial=0)) + 1
+        ids = _integers("id", id)
+        arrays = {
+            "successor": table,
+            "reward": _broadcast("reward", checks.numbers("reward", reward), table.shape),
+            "terminal": _broadcast("terminal", _flags("terminal", terminal), table.shape),
+            "outcome_probs": np.broadcast_to(probs, lead + probs.shape) if probs.ndim == 2 else probs,
+            "continue_prob": _broadcast("continue_prob", checks.numbers("continue_prob", continue_prob), lead),
+            "start": _broadcast("start", starts, lead + starts.shape[-1:]),
+            "start_probs": _broadcast("start_probs", weights, lead + weights.shape[-1:]),
+            "observation": _broadcast("observation", rows, lead + (num_states,)),
+            "id": _integers("id", ids + np.arange(lead[0])) if lead and ids.ndim == 0 else _broadcast("id", ids, lead),
+        }
+        leaves = {name: jnp.asarray(array, _DTYPES[array.dtype.kind]) for name, array in arrays.items()}
+        return validate(cls(**leaves, num_observations=checks.whole("num_observations", num_observations, 1)))
+
+    @classmethod
+    def from_transition_matrix(
+        cls,
+        transition_probs: npt.ArrayLike,
+        reward: npt.ArrayLike,
+        terminal_states: npt.ArrayLike = (),
+        **kwargs: Any,
+    ) -> "MDP":
+        """Builds a single MDP from P[S, A, S'], as textbooks write it.
+
+        The outcomes of a state are the distinct (successor, reward) pairs that some action can produce there,
+        so K is the largest number of them in a state, and small when P is sparse.
+
+        Args:
+          transition_probs: [S, A, S'], rows sum to 1. Rows of terminal states may be all 0.
+          reward: [S, A, S'], [S, A] (the same for every successor) or [S'] (collected on arrival).
+          terminal_states: indices, or bool [S]: arriving there ends the episode.
+          **kwargs: the keyword arguments of `from_arrays`.
+
+        Raises:
+          ValueError: as `from_arrays`.
+        """
+        probs = checks.numbers("transition_probs", transition_probs)
+        if probs.ndim != 3 or probs.shape[0] != probs.shape[2] or 0 in probs.shape:
+            raise ValueError(f"transition_probs must be [S, A, S] and not empty, got shape {probs.shape}")
+        num_states, num_actions, _ = probs.shape
+        values = checks.numbers("reward", reward)
+        values = _broadcast("reward", values[..., None] if values.ndim == 2 else values, probs.shape)
+        terminal = _state_mask("terminal_states", terminal_states, num_states)
+        stays = terminal & (probs == 0).all((1, 2))
+        probs = np.where(stays[:, None, None], np.eye(num_states)[:, None], probs)
+        state, action, successor = np.nonzero(probs)
+        where = (state, action, successor)
+        found = transitions.Transitions(state, action, successor, values[where], terminal[successor], probs[where])
+        return cls.from_arrays(*transitions.pack(found, num_states, num_actions), **kwargs)
+
+
+@jax.jit
+def _take(mdps: MDP, index: jax.Array) -> MDP:
+    return jax.tree.map(lambda leaf: leaf[index], mdps)
+
+
+def stack(mdps: Sequence[MDP]) -> MDP:
+    """Stacks single MDPs of equal shape into one MDP with a leading axis [M].
+
+    `num_observations` becomes the largest one. Ids are kept when all differ; otherwise the stack is numbered
+    0, 1, ..., since students with one id would share random numbers. Pictures are kept when every MDP has
+    one.
+
+    Raises:
+      ValueError: for an empty list, a stack in the list, or MDPs whose shapes differ.
+    """
+    mdps = checks.listed(mdps)
+    strange = [mdp for mdp in mdps if not isinstance(mdp, MDP)]
+    if strange:
+        raise ValueError(f"stack takes a list of MDPs, got {checks.shown(strange[0])}")
+    if not mdps:
+        raise ValueError("stack needs at least one MDP, got an empty list")
+    if any(mdp.is_stacked for mdp in mdps):
+        raise ValueError("stack takes single MDPs, got one that is a stack: pass the MDPs of it, list(stacked)")
+    common: dict[str, Any] = {"num_observations": max(mdp.num_observations for mdp in mdps)}
+    if any(mdp.grid is None for mdp in mdps):
+        common["grid"] = None
+    mdps = [dataclasses.replace(mdp, **common) for mdp in mdps]
+    for field in dataclasses.fields(MDP):
+        shapes = {str([jnp.shape(leaf) for leaf in jax.tree.leaves(getattr(mdp, field.name))]) for mdp in mdps}
+        if len(shapes) > 1:
+            differ = " and ".join(sorted(shapes)[:2])
+            raise ValueError(f"MDPs of a stack need equal shapes, but {field.name} has {differ}")
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *mdps)
+    if len(np.unique(stacked.id)) < len(mdps):
+        stacked = dataclasses.replace(stacked, id=jnp.arange(len(mdps), dtype=jnp.int32))
+    return stacked
+
+
+def validate(mdps: MDP) -> MDP:
+    """Checks shapes, index ranges, finiteness and probabilities of concrete arrays; returns `mdps` unchanged.
+
+    Raises:
+      ValueError: one line naming the field, what is wrong with it and what was expected.
+    """
+    if not isinstance(mdps, MDP):
+        raise ValueError(f"mdps must be an MDP, such as sample_mdps(key, 100); got {type(mdps).__name__}.")
+    host = jax.device_get(mdps)
+    _check_kinds(host)
+    lead, (num_states, num_outcomes) = host.successor.shape[:-2], host.successor.shape[-2:]
+    num_actions, num_starts = host.num_actions, host.start.shape[-1]
+    shapes = {
+        "id": [lead],
+        "reward": [host.successor.shape],
+        "terminal": [host.successor.shape],
+        "outcome_probs": [lead + (num_actions, num_outcomes), lead + (num_states, num_actions, num_outcomes)],
+        "continue_prob": [lead],
+        "start": [lead + (num_starts,)],
+        "start_probs": [lead + (num_starts,)],
+        "observation": [lead + (num_states,)],
+    }
+    for name, allowed in shapes.items():
+        shape = getattr(host, name).shape
+        if shape not in allowed or math.prod(shape) == 0:
+            raise ValueError(f"{name} must have shape {' or '.join(map(str, allowed))}, not empty; got {shape}")
+    for name, bound in {
+        "successor": num_states,
+        "start": num_states,
+        "observation": host.num_observations,
+    }.items():
+        value = getattr(host, name)
+        _check(name, (value >= 0) & (value < bound), value, f"must be in [0, {bound})")
+    _check("reward", np.isfinite(host.reward), host.reward, "must be finite")
+    for name in ("outcome_probs", "start_probs", "continue_prob"):
+        value = getattr(host, name)
+        _check(name, (value >= 0) & (value <= 1 + _SUM_TOLERANCE), value, "must hold probabilities in [0, 1]")
+    for name in ("outcome_probs", "start_probs"):
+        total = getattr(host, name).sum(-1, dtype=np.float64)
+        _check(name, np.abs(total - 1) <= _SUM_TOLERANCE, total, "must sum to 1 along the last axis")
+    if int(host.num_observations) * (num_actions + 1) > _LARGEST_TABLE:
+        raise ValueError(
+            f"{host.num_observations} observations of {num_actions} actions need tables of more than {_LARGEST_TABLE} "
+            "entries; number the observations from 0 without gaps"
+        )
+    return mdps
+
+
+def _check_kinds(mdps: MDP) -> None:
+    """ValueError unless every field holds numbers of its kind, in as many axes as are looked at below."""
+    for wanted, names in _KINDS.items():
+        for name in names:
+            array, axes = getattr(mdps, name), _AXES.get(name, range(4))
+            kind = array.dtype.kind if isinstance(array, np.ndarray | np.generic) else "O"
+            if kind not in {"integers": "iu", "real numbers": "f", "booleans": "b"}[wanted] or array.ndim not in axes:
+                raise ValueError(
+                    f"{name} must be an array of {wanted} with {axes[0]} to {axes[-1]} axes, got "
+                    f"{checks.shown(array)}; build the MDP with MDP.from_arrays"
+                )
+    checks.whole("num_observations", mdps.num_observations, 1)
+
+
+def _check(name: str, ok: np.ndarray, value: np.ndarray, rule: str) -> None:
+    if not np.all(ok):
+        where = tuple(int(i) for i in np.argwhere(~np.asarray(ok))[0])
+        place = f" at index {where}" if where else ""
+        raise ValueError(f"{name} {rule}, got {np.asarray(value)[where]}{place}")
+
+
+def _asarray(name: str, value: npt.ArrayLike, kinds: str, wanted: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths, or a random key
+        raise ValueError(f"{name} must be a rectangular array of {wanted}, got {checks.shown(value)}") from None
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"{name} must hold {wanted}, got dtype {array.dtype}")
+    return array
+
+
+def _integers(name: str, value: npt.ArrayLike) -> np.ndarray:
+    array = _asarray(name, value, "iu", "integers")
+    _check(name, (array >= -(2**31)) & (array < 2**31), array, "must fit in 32 bits")
+    return array
+
+
+def _flags(name: str, value: npt.ArrayLike) -> np.ndarray:
+    array = _asarray(name, value, "iub", "booleans")
+    _check(name, np.isin(array, (0, 1)), array, "must hold booleans")
+    return array.astype(bool)
+
+
+def _broadcast(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.broadcast_to(value, shape)
+    except ValueError:
+        raise ValueError(f"{name} must have shape {shape} or broadcast to it, got {value.shape}") from None
+
+
+def _state_mask(name: str, states: npt.ArrayLike, num_states: int) -> np.ndarray:
+    array = _asarray(name, states, "iubf", "states, or booleans [S]")
+    if array.dtype == bool:
+        return _broadcast(name, array, (num_states,))
+    indices = _integers(name, array.astype(np.int64) if array.size == 0 else array)
+    _check(name, (indices >= 0) & (indices < num_states), indices, f"must be in [0, {num_states})")
+    return np.isin(np.arange(num_states), indices)

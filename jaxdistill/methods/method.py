@@ -1,0 +1,253 @@
+"""A method is data: control policy, per-step loss, per-step reward, and how the return is estimated.
+
+Every method is the one formula of Table 1, E_q sum_t [ -grad log pi_theta(a_t) Rhat_t + grad l_t ]. The engine samples
+it, `theory` computes it exactly, and both take what differs between methods from the `Method` defined here.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.methods import numerics
+from jaxdistill.runtime import checks
+from jaxdistill.runtime.files import one_line
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step of one student: all that a loss or a reward can look at. A = number of actions.
+
+    Attributes:
+      student_logits: [A], the row of theta; a loss is differentiated with respect to this and nothing else.
+      frozen_logits: [A], the same numbers, never differentiated; use it where you would stop a gradient.
+      student_value: [], V_theta(o_t), return.
+      teacher_probs: [A], pi(.|s_t).
+      teacher_log_probs: [A], log max(pi(.|s_t), probability_floor), nats.
+      teacher_value: [], V_pi(s_t), discounted return.
+      next_teacher_value: [], V_pi(s_{t+1}), 0 when the episode ended with this step.
+      action: int32 [], a_t.
+      reward: [], r_t, the environment's.
+      discount: [], the student's discount in [0, 1].
+      params: the method's own numbers, by name.
+      other_probs: [N, A], the further policies of `Teacher.others`, N = 0 where it has none.
+    """
+
+    student_logits: jax.Array
+    frozen_logits: jax.Array
+    student_value: jax.Array
+    teacher_probs: jax.Array
+    teacher_log_probs: jax.Array
+    teacher_value: jax.Array
+    next_teacher_value: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    discount: jax.Array
+    params: Mapping[str, jax.Array]
+    other_probs: jax.Array
+
+    @property
+    def student_log_probs(self) -> jax.Array:
+        """log pi_theta(.|o_t), [A], nats."""
+        return jax.nn.log_softmax(self.student_logits)
+
+    @property
+    def student_log_prob(self) -> jax.Array:
+        """log pi_theta(a_t|o_t), nats."""
+        return numerics.pick(self.student_log_probs, self.action)
+
+    @property
+    def teacher_log_prob(self) -> jax.Array:
+        """log max(pi(a_t|s_t), probability_floor), nats."""
+        return numerics.pick(self.teacher_log_probs, self.action)
+
+
+StepFn = Callable[[Step], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """The control policy q: a mixture of the student's, the teacher's and the uniform policy.
+
+    Attributes:
+      student, teacher, uniform: weights >= 0 that sum to 1.
+      per: whether the component is drawn anew for every "step" or once for an "episode"; the two differ in the
+        states that they visit.
+    """
+
+    student: float = 0.0
+    teacher: float = 0.0
+    uniform: float = 0.0
+    per: Literal["step", "episode"] = "step"
+
+    def __post_init__(self) -> None:
+        weights = checks.numbers("Control weights", self.weights)
+        if weights.shape != (3,) or not (weights >= 0).all() or not abs(weights.sum() - 1) <= 1e-6:
+            given = checks.shown(self.weights)
+            raise ValueError(f"Control weights must be >= 0 and sum to 1; got student, teacher, uniform = {given}.")
+        checks.one_of("Control.per", self.per, ("step", "episode"))
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        return (self.student, self.teacher, self.uniform)
+
+    @property
+    def is_student(self) -> bool:
+        return self.student == 1
+
+
+STUDENT = Control(student=1.0)
+TEACHER = Control(teacher=1.0)
+UNIFORM = Control(uniform=1.0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Method:
+    """One way to distill, as data.
+
+    The episode's update is theta <- theta + learning_rate * mean_t [ grad log pi_theta(a_t) Rhat_t - grad l_t ], with
+    Rhat_t = sum_{i>=t} discount^{i-t} rhat_i ("mc") or rhat_t + discount V(t+1) ("td", TD(1) of App. A.3), minus
+    V_theta(t) where `baseline`, and rhat_t = reward(step t) + next_reward(step t+1).
+
+    Attributes:
+      name: the label in results and on the command line.
+      loss: l_t, differentiated with respect to `step.student_logits` only. None: 0.
+      reward: the part of rhat_t that step t alone decides; never differentiated. None: 0.
+      next_reward: the part of rhat_t that step t+1 decides when its action is chosen (it sees no reward and no next
+        value), such as -l(t+1) of Theorem 2; 0 when the episode ended. None: 0.
+      control: q.
+      estimator: "mc" or "td" where the method fixes it (TD + V_pi); None: the configuration's.
+      reduction: "mean" (normalised by the episode's length) or "sum" over steps where the method fixes it; None: the
+        configuration's.
+      bootstrap: the V(t+1) of "td": "student" V_theta, "teacher" V_pi, or "zero".
+      baseline: whether V_theta(t) is subtracted from Rhat_t.
+      discount: in [0, 1] where the method fixes it, such as 0 for a reward that stays with its own step; None: the
+        configuration's.
+      params: numbers that the functions read as `step.params[name]`; they may change without recompiling.
+      needs_teacher: whether it looks at the teacher at all.
+      description: one line for people.
+    """
+
+    name: str
+    loss: StepFn | None = None
+    reward: StepFn | None = None
+    next_reward: StepFn | None = None
+    control: Control = STUDENT
+    estimator: Literal["mc", "td"] | None = None
+    reduction: Literal["mean", "sum"] | None = None
+    bootstrap: Literal["student", "teacher", "zero"] = "student"
+    baseline: bool = True
+    discount: float | None = None
+    params: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    needs_teacher: bool = True
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isprintable():
+            raise ValueError(f"name of a Method must be one line, the label in results; got {checks.shown(self.name)}.")
+        for field, (fits, wanted) in _FIELDS.items():
+            value = getattr(self, field)
+            if not fits(value):
+                raise ValueError(
+                    f"Method {checks.shown(self.name)}: {field} must be {wanted}; got {checks.shown(value)}."
+                )
+
+    @property
+    def has_return(self) -> bool:
+        """Whether Rhat_t can differ from 0; where it cannot, V_theta is not trained either."""
+        return self.reward is not None or self.next_reward is not None
+
+
+def _is_function(value: Any) -> bool:
+    return value is None or callable(value)
+
+
+def _is_one_of(*valid: str | None) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str | None) and value in valid
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _is_discount(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        checks.number("discount", value, 0, 1)
+    except ValueError:
+        return False
+    return True
+
+
+def _are_params(value: Any) -> bool:
+    try:
+        given = [(key, x) for key, x in value.items() if not isinstance(x, jax.core.Tracer)]
+        return all(isinstance(key, str) and not np.isnan(checks.numbers(key, x)).any() for key, x in given)
+    except (AttributeError, ValueError):
+        return False
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "loss": (_is_function, "a function of a Step or None"),
+    "reward": (_is_function, "a function of a Step or None"),
+    "next_reward": (_is_function, "a function of a Step or None"),
+    "control": (lambda value: isinstance(value, Control), "a Control such as STUDENT"),
+    "estimator": (_is_one_of("mc", "td", None), "'mc', 'td' or None"),
+    "reduction": (_is_one_of("mean", "sum", None), "'mean', 'sum' or None"),
+    "bootstrap": (_is_one_of("student", "teacher", "zero"), "'student', 'teacher' or 'zero'"),
+    "baseline": (_is_bool, "True or False"),
+    "discount": (_is_discount, "in [0, 1] or None"),
+    "params": (_are_params, "a mapping from names to numbers"),
+    "needs_teacher": (_is_bool, "True or False"),
+    "description": (lambda value: isinstance(value, str), "a string"),
+}
+
+
+_CHECKED: WeakKeyDictionary[Method, set[tuple[int, int]]] = WeakKeyDictionary()
+
+
+def check_functions(method: Method, num_actions: int, num_others: int = 0) -> None:
+    """ValueError unless the functions of a method, tried without computing, make one number of a `Step`."""
+    if (num_actions, num_others) in _CHECKED.setdefault(method, set()):
+        return
+    one: Any = jax.ShapeDtypeStruct((), jnp.float32)
+    row: Any = jax.ShapeDtypeStruct((num_actions,), jnp.float32)
+    whole: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    others: Any = jax.ShapeDtypeStruct((num_others, num_actions), jnp.float32)
+    step = Step(
+        student_logits=row, frozen_logits=row, student_value=one, teacher_probs=row, teacher_log_probs=row,
+        teacher_value=one, next_teacher_value=one, action=whole, reward=one, discount=one,
+        params=dict.fromkeys(method.params, one), other_probs=others,
+    )  # fmt: skip
+    for field in ("loss", "reward", "next_reward"):
+        fn, what = getattr(method, field), f"{field} of the method {checks.shown(method.name)}"
+        if fn is None:
+            continue
+        try:
+            found = jax.eval_shape(fn, step)
+        except Exception as error:
+            if isinstance(error, ValueError) and checks.why(error) == one_line(error):
+                raise
+            raise ValueError(f"{what} fails on a Step of {num_actions} actions: {checks.why(error)}.") from error
+        kinds = (jnp.floating,) if field == "loss" else (jnp.floating, jnp.integer, jnp.bool_)  # what is differentiated
+        if getattr(found, "shape", None) != () or not any(jnp.issubdtype(found.dtype, kind) for kind in kinds):
+            got = f"{found.dtype} {list(found.shape)}" if hasattr(found, "shape") else checks.shown(found)
+            raise ValueError(f"{what} must return one real number, float []; got {got}.")
+    _CHECKED[method].add((num_actions, num_others))
+
+
+def loss_gradient(loss: StepFn, step: Step) -> jax.Array:
+    """grad l_t with respect to the row of logits, [A]."""
+    return jax.grad(lambda logits: loss(dataclasses.replace(step, student_logits=logits)))(step.student_logits)
+
+
+def score(step: Step) -> jax.Array:
+    """grad log pi_theta(a_t) with respect to the row of logits, [A]: one_hot(a_t) - pi_theta."""
+    probs = jax.nn.softmax(step.student_logits)
+    return jax.nn.one_hot(step.action, probs.shape[-1], dtype=probs.dtype) - probs

@@ -1,0 +1,206 @@
+"""`compare`: methods, and whole runs, against each other on the same MDPs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from jaxdistill.results.result import Result
+from jaxdistill.results.summary import Column, Summary, SummaryRow, cell, named, summarise
+from jaxdistill.runtime import checks
+from jaxdistill.statistics import (
+    Interval,
+    Reached,
+    average_height,
+    bootstrap_interval,
+    improvement_interval,
+    reached_interval,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonRow(SummaryRow):
+    """One method: what `SummaryRow` says, and more."""
+
+    improvement: Interval | None  # probability of a better return than the baseline's in the same MDP; None for it
+    area: Interval  # mean over MDPs of the mean return over training
+    reached: Reached | None  # None if no level was asked for
+
+    def record(self) -> dict[str, Any]:
+        """The row as named numbers; iterations are inf where half of the MDPs never reached the level."""
+        record = super().record() | named({"improvement": self.improvement, "area": self.area})
+        if self.reached is not None:
+            median, low, high, num_reached, *_ = self.reached
+            record |= {"reached": median, "reached_low": low, "reached_high": high, "num_reached": num_reached}
+        return record
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison(Summary):
+    """A `Summary` with more columns, and a picture. Columns, in order, by the names that `to_latex` takes:
+
+    num_mdps: MDPs with a finite return.
+    mean, iqm: over MDPs, with bootstrap 95 % intervals.
+    difference: mean over MDPs of (return - the baseline's in the same MDP), with a paired bootstrap interval.
+    improvement: probability of a better return than the baseline's in an MDP, ties half, with Wilson's interval.
+    area: mean return over training (area under the learning curve / iterations), with a bootstrap interval.
+    reached: iteration by which half of the MDPs reached the level asked for, with the exact interval of a median, and
+      how many reached it; "> 2000" where that is not within the 2000 iterations trained.
+    teacher: mean return of the method's teacher.
+
+    Each interval is for its own number: among many methods some differ from the baseline by chance.
+    """
+
+    level: str = ""  # the level asked for, in words; "" for none
+
+    def _columns(self) -> dict[str, Column]:
+        columns = super()._columns()
+        teacher = columns.pop("teacher", None)
+        columns["improvement"] = (f"P(> {self.baseline}) [95 %]", lambda row: cell(row.improvement, digits=2))
+        columns["area"] = ("area [95 %]", lambda row: cell(row.area))
+        if self.level:
+            columns["reached"] = (f"iterations to {self.level}", lambda row: _reached_cell(row.reached))
+        return columns | ({"teacher": teacher} if teacher else {})
+
+    def plot(self) -> Any:
+        """Estimates and intervals of mean, IQM, difference and improvement as a matplotlib Figure."""
+        from jaxdistill.plotting import intervals
+
+        return intervals.plot_intervals(self)
+
+
+def _reached_cell(reached: Reached) -> str:
+    def text(iteration: float) -> str:
+        return f"> {reached.last}" if np.isinf(iteration) else f"{iteration:.0f}"
+
+    ends = "[n/a]" if np.isnan(reached.low) else f"[{text(reached.low)}, {text(reached.high)}]"
+    return f"{text(reached.median)} {ends}, {reached.num_reached} of {reached.num_mdps}"
+
+
+class _Line(NamedTuple):
+    """One method of one result."""
+
+    label: str
+    result: Result
+    row: int
+
+
+def compare(
+    results: Result | Sequence[Result] | Mapping[str, Result],
+    baseline: str | None = None,
+    *,
+    checkpoint: int | str = "final",
+    reach: npt.ArrayLike | None = None,
+) -> Comparison:
+    """Compares the methods of one result, or of several on the same MDPs, MDP by MDP.
+
+    Args:
+      results: a `Result`; several, whose methods then need different labels; or a mapping such as {"small step": a,
+        "large step": b}, whose names come before the labels, or take their place in results of one method.
+      baseline: the label to compare with; by default the first.
+      checkpoint: what is compared: "final", the exact returns of the final students, or a position on the checkpoint
+        axis, the returns of the curves there.
+      reach: a level of return, one for all MDPs or one for each, [M], such as 0.9 * result.teacher_returns[0]: the
+        table then says after how many iterations half of the MDPs had reached it, by the first point of each MDP's
+        curve at that level. Few long bins (num_checkpoints) keep chance from reaching it first.
+
+    Returns:
+      A `Comparison`: print it, `to_markdown()`, `to_latex()`, `to_dataframe()`, `plot()`, or index it by label.
+
+    Raises:
+      ValueError: no result, results of different MDPs, equal labels, or a baseline or checkpoint that is not there.
+    """
+    lines = _lines(results)
+    labels = [line.label for line in lines]
+    baseline = labels[0] if baseline is None else baseline
+    if not isinstance(baseline, str) or baseline not in labels:
+        raise ValueError(f"no method {checks.shown(baseline)} to compare with; there are {', '.join(labels)}")
+    level, in_words = _level(reach, lines[0].result.num_mdps)
+    returns, quantity = _returns(lines, checkpoint)
+    teachers = np.stack([line.result.teacher_returns[line.row] for line in lines])
+    table = summarise(labels, returns, teachers, baseline, quantity)
+    rows = []
+    for row, own, (label, result, p) in zip(table.rows, returns, lines, strict=True):
+        wins = None if label == baseline else improvement_interval(own, returns[labels.index(baseline)])
+        area = bootstrap_interval(average_height(result.iterations, result.returns[p]))
+        reached = None if level is None else reached_interval(result.iterations, result.returns[p], level)
+        rows.append(ComparisonRow(**vars(row), improvement=wins, area=area, reached=reached))
+    return Comparison(tuple(rows), baseline, quantity, table.notes + _notes(lines), in_words)
+
+
+def _lines(results: Any) -> list[_Line]:
+    pairs: list[tuple[str, Any]] = [("", results)]
+    if isinstance(results, Mapping):
+        pairs = list(results.items())
+    elif isinstance(results, Sequence):
+        pairs = [("", result) for result in results]
+    if not pairs or not all(isinstance(result, Result) for _, result in pairs):
+        raise ValueError("compare takes a Result, several, or a mapping from names to Results, and at least one.")
+    _check_same_mdps([result for _, result in pairs])
+    lines = []
+    for name, result in pairs:
+        for index, label in enumerate(result.labels):
+            full = label if not name else name if len(result.labels) == 1 else f"{name}: {label}"
+            lines.append(_Line(full, result, index))
+    labels = [line.label for line in lines]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"several results have a method {label!r}; name them, {{'a': result, 'b': other}}.")
+    return lines
+
+
+def _check_same_mdps(results: list[Result]) -> None:
+    first = results[0]
+    for position, other in enumerate(results[1:], 1):
+        if not np.array_equal(first.mdp_ids, other.mdp_ids):
+            raise ValueError(
+                f"compare needs results on the same MDPs, but result {position} has {other.num_mdps} MDPs with other "
+                f"ids than the {first.num_mdps} of the first; choose common ones with result.select(mdps=...)."
+            )
+        for name in ("uniform_returns", "optimal_returns"):  # what the ids name
+            mine, theirs = getattr(first, name), getattr(other, name)
+            if not np.allclose(mine, theirs, rtol=1e-3, atol=1e-3, equal_nan=True):
+                raise ValueError(
+                    f"compare needs results on the same MDPs, but the {name} of result {position} are not those of the "
+                    "first: the ids are equal and the worlds are not."
+                )
+
+
+def _returns(lines: list[_Line], checkpoint: int | str) -> tuple[np.ndarray, str]:
+    found = [line.result.returns_at(checkpoint) for line in lines]
+    texts = list(dict.fromkeys(text for _, text in found))
+    if len(texts) > 1 and not isinstance(checkpoint, str):
+        raise ValueError(
+            f"checkpoint {checks.shown(checkpoint)} is at different iterations in these results; use 'final'."
+        )
+    quantity = texts[0]
+    if len(texts) > 1:  # they differ in their iterations only
+        quantity = "exact return of the final students, " + texts[0].split(", ", 1)[1]
+    return np.stack([returns[line.row] for (returns, _), line in zip(found, lines, strict=True)]), quantity
+
+
+def _level(reach: Any, num_mdps: int) -> tuple[np.ndarray | None, str]:
+    if reach is None:
+        return None, ""
+    try:
+        level = checks.numbers("reach", reach)
+    except ValueError:
+        level = np.asarray(np.nan)
+    if level.shape not in ((), (num_mdps,)) or not np.isfinite(level).all():
+        given = checks.shown(reach)
+        raise ValueError(f"reach must be one finite return, or one for each of the {num_mdps} MDPs; got {given}.")
+    return level, f"{level:g}" if level.ndim == 0 else "the level"
+
+
+def _notes(lines: list[_Line]) -> tuple[str, ...]:
+    notes = []
+    exact = [line.label for line in lines if line.result.curve_kind[line.row] == "exact"]
+    if 0 < len(exact) < len(lines):
+        notes.append(f"note: the curves of {', '.join(exact)} are exact; the others are means of training episodes")
+    lengths = {int(line.result.iterations[-1]): line.label for line in lines}
+    if len(lengths) > 1:
+        trained = ", ".join(f"{number} ({label})" for number, label in lengths.items())
+        notes.append(f"note: the numbers of iterations differ: {trained}")
+    return tuple(notes)

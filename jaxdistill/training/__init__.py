@@ -1,0 +1,5 @@
+"""One way to train students and to collect them.
+
+`config` says how students are trained, `tasks` groups them by compiled program, and `run` trains them to the end.
+`train` is the public entry, `recorder` collects its curves and students, and `sampling` draws single updates.
+"""

@@ -1,0 +1,244 @@
+"""`train`: worlds, a teacher and methods in; learning curves and students out."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill import methods
+from jaxdistill.mdp import MDP, exact, validate
+from jaxdistill.mdp.teacher import Teacher, check
+from jaxdistill.methods import Method
+from jaxdistill.results.result import Result, Stopped
+from jaxdistill.runtime import checks, processes
+from jaxdistill.runtime.progress import Hook, Progress
+from jaxdistill.scheduling import pool
+from jaxdistill.training.config import Cell, Config, Resolved, known
+from jaxdistill.training.recorder import Measure, Recorder
+from jaxdistill.training.tasks import make_tasks
+
+MethodLike = str | Method | Cell
+
+
+def train(
+    key: jax.Array,
+    mdps: MDP,
+    teacher: Teacher | None = None,
+    methods: MethodLike | Sequence[MethodLike] | Mapping[str, MethodLike] = ("baseline", "on_policy_distill"),
+    config: Config | None = None,
+    *,
+    initial_logits: np.ndarray | None = None,
+    initial_values: np.ndarray | None = None,
+    keep_tables: bool = True,
+    measure: Measure | None = None,
+    progress: bool | None = None,
+    on_chunk: Hook | None = None,
+    **changes: Any,
+) -> Result:
+    """Trains one tabular student per method and MDP and returns their learning curves and final tables.
+
+    Everything starts here:
+
+      import jax
+      import jaxdistill as jd
+
+      key = jax.random.key(0)
+      mdps = jd.sample_mdps(key, 64)
+      teacher = jd.teachers.q_learning(key, mdps, num_iterations=2000)
+      result = jd.train(key, mdps, teacher, ["baseline", "n_distill"], num_iterations=2000)
+      print(result.summary("final"))  # returns with intervals; jd.compare(result) says more
+      result.plot().savefig("curves.png")
+      result.save("run.npz")  # jd.load("run.npz")
+
+    A student's numbers depend on `key`, its label and its MDP's `id`, and on nothing else that is trained beside it.
+
+    Args:
+      key: random key, such as `jax.random.key(0)`.
+      mdps: M stacked MDPs, such as `sample_mdps(key, 100)`, or a single one. Other worlds: `garnet.garnet`,
+        `from_text`, `from_gymnasium`, `MDP.from_transition_matrix`, `MDP.from_arrays`, and `stack` to stack them.
+      teacher: M stacked teachers, such as `teachers.q_learning(key, mdps)`, `teachers.optimal(mdps)` or
+        `teachers.from_policy(mdps, function)`; None where no method asks for one.
+      methods: names of `METHODS`, `Method`s such as those of `ZOO`, or `Cell`s (a method with its own teacher or
+        configuration): one, several, or a mapping from labels to them. P of them.
+      config: a `Config`; its fields may also be given here by name (`**changes`).
+      initial_logits: float [P, M, O, A] or what broadcasts to it; zeros if None.
+      initial_values: float [P, M, O] or what broadcasts to it; zeros if None.
+      keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
+      measure: called as measure(mdps, teacher, policies) at every checkpoint with B stacked MDPs, their teachers and
+        the students' policies [B, S, A]; returns named numbers {name: [B]}, which `Result.measure(name)` gives back.
+        It is compiled, so it must be written in JAX. Every cell then needs a teacher.
+      progress: on stderr: True: a bar on a terminal, a line in a notebook, a line every ten seconds elsewhere; None:
+        the same, but elsewhere nothing of what ends within ten seconds; False: nothing.
+      on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
+      **changes: fields of `Config`, where they are described: num_iterations (episodes of each student, 30 000),
+        num_checkpoints, learning_rate and value_learning_rate (0.1), discount (0.99), estimator ("td" or "mc"),
+        reduction ("mean" or "sum"), probability_floor, loss_weight, return_weight, optimizer, max_episode_steps.
+
+    Returns:
+      A `Result` of NumPy arrays: `returns` and `lengths` [P, M, C] at C checkpoints, `final_returns` [P, M] (exact),
+      `logits` [P, M, O, A], `values`, the returns of the teacher, the uniform and the optimal policy. Its curves are
+      the undiscounted returns of the training episodes, which the student plays itself; where another policy is in
+      control they are the exact returns of the student.
+
+    Raises:
+      ValueError: one line that says what was wrong, what was expected and what to do.
+      Stopped: by Ctrl-C, a KeyboardInterrupt whose `result` holds the students that had finished.
+    """
+    key = checks.as_key(key)
+    mdps, teacher = _stacked(mdps, teacher)
+    if not isinstance(config, Config | None):
+        raise ValueError(f"config must be a Config; got {checks.shown(config)}. Give single fields by name.")
+    for name, function in (("measure", measure), ("on_chunk", on_chunk)):
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} must be a function or None; got {checks.shown(function)}.")
+    config = dataclasses.replace(config or Config(), **known(changes))
+    cells = _resolve(methods, teacher, config)
+    for cell in cells:
+        _check_teacher(cell, mdps)
+    if measure is not None and any(cell.teacher is None for cell in cells):
+        raise ValueError("measure compares students with their teacher; pass one, such as teachers.uniform(mdps).")
+    measure_names = () if measure is None else _names_of(measure, mdps, cells[0].teacher)
+    if len(cells) * mdps.num_mdps < processes.count():
+        raise ValueError(
+            f"{processes.count()} processes cannot share {len(cells) * mdps.num_mdps} students; use fewer."
+        )
+    initial = _initial(initial_logits, initial_values, len(cells), mdps)
+    started = time.perf_counter()
+    optimal = exact.greedy(exact.optimal_action_values(mdps, 1.0), exact.TIE)
+    length = np.asarray(exact.start_value(mdps, exact.expected_length(mdps, optimal)))
+    recorder = Recorder(mdps, cells, config, keep_tables, measure, measure_names)
+    tasks = make_tasks(
+        key,
+        mdps,
+        cells,
+        length,
+        recorder.add,
+        pauses=lambda cell: config.checkpoints[:-1].tolist() if measure or not cell.method.control.is_student else (),
+        initial=initial,
+    )
+    with Progress("students", progress, on_chunk) as report:
+        try:
+            pool.run(tasks, report)
+        except KeyboardInterrupt as stop:
+            if not recorder.finished.any():
+                raise
+            raise Stopped(recorder.result(optimal, report.steps, time.perf_counter() - started)) from stop
+    recorder.gather()
+    steps = sum(int(number) for number in processes.exchange(str(report.steps).encode()))
+    return recorder.result(optimal, steps, time.perf_counter() - started)
+
+
+def _names_of(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tuple[str, ...]:
+    """What `measure` finds, by name; ValueError unless, tried without computing, it gives named numbers [M]."""
+    policies = jax.ShapeDtypeStruct((mdps.num_mdps, mdps.num_states, mdps.num_actions), jnp.float32)
+    try:
+        found = jax.eval_shape(measure, mdps, teacher, policies)
+    except Exception as error:
+        raise ValueError(f"measure fails: {checks.why(error)}.") from error
+    if not isinstance(found, Mapping) or any(
+        not isinstance(name, str) or getattr(x, "shape", None) != (mdps.num_mdps,) for name, x in found.items()
+    ):
+        raise ValueError(f"measure must return {{name: numbers [M]}}, M = {mdps.num_mdps}; got {checks.shown(found)}.")
+    return tuple(found)
+
+
+def _stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:
+    """The worlds, and with a single world its teacher, with a leading axis [M]."""
+    validate(mdps)
+    if teacher is not None and not isinstance(teacher, Teacher):
+        raise ValueError(f"teacher must be a Teacher, such as teachers.optimal(mdps); got {type(teacher).__name__}.")
+    if not mdps.is_stacked:
+        mdps = jax.tree.map(lambda x: jnp.asarray(x)[None], mdps)
+        teacher = jax.tree.map(lambda x: np.asarray(x)[None], teacher)
+    return mdps, teacher
+
+
+def _resolve(chosen: Any, teacher: Teacher | None, config: Config) -> list[Resolved]:
+    if isinstance(chosen, str | Method | Cell):
+        chosen = [chosen]
+    pairs = list(chosen.items()) if isinstance(chosen, Mapping) else [(None, item) for item in checks.listed(chosen)]
+    if not pairs:
+        raise ValueError(f"methods is empty; give at least one of {', '.join(methods.METHODS)}.")
+    cells = []
+    for label, item in pairs:
+        cell = item if isinstance(item, Cell) else Cell(item)
+        method = methods.get(cell.method)
+        if not isinstance(label, str | None) or not (label or "").isprintable():
+            raise ValueError(f"methods must map labels of one line to methods; got the label {checks.shown(label)}.")
+        if not isinstance(cell.changes, Mapping):
+            raise ValueError(f"changes of a Cell must map options to values; got {checks.shown(cell.changes)}.")
+        shared = {"num_iterations", "num_checkpoints"} & set(cell.changes)
+        if shared:
+            raise ValueError(f"{' and '.join(sorted(shared))} must be the same for every method; set it for all.")
+        own = dataclasses.replace(config, **known(cell.changes))
+        for name, fixed in (("estimator", method.estimator), ("reduction", method.reduction)):
+            asked = cell.changes.get(name, fixed)
+            if fixed not in (None, asked):
+                raise ValueError(f"{method.name} is defined with {name} {fixed!r}; it cannot use {asked!r}.")
+        own = dataclasses.replace(own, reduction=method.reduction or own.reduction)
+        own_teacher = cell.teacher if cell.teacher is not None else teacher
+        if isinstance(cell.teacher, Teacher) and np.ndim(cell.teacher.probs) == 2:  # of a single world
+            own_teacher = cell.teacher[None]
+        cells.append(Resolved(label or method.name, method, own_teacher, own))
+    labels = [cell.label for cell in cells]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"Two methods are called {label!r}; name them with a mapping, {{'a': ..., 'b': ...}}.")
+    return cells
+
+
+def _check_teacher(cell: Resolved, mdps: MDP) -> None:
+    teacher = cell.teacher
+    if teacher is None:
+        if cell.method.needs_teacher:
+            raise ValueError(f"{cell.label} needs a teacher; pass one, such as teachers.q_learning(key, mdps).")
+        methods.check_functions(cell.method, mdps.num_actions)
+        return
+    check(teacher, (mdps.num_mdps, mdps.num_states, mdps.num_actions))
+    probs = np.asarray(teacher.probs)
+    methods.check_functions(cell.method, mdps.num_actions, teacher.num_others)
+    if cell.method.needs_teacher and np.min(cell.config.probability_floor) == 0 and probs.min() == 0:
+        _check_zero_probability(cell, probs)
+
+
+def _check_zero_probability(cell: Resolved, probs: np.ndarray) -> None:
+    """Refuses log 0: tries the method's functions on a row of the teacher that has a zero."""
+    row = probs[probs.min(-1) == 0][0]
+    zero, zeros = jnp.zeros(()), jnp.zeros(len(row))
+    step = methods.Step(
+        student_logits=zeros, frozen_logits=zeros, student_value=zero, teacher_probs=jnp.asarray(row),
+        teacher_log_probs=jnp.log(row), teacher_value=zero + 1, next_teacher_value=zero,
+        action=jnp.asarray(int(row.argmin()), jnp.int32), reward=zero, discount=zero,
+        params={name: jnp.asarray(value, jnp.float32) for name, value in cell.method.params.items()},
+        other_probs=jnp.full((cell.teacher.num_others if cell.teacher else 0, len(row)), 1 / len(row)),
+    )  # fmt: skip
+    method = cell.method
+    tried = [fn(step) for fn in (method.reward, method.next_reward) if fn is not None]
+    if method.loss is not None:
+        tried.append(methods.loss_gradient(method.loss, step))
+    if not all(bool(jnp.isfinite(x).all()) for x in tried):
+        raise ValueError(
+            f"{cell.label} takes the logarithm of a teacher probability that is 0; set probability_floor > 0 (the "
+            "default is 0.01) or use a teacher that is positive everywhere."
+        )
+
+
+def _initial(logits: Any, values: Any, num_cells: int, mdps: MDP) -> np.ndarray | None:
+    if logits is None and values is None:
+        return None
+    shape = (num_cells, mdps.num_mdps, mdps.num_observations, mdps.num_actions)
+    tables = []
+    for name, table, wanted in (("initial_logits", logits, shape), ("initial_values", values, shape[:3])):
+        table = np.zeros(()) if table is None else checks.numbers(name, table).astype(np.float32)
+        try:
+            table = np.broadcast_to(table, wanted)
+        except ValueError:
+            raise ValueError(f"{name} must broadcast to {list(wanted)}; got shape {list(table.shape)}.") from None
+        if not np.isfinite(table).all():
+            raise ValueError(f"{name} must be finite; it holds NaN or infinity.")
+        tables.append(table)
+    return np.concatenate([tables[0], tables[1][..., None]], axis=-1).astype(np.float32)

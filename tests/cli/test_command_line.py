@@ -1,0 +1,145 @@
+"""The command line: what it prints, what it writes, and one line with exit code 2 for what is wrong."""
+
+import subprocess
+import sys
+import warnings
+
+import jax
+import pytest
+from tests.test_results import make
+
+from jaxdistill import METHODS, ZOO, load
+from jaxdistill.cli import commands, main
+
+COMPARE = [
+    "compare", "--worlds=garnet", "--num_mdps=3", "--num_iterations=20", "--num_checkpoints=2", "--teacher=optimal",
+    "--teacher_noise=0.5", "--methods=entropy_regularised,baseline", "--baseline=baseline", "--reach=0",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def leave_no_trace(monkeypatch):
+    monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+
+
+def fails(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main.main(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+def test_every_method_is_listed_with_what_it_is_the_gradient_of(capsys):
+    assert main.main(["methods"]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    listed = {name: rest for name, rest in lines if name != "name"}
+    assert list(listed) == [*METHODS, *ZOO]
+    assert listed["n_distill"].endswith("E_pi_theta sum_t H(pi||pi_theta)")
+    assert listed["on_policy_distill"].endswith("no loss")
+    assert listed["dagger"].startswith("0.5 student + 0.5 teacher by step ")
+    assert listed["k1_return"].endswith(ZOO["k1_return"].gradient_of)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *ZOO, "n_distill_r"])
+def test_a_method_in_detail(capsys, name):
+    assert main.main(["methods", name]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{name}: ") and len(lines) == 13
+    pieces = {line[:15].strip(): line[15:].strip() for line in lines}
+    assert pieces["update"].startswith("E_q sum_t") and all(pieces.values())
+
+
+def test_the_pieces_are_those_of_the_method(capsys):
+    main.main(["methods", "n_distill"])
+    text = capsys.readouterr().out
+    assert "l = H(pi || pi_theta)" in text and "rhat = -H(pi(t+1) || pi_theta(t+1))" in text
+
+
+def test_check_passes_on_what_it_is_asked(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(commands, "check_method", lambda *args, **options: asked.append((args, options)) or "found")
+    assert main.main(["check", "n_distill", "--num_mdps=2", "--seed=3"]) == 0
+    ((method,), options) = asked.pop()
+    assert method is METHODS["n_distill"] and options["num_mdps"] == 2 and options["key"] == jax.random.key(3)
+    assert capsys.readouterr().out == "found\n"
+
+
+@pytest.mark.slow
+def test_check(capsys):
+    assert main.main(["check", "entropy_regularised", "--num_mdps=2"]) == 0
+    out = capsys.readouterr().out
+    assert "entropy_regularised: the gradient of E_pi_theta sum_t -log pi(a_t)" in out and "2 MDPs" in out
+
+
+def test_compare_show_table_and_plot(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(COMPARE) == 0
+    out = capsys.readouterr().out
+    assert "minus baseline" in out and "iterations to 0" in out and "3 MDPs" in out
+    files = ["compare.npz", "compare.png", "compare.pdf", "compare_intervals.png", "compare_intervals.pdf"]
+    assert out.split()[-5:] == files and sorted(p.name for p in tmp_path.iterdir()) == sorted(files)
+    result = load("compare.npz")
+    assert result.labels == ("entropy_regularised", "baseline") and result.settings["config"]["num_iterations"] == 20
+    assert result.settings["cells"]["baseline"]["teacher"] == "optimal+50% noise"
+    assert "compare.npz exists" in fails(capsys, *COMPARE)
+
+    assert main.main(["show", "compare.npz"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("returns: (2, 3, 2) (method, mdp, checkpoint)", '"num_iterations": 20', '"jax": ', "faults: none"):
+        assert text in shown
+    assert shown.count("num_iterations") == 1  # not again for every cell
+    assert main.main(["table", "compare.npz", "--format=latex", "--columns=mean,difference"]) == 0
+    assert capsys.readouterr().out.startswith("\\begin{tabular}{lrr}")
+    assert main.main(["plot", "compare.npz", "--out=again", "--methods=baseline"]) == 0
+    assert capsys.readouterr().out.split() == ["again.png", "again.pdf"]
+    assert (tmp_path / "again.png").stat().st_size > 10_000
+
+
+def test_several_files_in_one_table(capsys, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        make().save(tmp_path / folder / "run.npz")
+        make().save(tmp_path / f"{folder}.npz")
+    assert main.main(["table", str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), "--format=markdown"]) == 0
+    assert "| b: n_distill |" in capsys.readouterr().out
+    paths = [str(tmp_path / folder / "run.npz") for folder in ("a", "b")]
+    assert main.main(["table", *paths]) == 0
+    assert f"{paths[1]}: n_distill" in capsys.readouterr().out  # equal names: the paths tell them apart
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["methods", "sgd"], "Unknown method 'sgd'"),
+        (["check", "sgd"], "Unknown method 'sgd'"),
+        (["compare", "--methods=baseline,sgd"], "Unknown method 'sgd'"),
+        (["compare", "--num_mdps=many"], "--num_mdps: invalid int value: 'many'"),
+        (["compare", "--num_mdps=0"], "--num_mdps must be at least 1"),
+        (["compare", "--worlds=maze"], "--worlds must be grid, garnet"),
+        (["compare", "--learning_rate=-1"], "learning_rate must be finite and >= 0"),
+        (["compare", "--estimator=sarsa"], "estimator must be one of mc, td"),
+        (["compare", "--baseline=sgd"], "--baseline=sgd is not one of the methods"),
+        (["compare", "--out=no/such/folder/x"], "There is no folder no/such/folder"),
+        (["compare", "--num=3"], "unrecognized arguments: --num=3"),
+        (["show", "no_such.npz"], "No such file"),
+        (["table", __file__], "is not a results file"),
+        (["plot", __file__], "is not a results file"),
+    ],
+)
+def test_mistakes_give_one_line_and_code_2(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxdistill", "--help"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    assert all(name in done.stdout for name in ("methods", "check", "compare", "show", "table", "plot"))

@@ -1,0 +1,134 @@
+"""Figures 3 and 5: exact divergences along trajectories, and a row shared with Figure 8."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdistill
+from experiments import fig3, fig5, fig8
+from jaxdistill import plotting, teachers
+from jaxdistill.mdp import exact
+from tests import small
+
+TINY = {"num_mdps": 3, "num_iterations": 60, "num_checkpoints": 3, "num_rows": 6, "num_cols": 6, "p_plus10": 0.1}
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    return jaxdistill.sample_mdps(jax.random.key(3), 3, num_rows=6, num_cols=6, p_plus10=0.1)
+
+
+@pytest.fixture(scope="module")
+def measured(worlds):
+    """Students of every control, measured at each checkpoint."""
+    methods = {name: method for name, (method, _) in fig3.CONTROLS.items()}
+    options = {"num_iterations": 40, "num_checkpoints": 4}
+    teacher = teachers.optimal(worlds)
+    plain = jaxdistill.train(jax.random.key(0), worlds, teacher, methods, **options)
+    return jaxdistill.train(jax.random.key(0), worlds, teacher, methods, measure=fig3.measure, **options), plain
+
+
+def test_before_training_the_kl_is_log_4_times_the_length(worlds):
+    """Of a deterministic teacher, at every state log 4; so along trajectories of q it is log 4 x q's mean length."""
+    q = exact.optimal_action_values(worlds, 0.99)
+    greedy = jax.nn.one_hot(q.argmax(-1), 4)
+    teacher = teachers.from_table(worlds, greedy)
+    uniform = jnp.full(greedy.shape, 0.25)
+    found = fig3.measure(worlds, teacher, uniform)
+    for name, policy in (("uniform", uniform), ("student", uniform), ("teacher", greedy)):
+        length = exact.start_value(worlds, exact.expected_length(worlds, policy))
+        np.testing.assert_allclose(found[f"kl_{name}"], np.log(4) * length, rtol=1e-4)
+    value = exact.start_value(worlds, exact.policy_values(worlds, uniform))
+    np.testing.assert_allclose(found["return"], value, rtol=1e-3, atol=1e-3)
+
+
+def test_kl_along_trajectories_against_simulation():
+    """On a small MDP: the mean over 40 000 simulated episodes, within 4 standard errors (seed 0)."""
+    mdp = small.random_mdp(5)
+    teacher = small.random_teacher(mdp, 5)
+    logits, _ = small.random_student(mdp, 5)
+    policy = np.asarray(jax.nn.softmax(jnp.asarray(logits)))[np.asarray(mdp.observation)]
+    stacked, many = jax.tree.map(lambda x: jnp.asarray(x)[None], (mdp, teacher))
+    found = fig3.measure(stacked, many, jnp.asarray(policy)[None])
+    pi = np.asarray(teacher.probs)
+    kl = (pi * (np.log(pi) - np.log(policy))).sum(-1)
+    rng = np.random.default_rng(0)
+    for name, q in (("student", policy), ("teacher", pi), ("uniform", np.full_like(pi, 1 / 3))):
+        state = np.full(40_000, int(mdp.start[0]))
+        alive, total = np.ones(40_000, bool), np.zeros(40_000)
+        while alive.any():
+            total += np.where(alive, kl[state], 0)
+            action = (rng.random((40_000, 1)) > np.cumsum(q, -1)[state]).sum(-1).clip(0, 2)
+            outcome = (rng.random((40_000, 1)) > np.cumsum(mdp.outcome_probs, -1)[action]).sum(-1).clip(0, 2)
+            alive &= ~np.asarray(mdp.terminal)[state, outcome] & (rng.random(40_000) < float(mdp.continue_prob))
+            state = np.asarray(mdp.successor)[state, outcome]
+        error = total.std() / np.sqrt(len(total))
+        assert abs(total.mean() - found[f"kl_{name}"][0]) < 4 * error, name
+
+
+def test_measures_of_train_are_those_of_the_final_tables(worlds, measured):
+    """The last checkpoint's measures against the saved tables, for students' and others' control."""
+    result, plain = measured
+    assert result.measure_names == tuple(fig3.COLUMNS)
+    assert np.isfinite(result.measurements).all()
+    for p in range(len(result.labels)):
+        policy = exact.policy_from_table(worlds, jax.nn.softmax(jnp.asarray(result.logits[p])))
+        for name, value in fig3.measure(worlds, teachers.optimal(worlds), policy).items():
+            np.testing.assert_allclose(result.measure(name)[p, :, -1], value, rtol=1e-4)
+        np.testing.assert_allclose(result.measure("return")[p, :, -1], result.final_returns[p], rtol=1e-3, atol=1e-3)
+    assert (np.diff(result.measure("kl_student")[0].mean(0)) < 0).all()  # cloning lowers it
+    np.testing.assert_array_equal(plain.logits, result.logits)  # looking changes nothing
+    with pytest.raises(ValueError, match="kl_student"):
+        result.measure("kl")
+    with pytest.raises(ValueError, match="teacher"):
+        jaxdistill.train(jax.random.key(0), worlds, methods="baseline", num_iterations=1, measure=fig3.measure)
+
+
+def test_measures_are_saved_selected_and_joined(measured, tmp_path):
+    result, _ = measured
+    loaded = jaxdistill.load(result.save(tmp_path / "a.npz"))
+    np.testing.assert_array_equal(loaded.measure("return"), result.measure("return"))
+    one = loaded.select("teacher_distill", [int(loaded.mdp_ids[2])])
+    assert one.measure("return").tolist() == result.measure("return")[1:2, 2:3].tolist()
+    parts = [result.select(mdps=[int(i)]) for i in result.mdp_ids]
+    np.testing.assert_array_equal(jaxdistill.concatenate(parts).measurements, result.measurements)
+
+
+def test_fig3(tmp_path, capsys):
+    settings = fig3.Settings(outdir=str(tmp_path), temperatures=["0", "0.1"], controls=["teacher_distill"], **TINY)
+    fig3.work(settings)
+    found = np.load(tmp_path / "temperature_0.1.npz")
+    assert found["kl_uniform"].shape == (1, 3, 4)
+    assert found["iterations"].tolist() == [0, 20, 40, 60]
+    assert all(np.isfinite(found[name]).all() for name in found.files)
+    capsys.readouterr()
+    fig3.work(settings)  # from the files
+    assert "2 parts, 2 of them" in capsys.readouterr().out
+    plotting.plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"), [({"temperatures": ["-1"]}, "temperatures"), ({"controls": ["nobody"]}, "uniform_distill")]
+)
+def test_fig3_refuses(change, expected):
+    with pytest.raises(ValueError, match=expected):
+        fig3.check(fig3.Settings(**TINY | change))
+
+
+def test_fig5_is_the_first_row_of_fig8(tmp_path, capsys, monkeypatch):
+    """Taken from a folder of fig8 where the settings agree, and the same numbers where it is trained."""
+    chosen = {**TINY, "methods": ["on_policy_distill"], "columns": ["td"]}
+    fig8.work(fig8.Settings(outdir=str(tmp_path / "8"), teachers=["q_learning", "optimal"], **chosen))
+    settings = fig5.Settings(outdir=str(tmp_path / "5"), shared=str(tmp_path / "8"), **chosen)
+    alone = fig5.row(dataclasses.replace(settings, shared=str(tmp_path / "nowhere")), "q_learning")
+    with monkeypatch.context() as patched:
+        patched.delattr(fig8, "row")  # nothing may be trained
+        fig5.work(settings)
+    assert "from" in capsys.readouterr().out
+    shared = jaxdistill.load(tmp_path / "5" / "q_learning.npz")
+    np.testing.assert_array_equal(shared.returns, alone.returns)
+    other = dataclasses.replace(settings, seed=1, outdir=str(tmp_path / "6"))
+    assert not np.array_equal(fig5.row(other, "q_learning").returns, shared.returns)

@@ -1,0 +1,175 @@
+"""Stopped training goes on, and ends with the same bits."""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdistill
+from jaxdistill import teachers
+from jaxdistill.runtime import checkpoints
+
+UNIFORM_DISTILL = dataclasses.replace(
+    jaxdistill.METHODS["teacher_distill"], name="uniform_distill", control=jaxdistill.UNIFORM
+)
+METHODS = ["on_policy_distill_r", "teacher_distill", UNIFORM_DISTILL, "n_distill"]  # two of them in equal programs
+
+
+class Stopped(Exception):
+    """What stands for Ctrl-C in the middle of a training."""
+
+
+@pytest.fixture(scope="module")
+def problem():
+    mdps = jaxdistill.sample_mdps(jax.random.key(0), 20, num_rows=5, num_cols=5, p_plus10=0.1)
+    return mdps, teachers.optimal(mdps)
+
+
+@pytest.fixture(scope="module")
+def whole(problem):
+    return train(problem)
+
+
+def train(problem, **options):
+    options = dict(num_iterations=1500, num_checkpoints=4, estimator="td") | options
+    return jaxdistill.train(jax.random.key(1), *problem, METHODS, **options)
+
+
+def stop_after(fraction):
+    def hook(done, steps, seconds):
+        if done > fraction:
+            raise Stopped
+
+    return hook
+
+
+def assert_same(ours, theirs):
+    for name in ("returns", "lengths", "final_returns", "logits", "values", "mdp_ids"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), name)
+    assert ours.settings["steps"] == theirs.settings["steps"]
+
+
+@pytest.mark.parametrize("estimator", ["td", "mc"])
+def test_stopped_often_and_still_the_same_bits(problem, tmp_path, estimator, monkeypatch):
+    """Stopped again and again, also before the first save, the carry of lanes and what was handed out are read back."""
+    whole = train(problem, estimator=estimator)
+    read = []
+    forget = checkpoints.Store._take_lanes
+    monkeypatch.setattr(checkpoints.Store, "_take_lanes", lambda s, a: (forget(s, a), read.append(len(s.on_their_way))))
+    for fraction in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9):
+        with pytest.raises(Stopped), checkpoints.resumable(tmp_path / "run", seconds=0.2):
+            train(problem, estimator=estimator, on_chunk=stop_after(fraction))
+    with checkpoints.resumable(tmp_path / "run"):
+        assert_same(train(problem, estimator=estimator), whole)
+        assert_same(train(problem, estimator=estimator), whole)  # finished: read, not trained
+    assert not (tmp_path / "run").exists()
+    assert max(read) > 5
+
+
+def newest(folder, kind):
+    return sorted(folder.glob(f"*/{kind}-*.save"))[-1]
+
+
+def stop(problem, folder, fraction=0.6):
+    with pytest.raises(Stopped), checkpoints.resumable(folder, seconds=0.2):
+        train(problem, on_chunk=stop_after(fraction))
+
+
+@pytest.mark.parametrize("kind", ["lanes", "outputs"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "gone"])
+def test_a_damaged_file_is_seen_and_costs_only_time(problem, whole, tmp_path, kind, damage):
+    folder = tmp_path / "run"
+    stop(problem, folder)
+    path = newest(folder, kind)
+    data = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    else:
+        data[len(data) // 2] ^= 4
+        path.write_bytes({"flipped": data, "cut": data[: len(data) // 3], "empty": b""}[damage])
+    expected = contextlib.nullcontext() if damage == "gone" else pytest.warns(UserWarning, match=f"{path} is damaged")
+    with expected, checkpoints.resumable(folder):
+        assert_same(train(problem), whole)
+
+
+def test_other_inputs_do_not_go_on_from_it(problem, tmp_path):
+    """Other numbers, other worlds, or another loss of the same name: each has a folder of its own."""
+    folder = tmp_path / "run"
+    stop(problem, folder)
+    for options in (dict(learning_rate=0.05), dict(num_iterations=1600)):
+        with pytest.raises(Stopped), checkpoints.resumable(folder):
+            train(problem, on_chunk=stop_after(0.0), **options)
+    assert len(list(folder.glob("[!.]*"))) == 3
+    with checkpoints.resumable(folder):
+        assert_same(train(problem, learning_rate=0.05), train(problem, learning_rate=0.05))
+
+
+def test_a_full_disk_stops_nothing(problem, whole, tmp_path, monkeypatch):
+    def full(path, write):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoints, "write_atomically", full)
+    with (
+        pytest.warns(UserWarning, match="No space left on device"),
+        checkpoints.resumable(tmp_path / "run", seconds=0.1),
+    ):
+        result = train(problem)
+    assert_same(result, whole)
+
+
+def test_what_was_killed_while_it_wrote_leaves_nothing(problem, tmp_path):
+    folder = tmp_path / "run"
+    stop(problem, folder)
+    leftover = next(folder.glob("[!.]*")) / ".lanes-00000009.save.abc.tmp"
+    leftover.write_bytes(b"half")
+    stop(problem, folder, fraction=0.8)
+    assert not leftover.exists()
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="seconds must be > 0"), checkpoints.resumable("x", seconds=0):
+        pass
+
+
+@pytest.mark.slow
+def test_fifty_kills(tmp_path):
+    """SIGKILL, SIGTERM and Ctrl-C at random moments (seed 0), until 50 were survived; then the same bits."""
+    rng, survived, done = np.random.default_rng(0), 0, 0
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": "."}
+
+    def start(result, num_iterations):
+        command = [sys.executable, "tests/resumed_run.py", str(tmp_path / "run"), str(tmp_path / result)]
+        return subprocess.Popen(
+            [*command, str(num_iterations)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+    for num_iterations in itertools.count(20_000):
+        if survived >= 50:
+            break
+        while True:
+            with start("stopped.npz", num_iterations) as process:
+                process.stdout.readline()
+                try:
+                    process.wait(timeout=rng.uniform(0.2, 4.0))
+                except subprocess.TimeoutExpired:
+                    process.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+                    process.wait()
+                    survived += 1
+                    continue
+            assert process.returncode == 0
+            break
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        with start("whole.npz", num_iterations) as process:
+            assert process.wait() == 0
+        assert_same(jaxdistill.load(tmp_path / "stopped.npz"), jaxdistill.load(tmp_path / "whole.npz"))
+        done += 1
+    print(f"{survived} kills survived in {done} trainings")
+    assert survived >= 50 and done >= 1

@@ -1,0 +1,115 @@
+"""The mean of sampled updates is the exact expected update, for every method: the test that holds all together."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdistill import METHODS, Control, expected_update
+from jaxdistill.methods import Method, numerics
+from jaxdistill.scheduling import pool as pool_lib
+from jaxdistill.teachers.tabular import with_others
+from jaxdistill.training import tasks
+from jaxdistill.training.config import Config, Resolved
+from tests import small
+
+NUM_STUDENTS = 8_000  # on each world, one sampled update each
+NUMBERS = {"discount": 0.9, "loss_weight": 0.7, "return_weight": 1.3}
+MIXTURES = {
+    f"{base}/{per}": dataclasses.replace(
+        METHODS[base], name=f"{base}/{per}", control=Control(student=0.5, teacher=0.3, uniform=0.2, per=per)
+    )
+    for base in ("on_policy_distill", "n_distill")
+    for per in ("step", "episode")
+}
+BATTERY: dict[str, Method] = METHODS | MIXTURES
+
+
+def stack(items):
+    return jax.tree.map(lambda *x: jnp.stack(x), *items)
+
+
+def sampled_updates(mdps, teachers, chosen, logits, values, **changes):
+    """{method name: [W, N, O, A + 1]}: what one iteration added to the tables of N students on each of W worlds.
+
+    The learning rates are 1. `mdps` and `teachers` are stacks of W, the tables [W, O, A] and [W, O].
+    """
+    config = Config(num_iterations=1, num_checkpoints=1, learning_rate=1.0, value_learning_rate=1.0, **changes)
+    num = NUM_STUDENTS * mdps.num_mdps
+    stacked, many = jax.tree.map(lambda x: jnp.repeat(x, NUM_STUDENTS, axis=0), (mdps, teachers))
+    stacked = dataclasses.replace(stacked, id=jnp.arange(num, dtype=jnp.int32))
+    before = np.concatenate([logits, values[..., None]], axis=-1).repeat(NUM_STUDENTS, axis=0)
+    after = np.zeros((len(chosen), *before.shape), np.float64)
+
+    def keep(cell, student, pause, output):
+        after[cell, student] = output.params
+
+    cells = [Resolved(method.name, method, many, config) for method in chosen]
+    initial = np.broadcast_to(before, after.shape)
+    pool_lib.run(tasks.make_tasks(jax.random.key(0), stacked, cells, np.ones(num), keep, initial=initial))
+    updates = (after - before).reshape(len(chosen), mdps.num_mdps, NUM_STUDENTS, *before.shape[1:])
+    return dict(zip([method.name for method in chosen], updates, strict=True))
+
+
+def check(chosen, worlds, estimator, reduction, teachers=None):
+    """Within 4 standard errors in every entry; the fixed seed makes the 4 a fact and not a chance."""
+    teachers = teachers or [small.random_teacher(mdp, i, deterministic_rows=1) for i, mdp in enumerate(worlds)]
+    tables = [small.random_student(mdp, i) for i, mdp in enumerate(worlds)]
+    logits, values = (np.stack(x) for x in zip(*tables, strict=True))
+    changes = {"estimator": estimator, "reduction": reduction, **NUMBERS}
+    sampled = sampled_updates(stack(worlds), stack(teachers), chosen, logits, values, **changes)
+    for method in chosen:
+        for i, (mdp, teacher) in enumerate(zip(worlds, teachers, strict=True)):
+            exact = expected_update(mdp, teacher, method, jnp.asarray(logits[i]), jnp.asarray(values[i]), **changes)
+            exact = np.concatenate([exact.logits, np.asarray(exact.values)[:, None]], axis=1)
+            update = sampled[method.name][i]
+            error = update.mean(0) - exact
+            standard_error = update.std(0, ddof=1) / np.sqrt(len(update))
+            excess = np.abs(error) - 4 * standard_error
+            assert (excess <= 2e-6).all(), f"{method.name}, world {i}: {np.abs(error / (standard_error + 1e-12)).max()}"
+            assert standard_error.max() < 0.25 * np.abs(exact).max(), f"{method.name}, world {i}: it could not fail"
+
+
+def groups():
+    """(names, estimator) of the methods that share a program."""
+    found = {}
+    for name, method in BATTERY.items():
+        for estimator in ("mc", "td"):
+            if method.estimator in (None, estimator):
+                found.setdefault((tasks.companions(method)[0].name, estimator), []).append(name)
+    return [(tuple(names), estimator) for (_, estimator), names in found.items()]
+
+
+@pytest.mark.parametrize(("names", "estimator"), groups(), ids=lambda x: x if isinstance(x, str) else x[0])
+def test_mean_of_sampled_updates_is_the_exact_update(names, estimator):
+    """On three worlds whose outcomes depend on the state, in one of which states share rows."""
+    worlds = [small.random_mdp(3, by_state=True), small.random_mdp(2, by_state=True, aliased=True)]
+    worlds.append(small.random_mdp(4, by_state=True))
+    worlds = [dataclasses.replace(mdp, num_observations=4) for mdp in worlds]  # rows that no state uses stay 0
+    check([BATTERY[name] for name in names], worlds, estimator, "mean")
+
+
+@pytest.mark.parametrize("estimator", ["mc", "td"])
+@pytest.mark.parametrize("name", ["on_policy_distill_r", "n_distill"])
+def test_outcomes_shared_by_states_and_the_sum_over_steps(name, estimator):
+    """The form of the grid worlds, [A, K]; several start states; the update a sum."""
+    check([METHODS[name]], [small.random_mdp(2, aliased=True, starts=2)], estimator, "sum")
+
+
+def second_opinion(step):
+    """A loss that looks at a further policy beside the teacher's."""
+    return numerics.cross_entropy(p=step.other_probs[0], log_q=step.student_log_probs)
+
+
+def second_reward(step):
+    return step.params["weight"] * jnp.log(step.other_probs[0])[step.action]
+
+
+@pytest.mark.parametrize("estimator", ["mc", "td"])
+def test_a_method_of_ones_own_with_two_teachers_and_its_own_discount(estimator):
+    method = Method("two", loss=second_opinion, next_reward=second_reward, discount=0.5, params={"weight": 0.8})
+    mdp = small.random_mdp(1)
+    teachers_ = small.random_teacher(mdp, 0), small.random_teacher(mdp, 7)
+    check([method], [mdp], estimator, "mean", teachers=[with_others(*teachers_)])

@@ -1,0 +1,224 @@
+"""Worlds of Gymnasium: the same law, the same optimal values, and the same returns as in the environment itself."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdistill import check_method, from_gymnasium, plotting, stack, teachers, train
+from jaxdistill.mdp import exact
+from jaxdistill.worlds.gymnasium import play
+
+# Without a version Gymnasium takes the newest, and warns; versions differ between its releases.
+WORLDS = {
+    "slippery": ("FrozenLake", {}),
+    "dry": ("FrozenLake", {"is_slippery": False}),
+    "large": ("FrozenLake", {"map_name": "8x8"}),
+    "cliff": ("CliffWalking", {}),
+    "taxi": ("Taxi", {}),
+}
+
+
+def newest(family):
+    gymnasium = pytest.importorskip("gymnasium")
+    return max(name for name in gymnasium.registry if name.startswith(f"{family}-v"))
+
+
+def make(world):
+    family, options = WORLDS[world]
+    return pytest.importorskip("gymnasium").make(newest(family), **options)
+
+
+def law(entries):
+    """{(successor, reward, whether it ends): probability} of a list of transitions."""
+    found = {}
+    for prob, successor, reward, ends in entries:
+        key = (int(successor), float(np.float32(reward)), bool(ends))
+        found[key] = found.get(key, 0) + prob
+    return found
+
+
+def assert_same_law(mdp, table):
+    successor, reward, terminal, probs = map(np.asarray, (mdp.successor, mdp.reward, mdp.terminal, mdp.outcome_probs))
+    for s in range(mdp.num_states):
+        for a in range(mdp.num_actions):
+            outcomes = zip(probs[s, a], successor[s], reward[s], terminal[s], strict=True)
+            got, expected = law(o for o in outcomes if o[0] > 0), law(table[s][a])
+            assert got.keys() == expected.keys()
+            for key, prob in expected.items():
+                assert got[key] == pytest.approx(prob, abs=1e-6)
+
+
+def value_iteration(table, discount):
+    """Optimal values from the table alone, in float64."""
+    rows = [
+        (s, a, prob, successor, reward, not ends)
+        for s in range(len(table)) for a in range(len(table[0])) for prob, successor, reward, ends in table[s][a]
+    ]  # fmt: skip
+    s, a, prob, successor, reward, on = (np.array(column) for column in zip(*rows, strict=True))
+    values = np.zeros(len(table))
+    for _ in range(20_000):
+        q = np.zeros((len(table), len(table[0])))
+        np.add.at(q, (s, a), prob * (reward + discount * on * values[successor]))
+        values, before = q.max(1), values
+        if np.abs(values - before).max() < 1e-10:
+            return values
+    raise AssertionError("value iteration has not converged")
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_law_and_the_optimal_values_are_those_of_the_table(world):
+    env = make(world)
+    mdp = from_gymnasium(env)
+    assert_same_law(mdp, env.unwrapped.P)
+    np.testing.assert_allclose(
+        np.bincount(mdp.start, mdp.start_probs, mdp.num_states), env.unwrapped.initial_state_distrib, atol=1e-6
+    )
+    assert mdp.num_outcomes <= 6 and mdp.continue_prob == 1
+    for discount in (0.95, 1.0):
+        expected = value_iteration(env.unwrapped.P, discount)
+        np.testing.assert_allclose(exact.optimal_values(mdp, discount), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_id_with_options_and_an_environment_are_the_same():
+    by_id = from_gymnasium(newest("FrozenLake"), map_name="8x8", continue_prob=0.9, observation=np.arange(64) // 8)
+    assert by_id.num_states == 64 and by_id.num_observations == 8 and by_id.continue_prob == np.float32(0.9)
+    for a, b in zip(jax.tree.leaves(by_id), jax.tree.leaves(from_gymnasium(make("large"))), strict=True):
+        if a.shape == b.shape and a.shape not in ((), (64,)):
+            np.testing.assert_array_equal(a, b)
+
+
+class Bare:
+    """An environment made by hand: two entries that are equal, rewards by action, an end that is not in the state."""
+
+    unwrapped = property(lambda self: self)
+    initial_state_distrib = np.array([0.25, 0.0, 0.75])
+    P = types.MappingProxyType({
+        0: {0: [(0.5, 1, 1.0, False), (0.25, 1, 1.0, False), (0.25, 1, 1.0, True)], 1: [(1.0, 1, -2.0, False)]},
+        1: {0: [(1.0, 2, 0.0, True)], 1: [(0.5, 0, 3.0, False), (0.5, 0, 4.0, False)]},
+        2: {0: [(1.0, 2, 0.0, False)], 1: [(1.0, 2, 5.0, True)]},
+    })  # fmt: skip
+
+
+def test_rewards_by_action_equal_entries_and_flags_are_kept():
+    mdp = from_gymnasium(Bare())
+    assert_same_law(mdp, Bare.P)
+    assert mdp.num_outcomes == 3
+    assert mdp.start.tolist() == [0, 2] and mdp.start_probs.tolist() == [0.25, 0.75]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Three students of FrozenLake, not yet good ones: a student that always arrives would test nothing."""
+    mdps = stack([from_gymnasium(make("slippery"))] * 3)
+    return mdps, train(
+        jax.random.key(1), mdps, teachers.optimal(mdps), ["entropy_regularised"], num_iterations=30,
+        num_checkpoints=5, learning_rate=1.0, progress=False,
+    )  # fmt: skip
+
+
+def assert_earns_what_we_say(env, mdp, logits, predicted, num_episodes):
+    policy = np.asarray(jax.nn.softmax(logits))[np.asarray(mdp.observation)]
+    returns = play(env.unwrapped, policy, num_episodes, seed=7)
+    standard_error = returns.std() / np.sqrt(num_episodes)
+    assert standard_error > 0 and abs(returns.mean() - predicted) < 4 * standard_error
+
+
+def test_a_trained_policy_earns_in_the_environment_what_we_say(trained):
+    mdps, result = trained
+    assert (result.final_returns > 0.08).all() and result.uniform_returns == pytest.approx(0.014, abs=0.001)
+    assert len(set(result.final_returns[0].tolist())) == 3  # three students, not one three times
+    assert_earns_what_we_say(make("slippery"), mdps[0], result.logits[0, 0], result.final_returns[0, 0], 2000)
+
+
+def test_a_time_limit_is_the_environments_own(trained):
+    """It is not in the table, and `play` meets it where the environment has it."""
+    always_left = np.eye(4)[np.zeros(16, int)]
+    assert play(make("dry"), always_left, 2).tolist() == [0, 0]  # ends by the limit alone
+    assert make("dry").spec.max_episode_steps == 100
+
+
+def test_curves_are_drawn_and_pictures_of_cells_refused(trained):
+    mdps, result = trained
+    assert len(result.plot().axes[0].lines) >= 2
+    with pytest.raises(ValueError, match="needs an MDP made from a grid"):
+        plotting.draw_grid(mdps[0], values=np.zeros(16))
+
+
+def test_the_theory_takes_these_worlds(trained):
+    mdps, _ = trained
+    found = check_method("entropy_regularised", mdps=mdps[:1], teacher=teachers.uniform(mdps)[:1]).whole
+    assert found.matches and "log pi(a_t)" in str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", ["large", "cliff", "taxi"])
+def test_other_worlds_are_trained_and_played(world):
+    env = make(world)
+    mdps = stack([from_gymnasium(env)])
+    changes = dict(num_iterations=6000, num_checkpoints=2, learning_rate=1.0, progress=False)
+    result = train(jax.random.key(2), mdps, teachers.optimal(mdps), ["teacher_distill"], **changes)
+    assert_earns_what_we_say(env, mdps[0], result.logits[0, 0], result.final_returns[0, 0], 2000)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------
+
+
+class Without(Bare):
+    P = None
+
+
+class Wrong(Bare):
+    P = types.MappingProxyType({"a": [1]})
+
+
+class Ragged(Bare):
+    P = types.MappingProxyType({0: {0: [(1.0, 0, 0.0, True)], 1: []}, 1: {0: [(1.0, 0, 0.0, True)]}})
+
+
+class Unlikely(Bare):
+    P = types.MappingProxyType({s: {0: [(0.5, 0, 0.0, True)]} for s in range(3)})
+
+
+class Fickle(Bare):
+    fickle_passenger = True
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "message"),
+    [
+        (Without(), {}, "Without has no transition table"),
+        (Wrong(), {}, r"must be P\[state\]\[action\]"),
+        (Ragged(), {}, r"must be P\[state\]\[action\]"),
+        (Unlikely(), {}, "outcome_probs must sum to 1"),
+        (Fickle(), {}, "fickle_passenger"),
+        (Bare(), {"map_name": "8x8"}, "map_name is an option of gymnasium.make"),
+        (Bare(), {"continue_prob": 2.0}, "continue_prob must hold probabilities"),
+        (Bare(), {"observation": [0, 1]}, "observation must have shape"),
+        ("NoSuchLake-v1", {}, "refuses"),
+        ("FrozenLake-v1", {"no_such": 1}, "refuses"),
+        ("Blackjack-v1", {}, "has no transition table"),
+    ],
+)
+def test_what_is_refused(env, options, message):
+    if isinstance(env, str):
+        pytest.importorskip("gymnasium")
+    with pytest.raises(ValueError, match=message) as error:
+        from_gymnasium(env, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_without_gymnasium_one_line_says_so(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gymnasium", None)
+    with pytest.raises(ImportError, match="pip install gymnasium"):
+        from_gymnasium("FrozenLake-v1")
+    from_gymnasium(Bare())  # an environment that is there needs nothing
+
+
+@pytest.mark.parametrize("policy", [np.ones((3, 2)), np.ones(2) / 2, np.full((3, 2), np.nan)])
+def test_play_refuses_what_is_no_policy(policy):
+    with pytest.raises(ValueError, match="policy must be"):
+        play(Bare(), policy, 1)
+    with pytest.raises(ValueError, match="num_episodes"):
+        play(Bare(), np.full((3, 2), 0.5), 0)
