@@ -12,14 +12,17 @@ project = "jaxdistill"
 author = project_copyright = "The jaxdistill authors"
 version = release = jaxdistill.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
-extensions += ["catalogue", "docstrings", "native_math", "notebook_pages"]  # docs/_ext
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb"]
+extensions += ["catalogue", "docstrings", "native_math"]  # docs/_ext
 exclude_patterns = ["_ext", "_build"]
 templates_path: list[str] = []
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
+nb_execution_mode = "off"  # notebooks are stored with their outputs
+nb_output_stderr = "remove"  # bars of progress
+nb_render_image_options = {"alt": "The figure that the cell above draws"}
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -35,7 +38,10 @@ default_role = "py:obj"  # `name` in a docstring: a link where the name is known
 
 # References to the package must resolve. Those to NumPy, JAX and others stay words, so that a build needs no network.
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(?!jaxdistill\.).*")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!jaxdistill\.).*"),
+    (r"py:class", r"jaxdistill\..*\._\w+"),  # a type variable
+]
 
 html_theme = "furo"
 html_title = f"jaxdistill {version}"

@@ -1,1 +1,1 @@
-"""The paper's experiments, one module and one command each."""
+"""The experiments of the paper, each a module and a command: `python -m experiments.fig8`."""

@@ -1,10 +1,10 @@
 """Every experiment, one after the other, and an index page with all pictures.
 
-Each runs in a process of its own and writes to <outdir>/<experiment>; what it printed is in <outdir>/logs. Cheap ones
-come first. An experiment that was finished before with the same arguments is left alone; one that fails does not stop
-the others. The page <outdir>/index.html opens in any browser, from the disk, and shows the pictures with their
-captions, settings, versions and run times (also in <outdir>/runs.json). Ctrl-C leaves a page of what is there; the same
-command goes on from it. --num_mdps=1000 is the paper's scale.
+Each experiment runs in its own process and writes to <outdir>/<experiment>; its output is logged in <outdir>/logs. The
+cheapest experiments run first. An experiment that an earlier call finished with the same arguments is skipped; one that
+fails does not stop the others. The page <outdir>/index.html opens in any browser, from the disk, and shows the pictures
+with their captions, settings, versions and run times (also in <outdir>/runs.json). After Ctrl-C the page shows what is
+finished, and the same command continues. --num_mdps=1000 is the paper's scale.
 """
 
 import dataclasses
@@ -27,18 +27,18 @@ from jaxdistill.runtime.files import locked, write_atomically
 from jaxdistill.runtime.progress import duration
 
 FOLDER = Path(__file__).resolve().parent
-_GRACE_SECONDS = 20  # for an experiment to end by itself when it is stopped
+_GRACE_SECONDS = 20  # from the signal that stops an experiment until it is killed
 
 
 class Experiment(NamedTuple):
-    """One row of the table.
+    """One row of the table of experiments.
 
     Attributes:
-      name: the module experiments.<name>.
-      smoke_seconds: how long --smoke takes where nothing is compiled yet, on 2 cores.
-      seconds: how long its default scale takes.
-      worlds: the --num_mdps that `seconds` are for, to which they are in proportion; 0 if it has no such flag.
-      arguments: further arguments, from the folder of all experiments; asked for when its turn comes.
+      name: the name of its module in `experiments`.
+      smoke_seconds: run time with --smoke and no compiled programs, on 2 cores.
+      seconds: run time at the default scale.
+      worlds: the --num_mdps at which `seconds` was measured; run time is proportional to it. 0: there is no such flag.
+      arguments: a function from the output folder of all experiments to further arguments of this one.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Experiment(NamedTuple):
 
 
 def sharing(name: str) -> Callable[[Path], list[str]]:
-    """--shared=<folder of another experiment>: what fits is taken from there instead of being trained again."""
+    """The flag --shared with the folder of another experiment, whose results are used where the settings agree."""
     return lambda outdir: [f"--shared={outdir / name}"]
 
 
-TABLE = [  # cheap first, but none before one whose results it shares
+TABLE = [  # the cheapest first, but each after the experiment whose results it uses
     Experiment("fig1", 3, 3),
     Experiment("fig11", 5, 3),
     Experiment("fig7", 10, 8),
@@ -79,14 +79,14 @@ TABLE = [  # cheap first, but none before one whose results it shares
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What is recorded about the last run of an experiment."""
+    """The record of the last run of an experiment."""
 
     status: str  # done, failed or stopped
     arguments: list[str]
     seconds: float
     ended: str
     files: list[str]
-    message: str  # the last line of a run that failed
+    message: str  # the last line that a failed run printed
 
     def __str__(self) -> str:
         return f"{self.status} after {duration(self.seconds)}, {self.ended} {self.message}".rstrip()
@@ -96,12 +96,12 @@ class Run:
 class Settings(common.Output):
     """The flags of this command."""
 
-    num_mdps: int = common.option(0, "sampled worlds of every experiment that samples; 0: each its own default")
+    num_mdps: int = common.option(0, "sampled worlds of the experiments that have this flag; 0: their defaults")
     only: list[str] = common.option([], "experiments to run, separated by commas; default all")
 
 
 def available() -> list[Experiment]:
-    """The experiments of the table that this clone holds."""
+    """The experiments of the table whose modules exist in this clone."""
     return [experiment for experiment in TABLE if (FOLDER / f"{experiment.name}.py").exists()]
 
 
@@ -114,7 +114,7 @@ def arguments(experiment: Experiment, settings: Settings, outdir: Path) -> list[
 
 
 def read_runs(outdir: Path) -> dict[str, Run]:
-    """The runs recorded in runs.json by name; none if the file is not there or damaged, since runs can be repeated."""
+    """The records in runs.json by name; none if the file is missing or damaged, because runs can be repeated."""
     try:
         records = json.loads((outdir / "runs.json").read_text(encoding="utf-8"))
         runs = {name: Run(**run) for name, run in records.items()}
@@ -124,6 +124,7 @@ def read_runs(outdir: Path) -> dict[str, Run]:
 
 
 def _is_record(run: Run) -> bool:
+    """Whether every field has its type."""
     texts = [run.status, run.ended, run.message]
     lists = [run.arguments, run.files]
     if not all(isinstance(items, list) for items in lists) or not isinstance(run.seconds, int | float):
@@ -132,24 +133,24 @@ def _is_record(run: Run) -> bool:
 
 
 def finished(run: Run | None, given: list[str], folder: Path) -> bool:
-    """Whether a run with these arguments ended well, and all that it wrote is still there."""
+    """Whether a run with these arguments succeeded and all files that it wrote still exist."""
     if run is None or run.status != "done" or run.arguments != given:
         return False
     return all((folder / name).exists() for name in run.files)
 
 
 def expected_seconds(experiment: Experiment, settings: Settings, run: Run | None, given: list[str]) -> float:
-    """How long it took with these arguments before, else the table's figure for this scale."""
+    """The run time of an earlier run with these arguments, or else that of the table, scaled to --num_mdps."""
     if run and run.status == "done" and run.arguments == given:
         return run.seconds
-    in_proportion = settings.num_mdps / experiment.worlds if settings.num_mdps and experiment.worlds else 1
-    return experiment.smoke_seconds if settings.smoke else experiment.seconds * in_proportion
+    scale = settings.num_mdps / experiment.worlds if settings.num_mdps and experiment.worlds else 1
+    return experiment.smoke_seconds if settings.smoke else experiment.seconds * scale
 
 
 def execute(line: list[str], log: Path) -> tuple[int, str]:
-    """Runs a command, showing and logging what it prints: its exit code and its last line.
+    """Runs a command, prints and logs its output, and returns its exit code and the last line of its output.
 
-    KeyboardInterrupt is passed on to the command, once; it is raised again when the command has ended.
+    A KeyboardInterrupt is passed on to the command once, and raised again when the command has ended.
     """
     last, environment = "", {**os.environ, "PYTHONUNBUFFERED": "1"}
     with (
@@ -165,7 +166,7 @@ def execute(line: list[str], log: Path) -> tuple[int, str]:
                 file.write(text)
                 print("    " + text.rstrip(), flush=True)
                 last = text.strip() or last
-        except KeyboardInterrupt:  # Ctrl-C, or the SIGTERM that `common.main` makes one
+        except KeyboardInterrupt:  # Ctrl-C, or SIGTERM, which `common.main` turns into one
             child.send_signal(signal.SIGINT)
             try:
                 file.write(child.communicate(timeout=_GRACE_SECONDS)[0])
@@ -176,7 +177,7 @@ def execute(line: list[str], log: Path) -> tuple[int, str]:
 
 
 def run(experiment: Experiment, given: list[str], settings: Settings, outdir: Path) -> Run:
-    """Runs one experiment; what is to be recorded about it. A KeyboardInterrupt stops it and is returned as well."""
+    """Runs one experiment and returns its record, also after a KeyboardInterrupt, which stops the experiment."""
     folder, started = outdir / experiment.name, time.perf_counter()
     line = [sys.executable, "-m", f"experiments.{experiment.name}", f"--outdir={folder}", *given]
     line += ["--restart"] * settings.restart
@@ -193,7 +194,7 @@ def run(experiment: Experiment, given: list[str], settings: Settings, outdir: Pa
 
 
 def work(settings: Settings) -> None:
-    """Runs what is not there yet, and writes the index after each; exits with code 1 if anything failed."""
+    """Runs the experiments that are not finished yet and writes the index; exits with code 1 if any of them failed."""
     experiments = available()
     if settings.only:
         common.known("experiment", settings.only, [experiment.name for experiment in experiments])
@@ -204,33 +205,33 @@ def work(settings: Settings) -> None:
         run_all(settings, [e for e in experiments if e.name in settings.only or not settings.only], outdir)
 
 
-def run_all(settings: Settings, chosen: list[Experiment], outdir: Path) -> None:
-    """As `work`, once the settings are known to be right."""
+def run_all(settings: Settings, selected: list[Experiment], outdir: Path) -> None:
+    """Runs the selected experiments in a folder that this process has locked, and writes the index after each."""
     (outdir / "logs").mkdir(exist_ok=True)
     runs, started = read_runs(outdir), time.perf_counter()
-    write_index(outdir, runs)  # so that there is a page to look at, and to reload, from the start
-    for i, experiment in enumerate(chosen):
+    write_index(outdir, runs)  # so that the page can be opened, and reloaded, from the start
+    for i, experiment in enumerate(selected):
         given, name = arguments(experiment, settings, outdir), experiment.name
-        head = f"[{i + 1}/{len(chosen)}] {name}:"
+        head = f"[{i + 1}/{len(selected)}] {name}:"
         if not settings.restart and finished(runs.get(name), given, outdir / name):
-            print(f"{head} there already", flush=True)
+            print(f"{head} already finished", flush=True)
             continue
-        print(f"{head} about {time_left(chosen[i:], settings, runs, outdir)} left for everything", flush=True)
+        print(f"{head} about {time_left(selected[i:], settings, runs, outdir)} left for everything", flush=True)
         runs[name] = run(experiment, given, settings, outdir)
         write_index(outdir, runs)
         print(f"{head} {runs[name]}", flush=True)
         if runs[name].status == "stopped":
             raise KeyboardInterrupt
-    failed = [e.name for e in chosen if runs[e.name].status != "done"]
-    done = f"{len(chosen) - len(failed)} of {len(chosen)} experiments"
+    failed = [e.name for e in selected if runs[e.name].status != "done"]
+    done = f"{len(selected) - len(failed)} of {len(selected)} experiments"
     print(f"{done} in {duration(time.perf_counter() - started)}: {outdir / 'index.html'}")
     if failed:
-        print(f"failed: {', '.join(failed)}; what they printed is in {outdir / 'logs'}", file=sys.stderr)
+        print(f"failed: {', '.join(failed)}; their output is in {outdir / 'logs'}", file=sys.stderr)
         sys.exit(1)
 
 
 def time_left(waiting: list[Experiment], settings: Settings, runs: dict[str, Run], outdir: Path) -> str:
-    """How long the waiting experiments take, without those that are there already."""
+    """The expected run time of those of the waiting experiments that are not finished yet."""
     seconds = 0.0
     for experiment in waiting:
         given, last = arguments(experiment, settings, outdir), runs.get(experiment.name)
@@ -240,7 +241,7 @@ def time_left(waiting: list[Experiment], settings: Settings, runs: dict[str, Run
 
 
 def write_index(outdir: Path, runs: dict[str, Run]) -> None:
-    """Writes runs.json and index.html, each whole or not at all."""
+    """Writes runs.json and index.html; neither is ever half written."""
     records = json.dumps({name: dataclasses.asdict(run) for name, run in runs.items()}, indent=1)
     for name, text in (("runs.json", records + "\n"), ("index.html", page(outdir, runs))):
         write_atomically(outdir / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
@@ -262,7 +263,7 @@ section { margin-top: 3rem; scroll-margin-top: 1rem; } .failed { color: light-da
 
 
 def page(outdir: Path, runs: dict[str, Run]) -> str:
-    """The index page: one HTML file without scripts, whose links are relative."""
+    """The index page as HTML, without scripts and with relative links."""
     names = sorted((e.name for e in available()), key=_reading_order)
     versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
     rows = "\n".join(f'<tr><td><a href="#{name}">{name}</a></td><td>{_status(runs, name)}</td></tr>' for name in names)
@@ -281,18 +282,19 @@ def page(outdir: Path, runs: dict[str, Run]) -> str:
 
 
 def _reading_order(name: str) -> tuple[bool, int, str]:
-    """Figures by number, then the rest by name."""
+    """A key to sort names by: figures by number, then the other experiments by name."""
     number = re.fullmatch(r"fig(\d+)", name)
     return (number is None, int(number[1]) if number else 0, name)
 
 
 def _status(runs: dict[str, Run], name: str) -> str:
+    """The last run of an experiment as HTML."""
     run = runs.get(name, "not run")
     return f'<span class="{getattr(run, "status", "")}">{html.escape(str(run))}</span>'
 
 
 def section(outdir: Path, name: str, runs: dict[str, Run]) -> str:
-    """One experiment: its pictures, caption, run time, files, settings and versions."""
+    """One experiment as HTML: its pictures, caption, run time, files, settings and versions."""
     folder, (title, text, *_) = outdir / name, (*caption(name).split("\n\n"), "")
     files = [path for path in sorted(folder.glob("*")) if path.is_file() and not path.name.startswith(".")]
     parts = [f'<section id="{name}"><h2>{html.escape(title)}</h2>']
@@ -312,9 +314,12 @@ def section(outdir: Path, name: str, runs: dict[str, Run]) -> str:
 
 
 def caption(name: str) -> str:
-    """The docstring at the top of an experiment, read without running it: one that is broken has its place as well."""
-    found = re.match(r'"""(.+?)"""', (FOLDER / f"{name}.py").read_text(encoding="utf-8"), re.DOTALL)
-    return found[1].strip() if found else name
+    """The module docstring of an experiment, or its name without one.
+
+    It is read without an import, so that a module with an error has a caption too.
+    """
+    docstring = re.match(r'"""(.+?)"""', (FOLDER / f"{name}.py").read_text(encoding="utf-8"), re.DOTALL)
+    return docstring[1].strip() if docstring else name
 
 
 if __name__ == "__main__":

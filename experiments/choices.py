@@ -1,4 +1,4 @@
-"""Which choice that the paper leaves open moves which curve of Fig. 5: our variants beside the paper's points.
+"""How choices that the paper leaves open move the curves of Fig. 5: our variants beside the paper's points.
 
 One panel per curve of the paper. Markers: the paper's points (reading error about 0.15). Lines: the same method under
 the defaults and under alternatives to one or two unstated choices, on the same worlds, with 95 % intervals.
@@ -32,7 +32,7 @@ PANELS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("td_noise15", "on_policy_distill"): [{}, _HALF, _SLOWER],
     ("td_noise15", "on_policy_distill_r"): [{}, _SLOW_V, _HALF | _SLOW_V],
 }
-_SHORT = {
+_SHORT_NAMES = {  # of the settings, in a variant's label
     "learning_rate": "rate",
     "value_learning_rate": "V rate",
     "discount": "discount",
@@ -47,8 +47,8 @@ class Settings(common.Output, common.Training, common.Worlds):
 
 
 def describe(changes: dict[str, Any]) -> str:
-    """The variant in a few words: 'rate 0.05, V rate 0.01', or 'defaults'."""
-    return ", ".join(f"{_SHORT[name]} {value}".strip() for name, value in changes.items()) or "defaults"
+    """The label of a variant, such as 'rate 0.05, V rate 0.01', or 'defaults'."""
+    return ", ".join(f"{_SHORT_NAMES[name]} {value}".strip() for name, value in changes.items()) or "defaults"
 
 
 def run(settings: Settings) -> Result:
@@ -68,7 +68,7 @@ def run(settings: Settings) -> Result:
 
 
 def plot(result: Result) -> Any:
-    """One panel per curve of the paper."""
+    """Draws one panel for each curve of the paper."""
     paper = json.loads(targets.POINTS.read_text())["fig5"]
     figure, axes = plotting.new_figure(2, 4, size=(14.0, 6.6))
     with plotting.style():
@@ -87,17 +87,17 @@ def plot(result: Result) -> Any:
 
 
 def work(settings: Settings) -> None:
-    """Runs, or finds what was run before, and draws."""
+    """Trains the students, unless an earlier call has, prints the table and draws the figure."""
     settings.grid_config(), settings.train_config()
     outdir = common.prepare_outdir(settings)
     parts = {"choices": lambda: run(settings)}
-    result = common.run_parts(settings, outdir, parts, lambda found: plot(found["choices"]))["choices"]
+    result = common.run_parts(settings, outdir, parts, lambda results: plot(results["choices"]))["choices"]
     print("\n".join(table(result)))
     common.deliver(plot(result), outdir, "choices")
 
 
 def table(result: Result) -> list[str]:
-    """Lines of markdown: mean distance of every variant from the paper's points."""
+    """Lines of Markdown: the mean distance of every variant from the paper's points."""
     paper = json.loads(targets.POINTS.read_text())["fig5"]
     lines = [
         f"{result.num_mdps} worlds, teacher {result.teacher_returns[0].mean():.2f}",

@@ -1,8 +1,9 @@
-"""Figure 1: the decision guide, which way to distill for which purpose, and its answers on the command line.
+"""Figure 1: the decision guide, which way to distill for which purpose, as a chart or on the command line.
 
-Without answers it draws the guide: questions in rounded boxes, and at the end of each path the preferred method in bold
-over the feasible ones. With answers, such as --evaluated_outside_teacher_states=no, it prints the recommendation, its
-reason, the experiments that show it and how to get the methods in Python, and draws and writes nothing.
+Without answers the command draws the guide: questions in rounded boxes, and at the end of each path the preferred
+method in bold above the feasible ones. With answers, such as --evaluated_outside_teacher_states=no, it prints the
+recommendation, its reason, the experiments that show it and how to get the methods in Python; it draws and writes
+nothing.
 """
 
 import dataclasses
@@ -35,49 +36,50 @@ SMOKE: dict[str, Any] = {}
 
 
 def answers(settings: Settings) -> dict[str, bool | None]:
-    """The answers given, None where there is none; ValueError for one that is neither yes nor no."""
-    found = {}
+    """The answer to each question, None without one; raises ValueError for a word other than yes and no."""
+    by_question = {}
     for question in guide.QUESTIONS:
         word = getattr(settings, question)
         if word not in _ANSWERS:
             raise ValueError(f"--{question} must be yes or no; got {word!r}.")
-        found[question] = _ANSWERS[word]
-    return found
+        by_question[question] = _ANSWERS[word]
+    return by_question
 
 
-def explain(found: Recommendation) -> list[str]:
+def explain(recommendation: Recommendation) -> list[str]:
     """The recommendation as lines of text."""
-    lines = [f"{guide.QUESTIONS[question]} {'Yes' if answer else 'No'}." for question, answer in found.path]
-    lines += ["", f"Preferred: {label(found.preferred)}"]
-    if found.feasible:
-        lines.append(f"Feasible:  {', '.join(map(label, found.feasible))}")
-    lines += ["", *textwrap.wrap(found.reason, 100), f"Shown by: {', '.join(found.evidence)}", ""]
-    return lines + [f"{guide.how_to_get(name)}  # {label(name)}" for name in (found.preferred, *found.feasible)]
+    lines = [f"{guide.QUESTIONS[question]} {'Yes' if answer else 'No'}." for question, answer in recommendation.path]
+    lines += ["", f"Preferred: {label(recommendation.preferred)}"]
+    if recommendation.feasible:
+        lines.append(f"Feasible:  {', '.join(map(label, recommendation.feasible))}")
+    lines += ["", *textwrap.wrap(recommendation.reason, 100), f"Shown by: {', '.join(recommendation.evidence)}", ""]
+    names = (recommendation.preferred, *recommendation.feasible)
+    return lines + [f"{guide.how_to_get(name)}  # {label(name)}" for name in names]
 
 
 def label(name: str) -> str:
-    """The name of a method as figures write it."""
+    """The name of a method in figures."""
     if name in plotting.STYLES:
         return plotting.STYLES[name].label
     return f"{plotting.STYLES[name.removesuffix('_r')].label} + R"
 
 
 def run() -> dict[str, np.ndarray]:
-    """The guide as a table: answers [32, 5], whether each was asked for [32, 5], preferred, feasible methods [32]."""
-    every = list(itertools.product([False, True], repeat=len(guide.QUESTIONS)))
-    found = [guide.recommend(*row) for row in every]
-    asked = [[question in dict(one.path) for question in guide.QUESTIONS] for one in found]
+    """The guide as a table of 32 rows: the answers, which of them it needs, preferred and feasible methods."""
+    all_answers = list(itertools.product([False, True], repeat=len(guide.QUESTIONS)))
+    recommendations = [guide.recommend(*row) for row in all_answers]
+    asked = [[question in dict(row.path) for question in guide.QUESTIONS] for row in recommendations]
     return {
         "questions": np.array(list(guide.QUESTIONS)),
-        "answers": np.array(every),
+        "answers": np.array(all_answers),
         "asked": np.array(asked),
-        "preferred": np.array([one.preferred for one in found]),
-        "feasible": np.array([" ".join(one.feasible) for one in found]),
+        "preferred": np.array([row.preferred for row in recommendations]),
+        "feasible": np.array([" ".join(row.feasible) for row in recommendations]),
     }
 
 
 class Box(NamedTuple):
-    """A box of the chart: its centre in inches, and the answers that lead to it, in the order of asking."""
+    """A box of the chart: its centre in inches, and the answers that lead to it, in the order of the questions."""
 
     x: float
     y: float
@@ -89,10 +91,9 @@ _MIDDLE = _WIDTH / 2
 
 
 def boxes() -> tuple[list[Box], list[Box]]:
-    """Questions and leaves of the chart, found by asking the guide which paths end."""
-    top = [Box(_MIDDLE, 6.9, ()), Box(_MIDDLE, 5.75, (True,))]
+    """The boxes of the chart: the questions, and the leaves at the ends of the paths."""
+    questions = [Box(_MIDDLE, 6.9, ()), Box(_MIDDLE, 5.75, (True,))]
     leaves = [Box(_WIDTH - 1.3, 6.9, (False,))]
-    questions = top
     for guarantees, side in ((False, -1), (True, 1)):
         inner, outer = _MIDDLE + side * 1.6, _MIDDLE + side * (_MIDDLE - 1.3)
         start = (True, guarantees)
@@ -103,7 +104,7 @@ def boxes() -> tuple[list[Box], list[Box]]:
 
 
 def plot() -> Any:
-    """The chart."""
+    """Draws the chart."""
     figure, axes = plotting.new_figure(size=(_WIDTH, 7.4))
     ax = axes[0, 0]
     questions, leaves = boxes()
@@ -126,25 +127,28 @@ def plot() -> Any:
     return figure
 
 
-def _draw_box(ax: Any, box: Box, size: tuple[float, float], **look: Any) -> None:
+def _draw_box(ax: Any, box: Box, size: tuple[float, float], **style: Any) -> None:
     corner = (box.x - size[0] / 2, box.y - size[1] / 2)
-    ax.add_patch(plotting.patches.FancyBboxPatch(corner, *size, edgecolor="0.25", linewidth=1.0, zorder=2, **look))
+    ax.add_patch(plotting.patches.FancyBboxPatch(corner, *size, edgecolor="0.25", linewidth=1.0, zorder=2, **style))
 
 
-def _draw_leaf(ax: Any, box: Box, found: Recommendation) -> None:
-    """Preferred in bold, below it what is feasible, and below that the figures to look at."""
-    lines = [(label(found.preferred), dict(fontsize=9, fontweight="bold"))]
-    lines += [(label(name), dict(fontsize=8.5)) for name in found.feasible]
-    numbers = [name.removeprefix("fig") for name in found.evidence]
-    shown = f"see Fig{'s' * (len(numbers) > 1)}. {', '.join(numbers)}"
-    lines.append((shown, dict(fontsize=7.5, color="0.35")))
-    for i, (text, look) in enumerate(lines):
+def _draw_leaf(ax: Any, box: Box, recommendation: Recommendation) -> None:
+    """Writes the preferred method in bold, the feasible ones below it, and the figures that show it."""
+    lines = [(label(recommendation.preferred), dict(fontsize=9, fontweight="bold"))]
+    lines += [(label(name), dict(fontsize=8.5)) for name in recommendation.feasible]
+    numbers = [name.removeprefix("fig") for name in recommendation.evidence]
+    figures = f"see Fig{'s' * (len(numbers) > 1)}. {', '.join(numbers)}"
+    lines.append((figures, dict(fontsize=7.5, color="0.35")))
+    for i, (text, font) in enumerate(lines):
         y = box.y + 0.2 * ((len(lines) - 1) / 2 - i)
-        ax.text(box.x, y, text, ha="center", va="center", gid="in box", **look)
+        ax.text(box.x, y, text, ha="center", va="center", gid="in box", **font)
 
 
 def _draw_arrow(ax: Any, start: Box, end: Box, size: tuple[float, float]) -> None:
-    """From a question to the next box, with the answer beside it; sideways, then down, to a box on a diagonal."""
+    """Draws an arrow from a question to the next box, with the answer beside it.
+
+    To a box that is neither below nor beside the question the arrow goes sideways and then down.
+    """
     side = 1 if end.x > start.x else -1
     if end.x == start.x:
         tail, head = (start.x, start.y - _QUESTION[1] / 2), (end.x, end.y + size[1] / 2)
@@ -155,13 +159,13 @@ def _draw_arrow(ax: Any, start: Box, end: Box, size: tuple[float, float]) -> Non
     bend = "arc3"
     if end.x != start.x and end.y != start.y:
         head, bend = (end.x, end.y + size[1] / 2), "angle,angleA=0,angleB=90,rad=0"
-    look: dict[str, Any] = dict(arrowstyle="-|>", linewidth=1.0, color="0.25", shrinkA=0, shrinkB=0)
-    ax.annotate("", xy=head, xytext=tail, arrowprops=look | dict(connectionstyle=bend))
+    style: dict[str, Any] = dict(arrowstyle="-|>", linewidth=1.0, color="0.25", shrinkA=0, shrinkB=0)
+    ax.annotate("", xy=head, xytext=tail, arrowprops=style | dict(connectionstyle=bend))
     ax.text(*at, "yes" if end.path[-1] else "no", ha=align, va="center", fontsize=8.5, fontstyle="italic", gid="answer")
 
 
 def work(settings: Settings) -> None:
-    """Prints the recommendation if there are answers, else draws the guide."""
+    """Prints the recommendation if there are answers, and else draws the guide."""
     given = answers(settings)
     if any(answer is not None for answer in given.values()):
         print("\n".join(explain(guide.recommend(**given))))

@@ -1,8 +1,8 @@
 """Figure 11: which policy minimises the cross-entropy to a teacher, in either direction, over finitely many actions.
 
 Bars: the teacher p, the minimiser of H(p||q), which is p itself, and the minimiser of H(q||p), which puts everything
-on p's most probable action. Both are found by gradient descent on q's logits with the losses that students use,
-and held against the closed form of App. C.
+on p's most probable action. Both come from gradient descent on q's logits with the losses of the students, and are
+compared with the closed form of App. C.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from experiments import common
 from jaxdistill import plotting
 from jaxdistill.methods import losses
 
-TOLERANCE = 1e-3  # probability: what the descent may be away from the closed form
+TOLERANCE = 1e-3  # largest difference of a probability from the closed form after the descent
 
 
 @dataclasses.dataclass
@@ -26,7 +26,7 @@ class Settings(common.Output):
 
     policies: list[str] = common.option(
         ["0.7 0.1 0.1 0.05 0.05", "0.05 0.35 0.1 0.4 0.1", "0.19 0.2 0.22 0.2 0.19"],
-        "teachers: probabilities of the actions separated by spaces, the policies by commas",
+        "teachers, separated by commas: the probabilities of the actions, separated by spaces",
     )
     num_steps: int = common.option(2000, "steps of gradient descent (Adam) on the logits, from the uniform policy")
     learning_rate: float = common.option(0.1, "first step size, logits; it decays to 0")
@@ -36,14 +36,14 @@ SMOKE: dict[str, Any] = {}  # it takes a second
 
 
 def policies(settings: Settings) -> np.ndarray:
-    """The teachers [P, A]; ValueError where one is no distribution with positive probabilities."""
+    """The teachers [P, A]; raises ValueError if one is not a distribution with positive probabilities."""
     rows = []
     for text in settings.policies:
         try:
             row = np.array([float(word) for word in text.split()])
         except ValueError:
             raise ValueError(f"--policies must be numbers separated by spaces; got {text!r}.") from None
-        # log 0 is no finite cost: a probability of exactly 0 has no H(q||p) to descend.
+        # With a probability of 0, H(q||p) is infinite and cannot be minimised by descent.
         if row.size < 2 or not (row > 0).all() or abs(row.sum() - 1) > 1e-6:
             raise ValueError(f"--policies needs two or more positive probabilities that sum to 1; got {text!r}.")
         rows.append(row)
@@ -53,7 +53,7 @@ def policies(settings: Settings) -> np.ndarray:
 
 
 def check(settings: Settings) -> None:
-    """Finds what is wrong with the settings before any work."""
+    """Validates the settings; raises ValueError with one line."""
     policies(settings)
     if settings.num_steps < 1 or not 0 < settings.learning_rate < np.inf:
         raise ValueError(
@@ -63,13 +63,13 @@ def check(settings: Settings) -> None:
 
 
 def closed_form(teachers: np.ndarray) -> dict[str, np.ndarray]:
-    """The minimisers [P, A] of App. C; equally probable best actions share, where descent from uniform arrives."""
+    """The minimisers [P, A] of App. C; equally probable best actions share the mass, as after descent from uniform."""
     best = np.isclose(teachers, teachers.max(axis=1, keepdims=True), rtol=1e-9)
     return {"forward": teachers, "reverse": best / best.sum(axis=1, keepdims=True)}
 
 
 def run(settings: Settings) -> dict[str, np.ndarray]:
-    """The teachers [P, A] and what the descent on either cross-entropy found, [P, A] each."""
+    """The teachers, and the policies after the descent on each cross-entropy, [P, A] each."""
     teachers = policies(settings)
     probs = jnp.asarray(teachers, float)
 
@@ -81,7 +81,7 @@ def run(settings: Settings) -> dict[str, np.ndarray]:
         values = jax.vmap(lambda p, row: losses.reverse_cross_entropy(student_logits=row, teacher_log_probs=p))
         return values(jnp.log(probs), logits).sum()
 
-    found = {}
+    minimisers = {}
     for name, loss in (("forward", forward), ("reverse", reverse)):
         optimiser = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.num_steps))
 
@@ -93,24 +93,24 @@ def run(settings: Settings) -> dict[str, np.ndarray]:
         logits = jnp.zeros_like(probs)
         descend = jax.jit(lambda carry, step=step: jax.lax.scan(step, carry, length=settings.num_steps))
         (logits, _), _ = descend((logits, optimiser.init(logits)))
-        found[name] = np.asarray(jax.nn.softmax(logits), np.float64)
-    return {"policies": teachers, **found}
+        minimisers[name] = np.asarray(jax.nn.softmax(logits), np.float64)
+    return {"policies": teachers, **minimisers}
 
 
 def report(data: dict[str, np.ndarray]) -> list[str]:
-    """One line per policy and direction: how far the descent ended from the closed form."""
+    """Lines, one for each policy and direction: the distance of the descent's end from the closed form."""
     lines = []
     for name, exact in closed_form(data["policies"]).items():
         cost = "H(p||q)" if name == "forward" else "H(q||p)"
-        for p, (found, wanted) in enumerate(zip(data[name], exact, strict=True)):
-            error = float(np.abs(found - wanted).max())
+        for p, (descended, expected) in enumerate(zip(data[name], exact, strict=True)):
+            error = float(np.abs(descended - expected).max())
             verdict = "agrees with the closed form" if error < TOLERANCE else "NOT CONVERGED, raise --num_steps"
             lines.append(f"policy {p}, argmin {cost}: largest difference {error:.1e}, {verdict}")
     return lines
 
 
 def plot(settings: Settings, data: dict[str, np.ndarray]) -> Any:
-    """The figure, from the arrays of `run`: one panel per teacher."""
+    """Draws the figure from the arrays of `run`, one panel for each teacher."""
     teachers = data["policies"]
     figure, axes = plotting.new_figure(1, len(teachers), size=(max(2.9 * len(teachers), 4.6), 2.9))
     actions = np.arange(teachers.shape[1])
@@ -121,8 +121,8 @@ def plot(settings: Settings, data: dict[str, np.ndarray]) -> Any:
     }
     with plotting.style():
         for p, ax in enumerate(axes[0]):
-            for i, (name, look) in enumerate(bars.items()):
-                ax.bar(actions + 0.27 * (i - 1), data[name][p], width=0.25, linewidth=0, **look)
+            for i, (name, style) in enumerate(bars.items()):
+                ax.bar(actions + 0.27 * (i - 1), data[name][p], width=0.25, linewidth=0, **style)
             ax.set(xlabel="Action", ylim=(0, 1.03), xticks=actions)
             ax.grid(False, axis="x")
         axes[0, 0].set_ylabel("Probability")
@@ -131,7 +131,7 @@ def plot(settings: Settings, data: dict[str, np.ndarray]) -> Any:
 
 
 def work(settings: Settings) -> None:
-    """Runs, or finds what was run before, and draws."""
+    """Runs the descent, unless an earlier call has, prints the report and draws the figure."""
     check(settings)
     outdir = common.prepare_outdir(settings)
     data = common.run_parts(settings, outdir, {"minimisers": lambda: run(settings)})["minimisers"]

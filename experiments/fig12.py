@@ -1,10 +1,10 @@
 """Figure 12: a mixture of four Gaussians fitted by one to four Gaussians, by KL in either direction.
 
-Columns: Gaussians in the fit. Above, KL(p||q) is minimised: mean seeking, the fit covers everything and puts its
-Gaussians between the peaks. Below, KL(q||p): mode seeking, the fit takes as many peaks as it has Gaussians and ignores
-the others. Grey: the mixture p. Triangles: means of the fit, whose Gaussians have equal weights and the scale of the
-mixture's (--free=means,scales,weights fits all). KL by quadrature, of the best of many random starts; the number of
-them that reach it stands below.
+Columns: the number of Gaussians in the fit. Above, KL(p||q) is minimised: mean seeking, the fit covers everything and
+puts its Gaussians between the peaks. Below, KL(q||p): mode seeking, the fit covers as many peaks as it has Gaussians
+and ignores the others. Grey: the mixture p. Triangles: means of the fit, whose Gaussians have equal weights and the
+scale of the mixture's (--free=means,scales,weights fits all parameters). The best of many random starts is drawn, with
+its KL by quadrature and the number of starts that reach it.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ _ROWS = {"forward": "mean seeking", "reverse": "mode seeking"}
 
 @dataclasses.dataclass
 class Target:
-    """The mixture to be fitted. The paper gives no numbers; these have the minima that its Fig. 13 describes."""
+    """The mixture to be fitted. The paper gives no numbers; with these there are the minima that its Fig. 13 has."""
 
     means: list[str] = common.option(["-1.5", "-0.5", "0.5", "1.5"], "means of the mixture's components")
     scale: float = common.option(0.1, "standard deviation of every component")
     weights: list[str] = common.option(["1", "1", "1", "1"], "weights of the components, normalised to sum to 1")
 
     def mixture(self) -> gaussian_mixtures.Mixture:
-        """The mixture; ValueError where a number is impossible."""
+        """The mixture; raises ValueError for an impossible number."""
         return gaussian_mixtures.mixture(_numbers("means", self.means), self.scale, _numbers("weights", self.weights))
 
 
@@ -44,7 +44,7 @@ def _numbers(flag: str, words: list[str]) -> list[float]:
 
 @dataclasses.dataclass
 class Descent:
-    """How fits are searched for."""
+    """The descent that finds the fits."""
 
     num_restarts: int = common.option(64, "random starts of every fit")
     num_steps: int = common.option(500, "steps of gradient descent (Adam) from each start")
@@ -52,7 +52,7 @@ class Descent:
     seed: int = common.option(0, "seed of the starts")
 
     def check_descent(self) -> None:
-        """ValueError where a number is impossible."""
+        """Raises ValueError for an impossible number."""
         if min(self.num_restarts, self.num_steps) < 1 or not 0 < self.learning_rate < np.inf:
             raise ValueError(
                 "--num_restarts and --num_steps must be at least 1 and --learning_rate positive; got "
@@ -60,7 +60,7 @@ class Descent:
             )
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `mixtures.fit`."""
+        """The arguments of `gaussian_mixtures.fit`."""
         return {name: getattr(self, name) for name in ("num_restarts", "num_steps", "learning_rate")}
 
 
@@ -68,10 +68,10 @@ class Descent:
 class Settings(common.Output, Descent, Target):
     """The flags of this figure."""
 
-    max_components: int = common.option(4, "fits have 1 to so many Gaussians")
+    max_components: int = common.option(4, "largest number of Gaussians in a fit")
     free: list[str] = common.option(
         ["means"],
-        "what is fitted, of means, scales and weights; scales that are not are the mixture's, weights equal",
+        "parameters to fit, of means, scales and weights; scales not fitted are the mixture's, weights are equal",
     )
 
 
@@ -79,7 +79,7 @@ SMOKE = {"num_restarts": 16, "num_steps": 200}
 
 
 def check(settings: Settings) -> None:
-    """Finds what is wrong with the settings before any work."""
+    """Validates the settings; raises ValueError with one line."""
     settings.mixture()
     settings.check_descent()
     common.known("parameter", settings.free, gaussian_mixtures.PARAMETERS)
@@ -95,8 +95,8 @@ def run(settings: Settings, direction: str) -> dict[str, np.ndarray]:
       starts, nats; reached [C], how many of the starts came within 0.001 nats of the best.
     """
     size, target = settings.max_components, settings.mixture()
-    found: dict[str, np.ndarray] = {name: np.full((size, size), np.nan) for name in gaussian_mixtures.PARAMETERS}
-    found |= {"kl": np.empty(size), "kls": np.empty((size, settings.num_restarts)), "reached": np.empty(size, int)}
+    data: dict[str, np.ndarray] = {name: np.full((size, size), np.nan) for name in gaussian_mixtures.PARAMETERS}
+    data |= {"kl": np.empty(size), "kls": np.empty((size, settings.num_restarts)), "reached": np.empty(size, int)}
     keys = jax.random.split(jax.random.key(settings.seed), size)
     scale = None if "scales" in settings.free else settings.scale
     for i in range(size):
@@ -104,14 +104,14 @@ def run(settings: Settings, direction: str) -> dict[str, np.ndarray]:
             keys[i], target, i + 1, direction, free=tuple(settings.free), scale=scale, **settings.arguments()
         )
         for name in gaussian_mixtures.PARAMETERS:
-            found[name][i, : i + 1] = getattr(fits.best, name)
-        found["kl"][i], found["kls"][i], found["reached"][i] = fits.kl, fits.kls, fits.num_reached()
-    return found
+            data[name][i, : i + 1] = getattr(fits.best, name)
+        data["kl"][i], data["kls"][i], data["reached"][i] = fits.kl, fits.kls, fits.num_reached()
+    return data
 
 
 def report(data: dict[str, dict[str, np.ndarray]]) -> list[str]:
-    """Lines of markdown: every fit, its KL, how many starts found it, and the spread over starts."""
-    lines = ["| minimised | Gaussians | KL, nats | starts that reach it | median, worst start | means |"]
+    """Lines of Markdown: every fit, its KL, the number of starts that reach it, and the spread over starts."""
+    lines = ["| minimised | Gaussians | KL, nats | starts that reach it | KL of the median, the worst start | means |"]
     lines.append("|---|--:|--:|--:|--:|---|")
     for direction, fits in data.items():
         for i, (kl, count) in enumerate(zip(fits["kl"], fits["reached"], strict=True)):
@@ -125,7 +125,7 @@ def report(data: dict[str, dict[str, np.ndarray]]) -> list[str]:
 
 
 def plot(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> Any:
-    """The figure, from the arrays of `run` by direction: a row for each."""
+    """Draws the figure from the arrays of `run`, a row for each direction."""
     target, size = settings.mixture(), settings.max_components
     reach = np.asarray(target.means)
     x = np.linspace(reach.min() - 8 * settings.scale, reach.max() + 8 * settings.scale, 1001)
@@ -143,8 +143,8 @@ def plot(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> Any:
                     direction,
                     color,
                 )
-                found = f"KL {max(fits['kl'][i], 0.0):.2f} nats\n{fits['reached'][i]} of {fits['kls'].shape[1]} starts"
-                ax.text(0.98, 0.97, found, transform=ax.transAxes, ha="right", va="top", fontsize=8)
+                result = f"KL {max(fits['kl'][i], 0.0):.2f} nats\n{fits['reached'][i]} of {fits['kls'].shape[1]} starts"
+                ax.text(0.98, 0.97, result, transform=ax.transAxes, ha="right", va="top", fontsize=8)
                 if row == 0:
                     ax.set_title(f"{i + 1} Gaussian{'s' * (i > 0)}")
                 else:
@@ -155,7 +155,7 @@ def plot(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> Any:
 
 
 def _draw(ax: Any, x: np.ndarray, target: Any, fit: dict[str, np.ndarray], direction: str, color: str) -> None:
-    """One panel: the mixture in grey, the fit as a line, its means as triangles."""
+    """Draws one panel: the mixture in grey, the fit as a line, its means as triangles."""
     p = _density(x, target.means, target.scales, target.weights)
     ax.fill_between(x, p, color="0.82", linewidth=0, label="Mixture $p$")
     ax.plot(x, _density(x, **fit), color=color, label=rf"Fit $q$ that minimises {DIVERGENCES[direction]}")
@@ -169,7 +169,7 @@ def _density(x: np.ndarray, means: Any, scales: Any, weights: Any) -> np.ndarray
 
 
 def work(settings: Settings) -> None:
-    """Runs, or finds what was run before, and draws."""
+    """Runs the parts that are not finished yet, prints the report and draws the figure."""
     check(settings)
     outdir = common.prepare_outdir(settings)
     parts = {name: functools.partial(run, settings, name) for name in gaussian_mixtures.DIRECTIONS}

@@ -1,8 +1,8 @@
 """Figure 13: KL in either direction from two Gaussians to the mixture of four of Fig. 12, over their two means.
 
-Left, KL(p||q), mean seeking: its minima put each mean between two peaks. Right, KL(q||p), mode seeking: a minimum for
-every pair of peaks. Circles: the global minima among the points of the grid (brute force). Crosses: where gradient
-descent from random starts ended, if no higher than these. The Gaussians have equal weights and the mixture's scale.
+Left, KL(p||q), mean seeking: at its minima each mean lies between two peaks. Right, KL(q||p), mode seeking: there is a
+minimum for every pair of peaks. Circles: the global minima among the points of the grid (brute force). Crosses: ends of
+gradient descent from random starts that are as low as these. The Gaussians have equal weights and the mixture's scale.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 from experiments import common, fig12, gaussian_mixtures
 from jaxdistill import plotting
 
-SAME = 1e-2  # nats: minima this close count as equally low
+SAME = 1e-2  # nats; minima whose KL differs by less count as equally low
 
 
 @dataclasses.dataclass
@@ -30,7 +30,7 @@ SMOKE = {"grid_size": 41, "num_restarts": 16, "num_steps": 200}
 
 
 def check(settings: Settings) -> None:
-    """Finds what is wrong with the settings before any work."""
+    """Validates the settings; raises ValueError with one line."""
     settings.mixture()
     settings.check_descent()
     if not 3 <= settings.grid_size <= 2000 or not 0 < settings.grid_reach < np.inf:
@@ -69,34 +69,37 @@ def minima(data: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def ends(data: dict[str, np.ndarray]) -> np.ndarray:
-    """The descent's ends that are as low as the grid's lowest point, float [N, 2], in both orders of the means."""
-    kept = data["fitted"][data["fitted_kl"] <= data["kl"].min() + SAME]
-    return np.concatenate([kept, kept[:, ::-1]])
+    """The ends of the descent that are as low as the lowest point of the grid, [N, 2], in both orders of the means."""
+    low = data["fitted"][data["fitted_kl"] <= data["kl"].min() + SAME]
+    return np.concatenate([low, low[:, ::-1]])
 
 
 def report(data: dict[str, dict[str, np.ndarray]]) -> list[str]:
-    """Lines: the minima of each landscape, and how the descent compares."""
+    """Lines: the minima of each landscape, and the ends of the descent beside them."""
     lines = []
     for direction, part in data.items():
-        found, kept = minima(part), ends(part)
+        grid_minima, low_ends = minima(part), ends(part)
+        farthest = distance(low_ends, grid_minima)
         name = gaussian_mixtures.DIRECTIONS[direction]
-        pairs = "; ".join(f"({a:.2f}, {b:.2f})" for a, b in found if a <= b)
-        lines.append(f"{name}: {len(found)} minima of {part['kl'].min():.4f} nats on the grid, {pairs} and mirrored")
+        pairs = "; ".join(f"({a:.2f}, {b:.2f})" for a, b in grid_minima if a <= b)
         lines.append(
-            f"{name}: {len(kept) // 2} of {len(part['fitted'])} starts reach the grid's minimum, lowest "
-            f"{part['fitted_kl'].min():.4f} nats, at most {distance(kept, found):.3f} from a minimum of the grid"
+            f"{name}: {len(grid_minima)} minima of {part['kl'].min():.4f} nats on the grid, {pairs} and mirrored"
+        )
+        lines.append(
+            f"{name}: {len(low_ends) // 2} of {len(part['fitted'])} starts reach the grid's minimum, lowest "
+            f"{part['fitted_kl'].min():.4f} nats, at most {farthest:.3f} from a minimum of the grid"
         )
     return lines
 
 
 def distance(points: np.ndarray, others: np.ndarray) -> float:
     """The largest distance of a point [N, 2] from the nearest of `others` [K, 2]; nan without points."""
-    apart = np.linalg.norm(points[:, None] - others[None], axis=-1).min(axis=1, initial=np.inf)
-    return float(apart.max()) if len(points) else float("nan")
+    nearest = np.linalg.norm(points[:, None] - others[None], axis=-1).min(axis=1, initial=np.inf)
+    return float(nearest.max()) if len(points) else float("nan")
 
 
 def plot(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> Any:
-    """The figure, from the arrays of `run` by direction: one panel each."""
+    """Draws the figure from the arrays of `run`, a panel for each direction."""
     figure, axes = plotting.new_figure(1, 2, size=(9.0, 4.4))
     with plotting.style():
         for ax, (direction, part) in zip(axes[0], data.items(), strict=True):
@@ -107,9 +110,9 @@ def plot(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> Any:
 
 
 def _draw(ax: Any, part: dict[str, np.ndarray], direction: str) -> None:
-    """One landscape: filled contours of the KL, close together near its minimum, and the minima."""
+    """Draws one landscape: filled contours of the KL, the minima of the grid and the ends of the descent."""
     kl, grid = np.maximum(part["kl"], 0), part["grid"]
-    # Far from the minima KL grows as a square; equal steps of its root show the valleys and the hills.
+    # Far from the minima the KL grows quadratically; levels at equal steps of its root show valleys and hills alike.
     levels = np.linspace(np.sqrt(kl.min()), np.sqrt(kl.max()), 15) ** 2
     levels[[0, -1]] = kl.min() - 1e-6, kl.max() + 1e-6
     filled = ax.contourf(grid, grid, kl.T, levels=levels, cmap="viridis", norm="asinh")
@@ -127,7 +130,7 @@ def _draw(ax: Any, part: dict[str, np.ndarray], direction: str) -> None:
 
 
 def work(settings: Settings) -> None:
-    """Runs, or finds what was run before, and draws."""
+    """Runs the parts that are not finished yet, prints the report and draws the figure."""
     check(settings)
     outdir = common.prepare_outdir(settings)
     parts = {name: functools.partial(run, settings, name) for name in gaussian_mixtures.DIRECTIONS}

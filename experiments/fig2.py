@@ -1,8 +1,8 @@
 """Figure 2: a game in which on-policy distillation + R cycles for ever and N-distill + R converges.
 
-Columns: the two methods. Top: the probabilities of the policy under the exact expected update. Middle: the same of
-sampled students, the mean over them with 95 % intervals and a few of them alone. Bottom: the phase portrait, with the
-closed level curves of the first integral e^x + e^-x + e^y + e^-y on the left.
+Columns: the two methods. Top: the probabilities of the policy under the exact expected update. Middle: those of sampled
+students, their mean with 95 % intervals and a few single students. Bottom: the phase portrait; on the left with the
+closed level curves of the first integral e^x + e^-x + e^y + e^-y.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from jaxdistill import plotting
 
 TITLES = {"on_policy_distill_r": "On-policy distill + R", "n_distill_r": "N-distill + R"}
 LINES = {"$P(R|s_0)$": (plotting.PALETTE[0], "-"), "$P(L|s_L) = P(L|s_R)$": (plotting.PALETTE[2], "--")}
-_ALONE = 3  # students drawn alone
-_WINDOW = 4.2  # of the phase portrait, log-odds
-_ARROWS = 11  # of the phase portrait, along each axis
+_NUM_SINGLE = 3  # students drawn one by one
+_WINDOW = 4.2  # half the width of the phase portrait, log-odds
+_ARROWS = 11  # arrows of the phase portrait along each axis
 
 
 @dataclasses.dataclass
@@ -43,7 +43,7 @@ SMOKE = {"num_students": 150, "num_iterations": 3_000, "num_checkpoints": 10}
 
 
 def check(settings: Settings) -> None:
-    """Finds what is wrong with the settings before any work."""
+    """Validates the settings; raises ValueError with one line."""
     if settings.num_students < 1:
         raise ValueError(f"--num_students must be at least 1; got {settings.num_students}.")
     if not np.isfinite([settings.start_x, settings.start_y]).all():
@@ -52,17 +52,17 @@ def check(settings: Settings) -> None:
 
 
 def start(settings: Settings) -> np.ndarray:
-    """Logits [3, 2] of the first student."""
+    """Logits [3, 2] before training."""
     return np.array([[0, settings.start_x], [settings.start_y, 0], [0, 0]], np.float32)
 
 
 def expected(settings: Settings) -> dict[str, np.ndarray]:
     """(x, y) after every step of the exact dynamics, [steps + 1, 2] for each method."""
-    found = {}
+    paths = {}
     for name in OSCILLATION_METHODS:
         path = integrate(flow_of(settings, name), jnp.asarray(start(settings)), settings)
-        found[name] = np.asarray(log_odds(path), np.float64)
-    return found
+        paths[name] = np.asarray(log_odds(path), np.float64)
+    return paths
 
 
 def flow_of(settings: Settings, name: str) -> Any:
@@ -71,7 +71,7 @@ def flow_of(settings: Settings, name: str) -> Any:
     teacher, config = oscillation_teacher(game), settings.train_config()
 
     def flow(logits: jax.Array) -> jax.Array:
-        # With Monte Carlo returns V_theta shifts no expectation: it may stay 0.
+        # With Monte Carlo returns the expectation does not depend on V_theta, which stays 0 here.
         return jaxdistill.expected_update(
             game, teacher, OSCILLATION_METHODS[name], logits, estimator="mc", reduction=config.reduction,
             discount=config.discount,
@@ -85,28 +85,28 @@ def field(settings: Settings) -> dict[str, np.ndarray]:
     x, y = np.meshgrid(*[np.linspace(-_WINDOW, _WINDOW, _ARROWS)] * 2)
     logits = np.zeros((*x.shape, 3, 2), np.float32)
     logits[..., 0, R], logits[..., 1, L] = x, y
-    found = {"position": np.stack([x, y], axis=-1)}
+    arrows = {"position": np.stack([x, y], axis=-1)}
     for name in OSCILLATION_METHODS:
         updates = jax.vmap(jax.vmap(flow_of(settings, name)))(jnp.asarray(logits))
-        found[name] = np.asarray(log_odds(updates), np.float64)
-    return found
+        arrows[name] = np.asarray(log_odds(updates), np.float64)
+    return arrows
 
 
 def integrate(flow: Any, logits: jax.Array, settings: Settings) -> jax.Array:
     """The flow from `logits` in steps of the learning rate, [steps + 1, 3, 2], by the classical Runge-Kutta method.
 
-    Plain steps (first order) leave every closed orbit outwards; what they would show is their own error.
+    Euler steps would leave every closed orbit outwards, which is an error of the method and not of the dynamics.
     """
     rate = jnp.float32(settings.learning_rate)
 
     def step(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        logits, lost = carry
+        logits, rounding_error = carry
         k1 = flow(logits)
         k2 = flow(logits + rate / 2 * k1)
         k3 = flow(logits + rate / 2 * k2)
         k4 = flow(logits + rate * k3)
         # Kahan's sum: thousands of small additions would otherwise drift by their rounding in float32.
-        change = rate / 6 * (k1 + 2 * k2 + 2 * k3 + k4) - lost
+        change = rate / 6 * (k1 + 2 * k2 + 2 * k3 + k4) - rounding_error
         new = logits + change
         return (new, (new - logits) - change), new
 
@@ -122,23 +122,23 @@ def integrate(flow: Any, logits: jax.Array, settings: Settings) -> jax.Array:
 def sampled(settings: Settings) -> dict[str, np.ndarray]:
     """(x, y) of sampled students at the checkpoints, [M, C + 1, 2] for each method, and the checkpoints.
 
-    A training run keeps its last tables only; so it is made of segments, each of which goes on from the tables that
-    the one before it left, with random numbers of its own.
+    `train` returns the last tables only. So there is a call for every interval between two checkpoints, which starts
+    from the tables of the call before and uses other random numbers.
     """
     config = dataclasses.replace(settings.train_config(), estimator="mc", num_checkpoints=1, max_episode_steps=2)
     checkpoints = settings.train_config().checkpoints
     games = oscillation_game(settings.num_students)
     teacher, key = oscillation_teacher(games), common.keys(settings.seed).students
     logits: Any = np.broadcast_to(start(settings), (len(OSCILLATION_METHODS), settings.num_students, 3, 2))
-    values, seen = None, [logits]
+    values, tables = None, [logits]
     for segment, episodes in enumerate(np.diff(checkpoints, prepend=0)):
         result = jaxdistill.train(
             jax.random.fold_in(key, segment), games, teacher, list(OSCILLATION_METHODS.values()), config,
             num_iterations=int(episodes), initial_logits=logits, initial_values=values, progress=False,
         )  # fmt: skip
         logits, values = result.logits, result.values
-        seen.append(logits)
-    paths = np.moveaxis(np.asarray(log_odds(jnp.asarray(np.stack(seen)))), 0, 2)
+        tables.append(logits)
+    paths = np.moveaxis(np.asarray(log_odds(jnp.asarray(np.stack(tables)))), 0, 2)
     return dict(zip(OSCILLATION_METHODS, paths, strict=True)) | {"iterations": np.append(0, checkpoints)}
 
 
@@ -159,7 +159,7 @@ def probabilities(path: np.ndarray) -> np.ndarray:
 
 
 def plot(data: dict[str, dict[str, np.ndarray]]) -> Any:
-    """The figure, from what was computed."""
+    """Draws the figure from the parts."""
     figure, axes = plotting.new_figure(3, 2, size=(7.0, 8.2))
     with plotting.style():
         for j, name in enumerate(TITLES):
@@ -180,23 +180,23 @@ def plot(data: dict[str, dict[str, np.ndarray]]) -> Any:
 
 
 def draw_expected(ax: Any, path: np.ndarray) -> None:
-    """Both probabilities over the steps of the exact dynamics."""
+    """Draws both probabilities over the steps of the exact dynamics."""
     for values, (label, (color, line)) in zip(probabilities(path).T, LINES.items(), strict=True):
         ax.plot(np.arange(len(path)), values, color=color, linestyle=line, label=label)
 
 
 def draw_sampled(ax: Any, iterations: np.ndarray, students: np.ndarray) -> None:
-    """Mean and interval over students, and P(R|s0) of a few students alone."""
+    """Draws mean and interval over students, and P(R|s0) of a few single students."""
     for values, (label, (color, line)) in zip(np.moveaxis(probabilities(students), -1, 0), LINES.items(), strict=True):
         plotting.plot_curves(ax, iterations, values, label=label, color=color, linestyle=line, marker="")
-    for student in probabilities(students)[:_ALONE]:
+    for student in probabilities(students)[:_NUM_SINGLE]:
         ax.plot(
             iterations, student[:, 0], color="0.45", linewidth=0.7, label="Single students: $P(R|s_0)$, path", zorder=1
         )
 
 
 def draw_portrait(ax: Any, field: dict[str, np.ndarray], name: str, path: np.ndarray, student: np.ndarray) -> None:
-    """Directions of the field, the exact path and a single student; where orbits close, the level curves."""
+    """Draws directions of the field, the exact path and a single student; where orbits close, the level curves."""
     if name == "on_policy_distill_r":
         ticks = np.linspace(-_WINDOW, _WINDOW, 161)
         levels = first_integral(np.stack(np.meshgrid(ticks, ticks), axis=-1))
@@ -212,7 +212,7 @@ def draw_portrait(ax: Any, field: dict[str, np.ndarray], name: str, path: np.nda
 
 
 def work(settings: Settings) -> None:
-    """Runs, or finds what was run before, and draws."""
+    """Runs the parts that are not finished yet and draws the figure."""
     check(settings)
     outdir = common.prepare_outdir(settings)
     parts = {fn.__name__: functools.partial(fn, settings) for fn in (expected, field, sampled)}

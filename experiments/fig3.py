@@ -1,8 +1,9 @@
-"""Figure 3: whose trajectories to distill on, for teachers from deterministic to soft.
+"""Figure 3: which policy should collect the trajectories, for teachers from deterministic to soft.
 
 Rows: the Q-learning teacher at three temperatures. Columns: the expected KL(pi || pi_theta) summed along trajectories
 of the student, of the teacher and of the uniform policy, computed exactly, and the exact return of the student. Lines:
-the policy that collects the trajectories. Mean over sampled grid worlds with 95 % intervals.
+the policy that collects the trajectories that students are trained on. Mean over sampled grid worlds with 95 %
+intervals.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ CONTROLS = {
     "uniform_distill": (_driven_by("uniform_distill", Control(uniform=1.0)), "Uniform-driven"),
     "mixture_distill": (_driven_by("mixture_distill", Control(student=0.5, teacher=0.5)), "Half student, half teacher"),
 }
-LOOKS: dict[str, dict[str, Any]] = {  # of the two that no other figure has
+STYLES: dict[str, dict[str, Any]] = {  # of the two methods that no other figure has
     "uniform_distill": {"color": "#717581", "linestyle": "--", "marker": "<"},
     "mixture_distill": {"color": "#ffa90e", "linestyle": "-", "marker": "P"},
 }
@@ -42,7 +43,7 @@ COLUMNS = {
     "kl_uniform": "KL over uniform trajectories",
     "return": "Return of the student",
 }
-_LEAST = 1e-4  # of the logarithmic axes, nats
+_LEAST = 1e-4  # nats; smaller values are drawn as this on the logarithmic axes
 
 
 @dataclasses.dataclass
@@ -51,57 +52,59 @@ class Settings(common.Output, common.Training, common.Worlds):
 
     num_checkpoints: int = common.option(20, "points of each curve, and so exact evaluations of each student")
     temperatures: list[str] = common.option(["0", "0.01", "0.1"], "temperatures of the teacher, one row each")
-    controls: list[str] = common.option(list(CONTROLS), "whose trajectories: names of this figure's methods")
+    controls: list[str] = common.option(
+        list(CONTROLS), "policies that collect the trajectories: names of this figure's methods"
+    )
 
 
 SMOKE = {"num_mdps": 4, "num_iterations": 200, "num_checkpoints": 4, "num_rows": 8, "num_cols": 8, "p_plus10": 0.05}
 
 
 def check(settings: Settings) -> list[float]:
-    """Finds what is wrong with the settings before any work; the temperatures."""
+    """Validates the settings and returns the temperatures; raises ValueError with one line."""
     common.known("control", settings.controls, CONTROLS)
     try:
-        found = [float(text) for text in settings.temperatures]
+        temperatures = [float(text) for text in settings.temperatures]
     except ValueError:
-        found = [-1.0]
-    if not found or min(found) < 0 or not np.isfinite(found).all():
+        temperatures = [-1.0]
+    if not temperatures or min(temperatures) < 0 or not np.isfinite(temperatures).all():
         raise ValueError(f"--temperatures must be numbers >= 0 such as 0,0.1; got {','.join(settings.temperatures)}.")
     if settings.num_mdps < 1:
         raise ValueError(f"--num_mdps must be at least 1; got {settings.num_mdps}.")
     settings.grid_config(), settings.train_config()
-    return found
+    return temperatures
 
 
 def measure(mdps: MDP, teacher: Teacher, policies: jax.Array) -> dict[str, jax.Array]:
-    """The quantities of `COLUMNS`, exactly: [B] each, for B worlds, teachers and students' policies [B, S, A].
+    """The exact quantities of `COLUMNS`, [B] each, for B worlds, teachers and students' policies [B, S, A].
 
-    An expected sum along trajectories of q is the state occupancy of q times the KL of each state.
+    The expected sum along trajectories of q is the sum over states of the occupancy under q times the KL.
     """
     log_student = jnp.log(jnp.maximum(policies, jnp.finfo(policies.dtype).tiny))
     log_teacher = jnp.log(jnp.maximum(teacher.probs, jnp.finfo(policies.dtype).tiny))
     kl = jnp.sum(jnp.where(teacher.probs > 0, teacher.probs * (log_teacher - log_student), 0), axis=-1)
     uniform = jnp.broadcast_to(exact.uniform_policy(mdps), policies.shape)
-    found = {}
+    measured = {}
     for name, q in (("student", policies), ("teacher", teacher.probs), ("uniform", uniform)):
         visits = exact.occupancy(mdps, q)
-        found[f"kl_{name}"] = jnp.sum(visits * kl, axis=-1)
+        measured[f"kl_{name}"] = jnp.sum(visits * kl, axis=-1)
         if name == "student":
             reward = jnp.sum(exact.outcome_weights(mdps, q) * mdps.reward, axis=-1)
-            found["return"] = jnp.sum(visits * reward, axis=-1)
-    return found
+            measured["return"] = jnp.sum(visits * reward, axis=-1)
+    return measured
 
 
 def rows(settings: Settings, outdir: Path, temperatures: list[float]) -> dict[str, dict[str, np.ndarray]]:
-    """For each temperature: `iterations` [C], teacher's return [M], and [P, M, C] for each of `COLUMNS`."""
+    """For each temperature: `iterations` [C], `teacher_return` [M], and [P, M, C] for each of `COLUMNS`."""
     keys = common.keys(settings.seed)
 
     @functools.cache
-    def world() -> tuple[MDP, Teacher]:
+    def problem() -> tuple[MDP, Teacher]:
         mdps = jaxdistill.sample_mdps(keys.worlds, settings.num_mdps, settings.grid_config())
         return mdps, common.make_teacher("q_learning", keys.teacher, mdps, settings)
 
     def row(temperature: float) -> dict[str, np.ndarray]:
-        mdps, learned = world()
+        mdps, learned = problem()
         teacher = teachers.from_q(mdps, learned.scores, temperature=temperature, discount=settings.discount)
         cells = {f"{temperature:g}/{name}": Cell(CONTROLS[name][0], teacher) for name in settings.controls}
         result = jaxdistill.train(
@@ -109,18 +112,18 @@ def rows(settings: Settings, outdir: Path, temperatures: list[float]) -> dict[st
             progress=True,
         )  # fmt: skip
         untrained = measure(mdps, teacher, jnp.full(teacher.probs.shape, 1 / mdps.num_actions))
-        found = {"iterations": np.concatenate([[0], result.iterations]), "teacher_return": result.teacher_returns[0]}
+        arrays = {"iterations": np.concatenate([[0], result.iterations]), "teacher_return": result.teacher_returns[0]}
         for name in COLUMNS:
             start = np.broadcast_to(np.asarray(untrained[name])[None, :, None], (len(cells), settings.num_mdps, 1))
-            found[name] = np.concatenate([start, result.measure(name)], axis=-1)
-        return found
+            arrays[name] = np.concatenate([start, result.measure(name)], axis=-1)
+        return arrays
 
     parts = {f"temperature_{t:g}": functools.partial(row, t) for t in temperatures}
     return common.run_parts(settings, outdir, parts, functools.partial(plot, settings))
 
 
 def plot(settings: Settings, parts: dict[str, dict[str, np.ndarray]]) -> Any:
-    """The figure, from the parts of `rows`."""
+    """Draws the figure from the parts of `rows`."""
     figure, axes = plotting.new_figure(len(parts), len(COLUMNS), share_y="col")
     with plotting.style():
         for i, (name, part) in enumerate(parts.items()):
@@ -128,8 +131,8 @@ def plot(settings: Settings, parts: dict[str, dict[str, np.ndarray]]) -> Any:
                 logarithmic = column != "return"
                 for p, control in enumerate(settings.controls):
                     curves = np.maximum(part[column][p], _LEAST) if logarithmic else part[column][p]
-                    look = LOOKS.get(control, {})
-                    plotting.plot_curves(ax, part["iterations"], curves, control, CONTROLS[control][1], p, **look)
+                    style = STYLES.get(control, {})
+                    plotting.plot_curves(ax, part["iterations"], curves, control, CONTROLS[control][1], p, **style)
                 if logarithmic:
                     ax.set_yscale("log")
                     least = part[column].mean(axis=1).min()
@@ -146,7 +149,7 @@ def plot(settings: Settings, parts: dict[str, dict[str, np.ndarray]]) -> Any:
 
 
 def work(settings: Settings) -> None:
-    """Runs, or finds what was run before, and draws."""
+    """Runs the parts that are not finished yet and draws the figure."""
     temperatures = check(settings)
     outdir = common.prepare_outdir(settings)
     common.deliver(plot(settings, rows(settings, outdir, temperatures)), outdir, "fig3")

@@ -1,25 +1,26 @@
-"""Figure 4: what becomes of distillation when most actions do nothing: 4, 40, 400 and 4000 actions.
+"""Figure 4: distillation when most actions do nothing, with 4, 40, 400 and 4000 actions.
 
-The first four actions move, the others leave the agent where it is and only make exploration hard. A panel for each
-number of actions |A|, all on the same worlds. Curves: undiscounted return of the students, mean over sampled grid
+The first four actions move; the others leave the agent where it is and only make exploration hard. There is a panel for
+each number of actions |A|, all on the same worlds. Curves: undiscounted return of the students, mean over sampled grid
 worlds with 95 % intervals. Dotted: the teacher, the uniform policy of the four moves, and that of all |A| actions.
 
-Teacher: the paper does not say how its Q-learning teacher met the further actions. Here it learns with the four moves
-and never plays another action (--teacher=moves): all panels have one teacher, and a curve that falls with |A| falls
+Teacher: the paper does not state with which actions its Q-learning teacher learned. Here it learns with the four moves
+and never plays another action (--teacher=moves): all panels have the same teacher, so a curve that falls with |A| falls
 because of the student. The paper's curves agree: with 4 and with 40 actions on-policy distill ends at the same 6.6.
---teacher=all lets Q-learning meet all |A| actions; of many it hardly ever tries the four that matter.
+With --teacher=all, Q-learning has all |A| actions; if they are many, it hardly ever tries the four that move.
 
 Student: TD(1), with which entropy regularised reaches the teacher at |A| = 4, as in the paper; --estimator=mc is the
-sampled return. The floor of the teacher's probabilities is 1e-30: at a student that has not learned, the gradient of
-H(pi_theta||pi) is log(1 / floor) / |A|, and with 0.01 it takes longer than the paper's 30 000 iterations from 400 on.
+sampled return. The floor of the teacher's probabilities is 1e-30: for an untrained student the gradient of
+H(pi_theta||pi) is log(1 / floor) / |A|, and with a floor of 0.01 and 400 actions or more, learning takes longer than
+the paper's 30 000 iterations.
 
 Exp. entropy regularised is drawn twice: as in Table 1, and without its returns, H(pi_theta||pi) alone. The paper's
-finding, that the expected version stays good where entropy regularised fails, is true of the second: what grows with
-|A| is the noise of later steps' rewards, which the first keeps.
+finding, that the expected version stays good where entropy regularised fails, holds for the second: the noise of later
+steps' rewards, which the first keeps, grows with |A|.
 
-Size: a step costs in proportion to |A|, and a student that has not learned takes up to 100 steps an episode instead of
-six. So by default panels of many actions have fewer worlds and iterations than the paper's 1000 and 30 000. Worlds are
-trained a few at a time where memory is short (--memory_gib), which changes no number.
+Size: the cost of a step is proportional to |A|, and an untrained student takes up to 100 steps an episode instead of
+six. So by default panels of many actions have fewer worlds and iterations than the paper's 1000 and 30 000. If memory
+is short (--memory_gib), worlds are trained a few at a time, which changes no number.
 """
 
 import dataclasses
@@ -50,9 +51,9 @@ KNOWN = jaxdistill.METHODS | {
 }
 TEACHERS = ("moves", "all")
 MOVES = 4
-# Worlds and iterations where they are not given, from this number of actions on.
+# The default numbers of worlds and iterations, from this number of actions on.
 SIZES = {4: (100, 30_000), 40: (40, 30_000), 400: (16, 10_000), 4000: (8, 2000)}
-# Of a TD(1) step on one CPU core, in microseconds, with and without |A| as a factor; measured, see BUILD_NOTES.md.
+# Microseconds of a TD(1) step on one CPU core: a constant, and a term for each action; measured, see BUILD_NOTES.md.
 _STEP, _STEP_PER_ACTION = 0.2, 0.011
 _GIB = 2**30
 
@@ -66,16 +67,18 @@ class Settings(common.Output, common.Training, common.Worlds):
         [], "sampled worlds, one number or one for each panel; default 100, 40, 16, 8 from 4, 40, 400, 4000 actions on"
     )
     num_iterations: Any = common.option(
-        [], "episodes of each student, likewise; default 30000, 30000, 10000, 2000; the paper has 30000"
+        [], "episodes of each student, as for num_mdps; default 30000, 30000, 10000, 2000; the paper has 30000"
     )
     num_checkpoints: int = common.option(50, "points of each learning curve")
     methods: list[str] = common.option(METHODS, "methods, by name, separated by commas")
     # Paper: no floor is stated. Here: far below the package's 0.01, for the reason given above.
     probability_floor: float = common.option(1e-30, "least teacher probability inside a logarithm")
     estimator: str = common.option("td", "return of the students: td, TD(1), or mc, the sampled one")
-    teacher: str = common.option("moves", "what Q-learning meets: moves, the four moves, or all, |A| actions (slow)")
+    teacher: str = common.option(
+        "moves", "actions of the Q-learning teacher: moves, the four moves, or all, |A| actions (slow)"
+    )
     teacher_iterations: int = common.option(30_000, "episodes of each teacher")
-    memory_gib: float = common.option(4.0, "memory to use, GiB; decides how many worlds are trained at once")
+    memory_gib: float = common.option(4.0, "memory to use, GiB; limits how many worlds are trained at once")
 
 
 SMOKE = {
@@ -85,7 +88,7 @@ SMOKE = {
 
 
 def resolve(settings: Any) -> Any:
-    """The settings with one number of worlds and one of iterations for each panel."""
+    """The settings with a number of worlds and of iterations for each panel; raises ValueError for wrong numbers."""
     actions = _whole_numbers("num_actions", settings.num_actions, MOVES)
     if len(set(actions)) < len(actions) or not actions:
         raise ValueError(f"--num_actions needs one or more different numbers; got {actions}.")
@@ -110,7 +113,7 @@ def _whole_numbers(name: str, values: list[Any], least: int) -> list[int]:
 
 
 def panels(settings: Any) -> dict[str, Any]:
-    """The settings of each panel alone, by the name of its part: one number of actions, of worlds, of iterations."""
+    """The settings of each panel by the name of its part, with one number of actions, of worlds, of iterations."""
     sizes = zip(settings.num_actions, settings.num_mdps, settings.num_iterations, strict=True)
     return {
         f"actions{a}": dataclasses.replace(settings, num_actions=a, num_mdps=m, num_iterations=i) for a, m, i in sizes
@@ -118,7 +121,7 @@ def panels(settings: Any) -> dict[str, Any]:
 
 
 def check(settings: Any) -> None:
-    """Finds what is wrong with resolved settings before any work."""
+    """Validates resolved settings; raises ValueError with one line."""
     common.known("method", settings.methods, KNOWN)
     common.known("teacher", [settings.teacher], TEACHERS)
     for panel in panels(settings).values():
@@ -132,37 +135,41 @@ def check(settings: Any) -> None:
 
 
 def worlds_at_once(panel: Any) -> int:
-    """How many worlds one call of `train` may have within --memory_gib; ValueError where not even one fits."""
+    """How many worlds one call of `train` can have within --memory_gib; raises ValueError if not even one fits."""
     num_states, num_actions = panel.num_rows * panel.num_cols, panel.num_actions
     table = 4 * num_states * num_actions  # bytes of one number for each state and action
     rule = rules.student_rule(num_actions, ())
     width = rule.num_parts * rule.width
     devices = pool.workers()
     lanes = len(devices) * pool.lane_width(num_states, width)
-    # A block is twice in memory while students move in; 64 students at a time are evaluated exactly.
+    # A block is in memory twice while students are loaded into its lanes; 64 students at a time are evaluated exactly.
     needed = 2 * lanes * 4 * num_states * width + 64 * 4 * table + 0.5 * _GIB
-    each = 20 * table  # teacher, optimal policy, values of actions, and copies on the way; measured
-    if needed + each > panel.memory_gib * _GIB:
+    per_world = 20 * table  # teacher, optimal policy, values of actions, and temporary copies; measured
+    if needed + per_world > panel.memory_gib * _GIB:
         raise ValueError(
             f"|A| = {num_actions} on {panel.num_rows} x {panel.num_cols} cells needs --memory_gib="
-            f"{(needed + each) / _GIB:.1f} or more; got {panel.memory_gib}."
+            f"{(needed + per_world) / _GIB:.1f} or more; got {panel.memory_gib}."
         )
-    return int(min((panel.memory_gib * _GIB - needed) // each, panel.num_mdps))
+    return int(min((panel.memory_gib * _GIB - needed) // per_world, panel.num_mdps))
 
 
 def worlds(panel: Any) -> MDP:
-    """The worlds of a panel: the first of one sequence of maps, whatever the number of actions."""
+    """The worlds of a panel: the first maps of one sequence, the same for every number of actions."""
     return jaxdistill.sample_mdps(common.keys(panel.seed).worlds, panel.num_mdps, panel.grid_config())
 
 
 def learn(settings: Any, mdps: MDP) -> Teacher:
-    """Q-learning teachers with the actions that `mdps` have; a world's does not depend on the other worlds."""
+    """Q-learning teachers with all actions of `mdps`; the teacher of a world does not depend on the other worlds."""
     key, num_iterations = common.keys(settings.seed).teacher, settings.teacher_iterations
     return teachers.q_learning(key, mdps, num_iterations=num_iterations, discount=settings.discount, progress=True)
 
 
 def moves(settings: Any) -> dict[str, np.ndarray]:
-    """With the four moves alone: Q-learning teachers, probs [M, S, 4], and exact returns of the uniform policy [M]."""
+    """The worlds with the four moves alone: Q-learning teachers and the uniform policy.
+
+    Returns:
+      probs [M, S, 4] of the teachers, [0, S, 4] if teachers learn with all actions; uniform_returns [M], exact.
+    """
     mdps = worlds(dataclasses.replace(settings, num_actions=MOVES, num_mdps=max(settings.num_mdps)))
     uniform = exact.policy_values(mdps, exact.uniform_policy(mdps))
     probs = learn(settings, mdps).probs if settings.teacher == "moves" else jnp.zeros((0, mdps.num_states, MOVES))
@@ -170,7 +177,7 @@ def moves(settings: Any) -> dict[str, np.ndarray]:
 
 
 def with_idle_actions(mdps: MDP, probs: np.ndarray, discount: float) -> Teacher:
-    """Teachers [M, S, 4] of the four moves as teachers of `mdps`, whose further actions they never play."""
+    """Teachers of `mdps` that play the four moves with `probs` [M, S, 4] and never another action."""
     padded = np.pad(probs, ((0, 0), (0, 0), (0, mdps.num_actions - MOVES)))
     return teachers.from_table(mdps, padded, discount=discount, name="q_learning")
 
@@ -180,18 +187,18 @@ def run_panel(panel: Any, probs: np.ndarray) -> Result:
     mdps, key, results = worlds(panel), common.keys(panel.seed).students, []
     methods = [KNOWN[name] for name in panel.methods]
     print(f"|A| = {panel.num_actions}: at most about {duration(seconds(panel, mdps))}", flush=True)
-    for few in np.array_split(np.arange(panel.num_mdps), -(-panel.num_mdps // worlds_at_once(panel))):
-        some = mdps[few]
+    for indices in np.array_split(np.arange(panel.num_mdps), -(-panel.num_mdps // worlds_at_once(panel))):
+        some = mdps[indices]
         all_actions = panel.teacher == "all"
-        teacher = learn(panel, some) if all_actions else with_idle_actions(some, probs[few], panel.discount)
+        teacher = learn(panel, some) if all_actions else with_idle_actions(some, probs[indices], panel.discount)
         config = panel.train_config()
         results.append(jaxdistill.train(key, some, teacher, methods, config, keep_tables=False, progress=True))
     return jaxdistill.concatenate(results)
 
 
 def seconds(panel: Any, mdps: MDP) -> float:
-    """How long the students of a panel take if none of them learns; those that do have shorter episodes."""
-    # The uniform policy is the one action that is the mean of all.
+    """The run time of a panel whose students do not learn; students that learn have shorter episodes."""
+    # One action with the mean outcome probabilities of all actions is the uniform policy, and needs less memory.
     mean = dataclasses.replace(mdps, outcome_probs=mdps.outcome_probs.mean(axis=-2, keepdims=True))
     length = exact.start_value(mean, exact.expected_length(mean, exact.uniform_policy(mean))).mean()
     episodes = panel.num_mdps * len(panel.methods) * panel.num_iterations
@@ -200,7 +207,7 @@ def seconds(panel: Any, mdps: MDP) -> float:
 
 
 def plot(settings: Any, parts: dict[str, Any]) -> Any:
-    """The figure, from its parts."""
+    """Draws the figure from its parts."""
     figure, axes = plotting.new_figure(1, len(settings.num_actions))
     with plotting.style():
         for ax, (name, panel) in zip(axes[0], panels(settings).items(), strict=True):
@@ -212,8 +219,8 @@ def plot(settings: Any, parts: dict[str, Any]) -> Any:
                 curves = result.returns[result.method_index(method)]
                 plotting.plot_curves(ax, result.iterations, curves, method)
             plotting.reference_line(ax, float(result.teacher_returns.mean()), "teacher")
-            four = parts["moves"]["uniform_returns"][: panel.num_mdps]
-            plotting.reference_line(ax, float(four.mean()), "uniform", "Uniform policy, |A| = 4")
+            of_moves = parts["moves"]["uniform_returns"][: panel.num_mdps]
+            plotting.reference_line(ax, float(of_moves.mean()), "uniform", "Uniform policy, |A| = 4")
             if panel.num_actions > MOVES:
                 uniform = float(result.uniform_returns.mean())
                 plotting.reference_line(ax, uniform, "uniform", "Uniform policy, this |A|", "#b9ac70")
@@ -223,15 +230,15 @@ def plot(settings: Any, parts: dict[str, Any]) -> Any:
 
 
 def table(settings: Any, parts: dict[str, Any]) -> list[str]:
-    """Lines of markdown: the end of every curve, and the paper's points beside ours."""
+    """Lines of Markdown: the end of every curve, and the paper's points beside ours."""
     paper = json.loads(targets.POINTS.read_text())["fig4"]
     lines = ["| actions | method | iteration | paper | ours |", "|--:|---|--:|--:|--:|"]
     for name, panel in panels(settings).items():
         result = parts[name]
         end = int(result.iterations[-1])
         for method in settings.methods:
-            read = paper.get(str(panel.num_actions), {}).get(method, {})
-            points = {end: ""} | {int(k): f"{v:.2f}" for k, v in read.items() if int(k) <= end}
+            paper_points = paper.get(str(panel.num_actions), {}).get(method, {})
+            points = {end: ""} | {int(k): f"{v:.2f}" for k, v in paper_points.items() if int(k) <= end}
             for iteration, value in sorted(points.items()):
                 ours, error = targets.value_at(result, method, iteration)
                 lines.append(f"| {panel.num_actions} | {method} | {iteration:,} | {value} | {ours:.2f} ± {error:.2f} |")
@@ -244,15 +251,15 @@ def run(
     make_moves: Callable[..., dict[str, np.ndarray]] = moves,
     make_panel: Callable[..., Result] = run_panel,
 ) -> dict[str, Any]:
-    """The parts of the figure: `moves`, and one for each panel."""
+    """Runs the parts of the figure that are not finished yet: `moves`, and one for each panel."""
     parts = common.run_parts(settings, outdir, {"moves": functools.partial(make_moves, settings)})
     probs = parts["moves"]["probs"]
-    todo = {name: functools.partial(make_panel, panel, probs) for name, panel in panels(settings).items()}
-    return parts | common.run_parts(settings, outdir, todo, lambda found: plot(settings, parts | found))
+    panel_parts = {name: functools.partial(make_panel, panel, probs) for name, panel in panels(settings).items()}
+    return parts | common.run_parts(settings, outdir, panel_parts, lambda results: plot(settings, parts | results))
 
 
 def work(settings: Any) -> None:
-    """Runs, or finds what was run before, and draws."""
+    """Runs the parts that are not finished yet, prints the table and draws the figure."""
     settings = resolve(settings)
     check(settings)
     outdir = common.prepare_outdir(settings)

@@ -1,7 +1,7 @@
-"""Figure 5: how nine ways to distill learn from a Q-learning teacher, the first row of Figure 8.
+"""Figure 5: learning curves of nine ways to distill from a Q-learning teacher, the first row of Figure 8.
 
 Columns: Monte Carlo students, TD(1) students, TD(1) students of a teacher that plays its worst action in 15 % and in
-25 % of the states. Where a folder of fig8 holds the row for the same settings, it is taken from there.
+25 % of the states. If a folder of fig8 holds the row for the same settings, the row is read from it.
 """
 
 import dataclasses
@@ -16,18 +16,18 @@ class Settings(fig8.Settings):
     """The flags of this figure."""
 
     teachers: list[str] = common.option(["q_learning"], "teachers, one row each; the paper's figure has q_learning")
-    shared: str = common.option("", "folder of fig8 whose rows are used where they fit; default results/fig8")
+    shared: str = common.option("", "folder of fig8 whose rows are used where the settings agree; default results/fig8")
 
 
 def row(settings: Settings, name: str) -> Result:
-    """The row of that teacher: fig8's, or trained."""
+    """The row of that teacher, read from the folder of fig8 or trained."""
     folder = settings.shared or common.default_outdir("fig8", settings.smoke)
-    found = common.shared_part(settings, folder, name, ignored=("teachers",))
-    return fig8.row(settings, name) if found is None else found
+    shared = common.shared_part(settings, folder, name, ignored=("teachers",))
+    return fig8.row(settings, name) if shared is None else shared
 
 
 def work(settings: Settings) -> None:
-    """Finds, or runs, and draws."""
+    """Runs the parts that are not finished yet and draws the figure."""
     fig8.check(settings)
     outdir = common.prepare_outdir(settings)
     parts = {name: lambda name=name: row(settings, name) for name in settings.teachers}

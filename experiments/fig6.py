@@ -21,10 +21,10 @@ TEACHERS = {name: common.TEACHERS[name] for name in ("optimal", "adversarial")}
 
 @dataclasses.dataclass
 class Corridor:
-    """What Figs. 6 and 9 share."""
+    """The settings that Figs. 6 and 9 share."""
 
     num_students: int = common.option(50, "independent students of each method")
-    # The text does not say how the students of these figures estimate returns; with TD(1) all nine methods are alike.
+    # Paper: no estimator of returns is stated for these figures. Here: TD(1), which exists for all nine methods.
     estimator: str = common.option("td", "td (TD(1) students) or mc (Monte Carlo), for methods that do not fix it")
     methods: list[str] = common.option(fig8.PAPER_METHODS, "methods, by name, separated by commas")
     teachers: list[str] = common.option(list(TEACHERS), "teachers, of optimal and adversarial")
@@ -37,14 +37,14 @@ class Corridor:
 class Settings(Corridor, common.Output, common.Training):
     """The flags of this figure."""
 
-    length: int = common.option(5, "moves from the start to either end; the text gives none")
+    length: int = common.option(5, "moves from the start to either end; the paper gives no number")
 
 
 SMOKE = {"num_students": 16, "num_iterations": 300, "num_checkpoints": 20}
 
 
 def check(settings: Any) -> None:
-    """Finds what is wrong with the settings before any work; those of Fig. 9 as well."""
+    """Validates the settings of this figure or of Fig. 9; raises ValueError with one line."""
     common.known("method", settings.methods, jaxdistill.METHODS)
     common.known("teacher", settings.teachers, TEACHERS)
     if settings.num_students < 1:
@@ -68,23 +68,23 @@ def train(settings: Any, teacher: str, length: int) -> Result:
 
 
 def corridor(settings: Any, length: int, num_mdps: int | None = None) -> jaxdistill.MDP:
-    """The corridor that the settings ask for; ValueError where they cannot be met."""
+    """A corridor of these settings, or a stack of `num_mdps` equal ones; raises ValueError for impossible settings."""
     return chain(length, num_mdps, noise=settings.noise, termination_prob=settings.termination_prob)
 
 
 def draw(ax: Any, result: Result, methods: list[str]) -> None:
-    """Curves and references of one panel."""
+    """Draws the curves and the reference lines of one panel."""
     for name in methods:
         plotting.plot_curves(ax, result.iterations, result.returns[result.method_index(name)], name)
     optimal, teacher = float(result.optimal_returns[0]), float(np.nanmean(result.teacher_returns))
     plotting.reference_line(ax, teacher, "teacher")
-    if abs(optimal - teacher) > 1e-3:  # else the two lines are one
+    if abs(optimal - teacher) > 1e-3:  # otherwise the two lines would cover each other
         plotting.reference_line(ax, optimal, "optimal")
     plotting.reference_line(ax, float(result.uniform_returns[0]), "uniform")
 
 
 def plot(settings: Settings, results: dict[str, Result]) -> Any:
-    """The figure, from results."""
+    """Draws the figure from the results by teacher."""
     figure, axes = plotting.new_figure(1, len(results), size=(max(4.0 * len(results), 4.6), 4.0))
     with plotting.style():
         for i, (teacher, result) in enumerate(results.items()):
@@ -96,7 +96,7 @@ def plot(settings: Settings, results: dict[str, Result]) -> Any:
 
 
 def work(settings: Settings) -> None:
-    """Runs, or finds what was run before, and draws."""
+    """Runs the parts that are not finished yet and draws the figure."""
     check(settings)
     corridor(settings, settings.length)
     outdir = common.prepare_outdir(settings)

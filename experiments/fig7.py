@@ -1,4 +1,4 @@
-"""Figure 7: a sampled grid world, drawn as in the paper, and what the optimal policy makes of it.
+"""Figure 7: a sampled grid world, drawn as in the paper, and the optimal policy in it.
 
 fig7_world: walls black, the start blue, terminals green, rewards as numbers. fig7: the same, the optimal policy as
 arrows, its value in every state, and how often an episode of it visits each state.
@@ -25,17 +25,19 @@ class Settings(common.Output, common.Worlds):
     """The flags of this figure."""
 
     num_mdps: int = common.option(1, "sampled worlds, of which one is drawn")
-    world: int = common.option(0, "which of them, from 0; that of the other experiments with this seed and these sizes")
+    world: int = common.option(
+        0, "number of the drawn world, from 0; the other experiments have it too, with this seed and these sizes"
+    )
     seed: int = common.option(0, "seed of the worlds")
-    policy: str = common.option("optimal", "whose arrows, values and visits: optimal, adversarial or uniform")
-    discount: float = common.option(0.99, "discount of the values, and of the policy's aim")
+    policy: str = common.option("optimal", "policy to draw: optimal, adversarial or uniform")
+    discount: float = common.option(0.99, "discount of the values, and of the return that the policy optimises")
 
 
 SMOKE = {"num_rows": 10, "num_cols": 10}
 
 
 def check(settings: Settings) -> None:
-    """Finds what is wrong with the settings before any work."""
+    """Validates the settings; raises ValueError with one line."""
     common.known("policy", [settings.policy], POLICIES)
     if not 0 <= settings.world < settings.num_mdps:
         raise ValueError(
@@ -47,24 +49,24 @@ def check(settings: Settings) -> None:
 
 
 def compute(settings: Settings) -> dict[str, np.ndarray]:
-    """The grid of the world, and of the policy probs [S, A], values [S], visits [S] and its return."""
+    """The grid of the world, and the policy [S, A] with its values [S], its visits [S] and its return."""
     mdps = jaxdistill.sample_mdps(common.keys(settings.seed).worlds, settings.num_mdps, settings.grid_config())
     mdp = mdps[settings.world]
     teacher = getattr(teachers, settings.policy)(mdp, discount=settings.discount)
     policy_return = exact.start_value(mdp, exact.policy_values(mdp, teacher.probs))
-    found = {name: getattr(mdp.grid, name) for name in _GRID}
-    found |= {"policy": teacher.probs, "values": teacher.values, "visits": exact.occupancy(mdp, teacher.probs)}
-    return {name: np.asarray(value) for name, value in (found | {"return": policy_return}).items()}
+    arrays = {name: getattr(mdp.grid, name) for name in _GRID}
+    arrays |= {"policy": teacher.probs, "values": teacher.values, "visits": exact.occupancy(mdp, teacher.probs)}
+    return {name: np.asarray(value) for name, value in (arrays | {"return": policy_return}).items()}
 
 
 def world_of(settings: Settings, data: dict[str, np.ndarray]) -> jaxdistill.MDP:
-    """The world again, from its grid."""
+    """The world made from its saved grid."""
     grid = Grid(**{name: jnp.asarray(data[name]) for name in _GRID})
     return grid_to_mdp(grid, settings.grid_config())
 
 
 def plot(settings: Settings, data: dict[str, np.ndarray]) -> Any:
-    """The world, and the policy, its values and its visits in it."""
+    """Draws the world, and in it the policy, its values and its visits."""
     mdp = world_of(settings, data)
     figure, axes = plotting.new_figure(2, 2, size=(11.5, 10.0))
     name = settings.policy.capitalize()
@@ -76,7 +78,7 @@ def plot(settings: Settings, data: dict[str, np.ndarray]) -> Any:
 
 
 def work(settings: Settings) -> None:
-    """Computes, or finds what was computed before, and draws."""
+    """Computes the world and the policy, unless an earlier call has, and draws both figures."""
     check(settings)
     outdir = common.prepare_outdir(settings)
     data = common.run_parts(settings, outdir, {"world": lambda: compute(settings)})["world"]

@@ -1,4 +1,4 @@
-"""Figure 8: how nine ways to distill learn, from two teachers that get worse, with two kinds of student.
+"""Figure 8: learning curves of nine ways to distill, for two teachers with and without noise and two kinds of student.
 
 Rows: the teacher, Q-learning or actor-critic (A2C). Columns: Monte Carlo students, TD(1) students, TD(1) students of a
 teacher that plays its worst action in 15 % and in 25 % of the states. Curves: undiscounted return of the students,
@@ -41,7 +41,7 @@ SMOKE = {"num_mdps": 8, "num_iterations": 300, "num_checkpoints": 20, "num_rows"
 
 
 def check(settings: Settings) -> None:
-    """Finds what is wrong with the settings before any work."""
+    """Validates the settings; raises ValueError with one line."""
     common.known("method", settings.methods, jaxdistill.METHODS)
     common.known("teacher", settings.teachers, common.TEACHERS)
     common.known("column", settings.columns, COLUMNS)
@@ -51,31 +51,31 @@ def check(settings: Settings) -> None:
 
 
 def row(settings: Settings, name: str) -> Result:
-    """One row of the figure: the students of the teacher of that name."""
+    """Trains one row of the figure: the students of the teacher of that name."""
     keys = common.keys(settings.seed)
     mdps = jaxdistill.sample_mdps(keys.worlds, settings.num_mdps, settings.grid_config())
     teacher = common.make_teacher(name, keys.teacher, mdps, settings)
-    chosen = cells(name, teacher, keys.noise, mdps, settings)
+    row_cells = cells(name, teacher, keys.noise, mdps, settings)
     config = settings.train_config()
-    return jaxdistill.train(keys.students, mdps, methods=chosen, config=config, keep_tables=False, progress=True)
+    return jaxdistill.train(keys.students, mdps, methods=row_cells, config=config, keep_tables=False, progress=True)
 
 
 def cells(row: str, teacher: Teacher, noise_key: jax.Array, mdps: jaxdistill.MDP, settings: Settings) -> dict[str, Any]:
-    """The cells of a row, labelled teacher/column/method."""
-    made = {}
+    """The cells of a row, labelled teacher/column/method; raises ValueError if there are none."""
+    labelled = {}
     for column in settings.columns:
         estimator, noise, _ = COLUMNS[column]
         noisy = teachers.with_noise(noise_key, mdps, teacher, noise) if noise else teacher
         for name in settings.methods:
             if jaxdistill.METHODS[name].estimator in (None, estimator):
-                made[f"{row}/{column}/{name}"] = Cell(name, noisy, {"estimator": estimator})
-    if not made:
+                labelled[f"{row}/{column}/{name}"] = Cell(name, noisy, {"estimator": estimator})
+    if not labelled:
         raise ValueError("None of --methods exists in any of --columns: td_v0 and td_vpi need a td column.")
-    return made
+    return labelled
 
 
 def plot(settings: Settings, rows: dict[str, Result]) -> Any:
-    """The figure, from results."""
+    """Draws the figure from the results by teacher."""
     figure, axes = plotting.new_figure(len(rows), len(settings.columns))
     with plotting.style():
         for i, (row, result) in enumerate(rows.items()):
@@ -100,7 +100,7 @@ def plot(settings: Settings, rows: dict[str, Result]) -> Any:
 
 
 def work(settings: Settings) -> None:
-    """Runs, or finds what was run before, and draws."""
+    """Runs the parts that are not finished yet and draws the figure."""
     check(settings)
     outdir = common.prepare_outdir(settings)
     parts = {name: functools.partial(row, settings, name) for name in settings.teachers}

@@ -1,7 +1,7 @@
 """Figure 9: Figure 6 in corridors of several lengths.
 
 Rows: the teacher, optimal or adversarial. Columns: the moves from the start to either end. Curves and dotted lines as
-in Figure 6. The text gives no lengths; the longer the corridor, the rarer is a reward before the episode ends.
+in Figure 6. The paper gives no lengths; the longer the corridor, the rarer is a reward before the episode ends.
 """
 
 import dataclasses
@@ -16,39 +16,41 @@ from jaxdistill import Result, plotting
 class Settings(fig6.Corridor, common.Output, common.Training):
     """The flags of this figure."""
 
-    lengths: list[str] = common.option(["2", "5", "10", "20"], "moves from the start to either end, by commas")
+    lengths: list[str] = common.option(
+        ["2", "5", "10", "20"], "moves from the start to either end, separated by commas"
+    )
 
 
 SMOKE = fig6.SMOKE | {"lengths": ["2", "5"]}
 
 
 def check(settings: Settings) -> None:
-    """Finds what is wrong with the settings before any work."""
+    """Validates the settings; raises ValueError with one line."""
     fig6.check(settings)
     for length in lengths(settings):
         fig6.corridor(settings, length)
 
 
 def lengths(settings: Settings) -> list[int]:
-    """The lengths as numbers; ValueError where one is not a whole number, or given twice."""
+    """The lengths as numbers; raises ValueError if one is not a whole number or is given twice."""
     try:
-        found = [int(text) for text in settings.lengths]
+        numbers = [int(text) for text in settings.lengths]
     except ValueError:
         raise ValueError(f"--lengths must be whole numbers such as 2,5,10; got {','.join(settings.lengths)}.") from None
-    if not found or len(set(found)) < len(found):
+    if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"--lengths must be distinct and at least one; got {','.join(settings.lengths)!r}.")
-    return found
+    return numbers
 
 
 def plot(settings: Settings, results: dict[str, Result]) -> Any:
-    """The figure, from results named teacher_length."""
+    """Draws the figure from the results, which are named teacher_length."""
     columns = lengths(settings)
     figure, axes = plotting.new_figure(len(settings.teachers), len(columns))
     with plotting.style():
         for i, teacher in enumerate(settings.teachers):
             for j, length in enumerate(columns):
                 ax = axes[i, j]
-                if f"{teacher}_{length}" in results:  # else unfinished
+                if f"{teacher}_{length}" in results:  # missing in a figure of an unfinished run
                     fig6.draw(ax, results[f"{teacher}_{length}"], settings.methods)
                 plotting.label_axes(ax, xlabel=i == len(settings.teachers) - 1, ylabel=False)
                 if i == 0:
@@ -60,7 +62,7 @@ def plot(settings: Settings, results: dict[str, Result]) -> Any:
 
 
 def work(settings: Settings) -> None:
-    """Runs, or finds what was run before, and draws."""
+    """Runs the parts that are not finished yet and draws the figure."""
     check(settings)
     outdir = common.prepare_outdir(settings)
     pairs = [(teacher, length) for length in lengths(settings) for teacher in settings.teachers]

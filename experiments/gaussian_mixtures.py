@@ -1,7 +1,7 @@
 """Mixtures of Gaussians in one dimension: densities, KL by quadrature, fits in both directions (App. C, Figs. 12, 13).
 
-KL(p||q) is integrated over p's own components: each carries the same fixed nodes in its own units, so that no mass
-can hide outside a grid, however far a fit wanders.
+KL(p||q) is integrated over the components of p, each on the same nodes in units of its own scale. A fixed grid would
+miss the mass of a fit that moves outside it.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from jaxdistill.runtime import checks
 
 DIRECTIONS = {"forward": "KL(p||q), mean seeking", "reverse": "KL(q||p), mode seeking"}
 PARAMETERS = ("means", "scales", "weights")
-_REACH = 7  # nodes reach so many standard deviations: 3e-12 of the mass lies beyond
+_REACH = 7  # standard deviations covered by nodes on each side; 3e-12 of the mass lies beyond
 _NODES_PER_SCALE = 64  # enough for a wide Gaussian over ten times narrower ones, whose log density has sharp bends
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """A mixture of K Gaussians on the line; leading axes stack mixtures. Made and checked by `mixture`.
+    """A mixture of K Gaussians on the line, as `mixture` makes it; leading axes stack mixtures.
 
     Attributes:
       means: [..., K].
@@ -39,7 +39,7 @@ class Mixture:
 
 @dataclasses.dataclass(frozen=True)
 class Fits:
-    """Fits of a mixture from several starts; a fit's components are in the order of their means.
+    """Fits of a mixture from several starts; the components of a fit are sorted by their means.
 
     Attributes:
       best: the fit of the lowest KL, K components.
@@ -54,12 +54,14 @@ class Fits:
     kls: jax.Array
 
     def num_reached(self, tolerance: float = 1e-3) -> int:
-        """How many of the starts came within `tolerance` nats of the best; the others stopped in local minima."""
+        """The number of starts that ended within `tolerance` nats of the best; the others ended in local minima."""
         return int(np.sum(np.asarray(self.kls) <= float(self.kl) + tolerance))
 
 
 def mixture(means: Any, scales: Any = 1.0, weights: Any = None) -> Mixture:
-    """One mixture from numbers: means [K], scales [K] or one for all, weights [K] (normalised; equal by default).
+    """Makes one mixture from means [K], scales [K] or one scale for all, and weights [K].
+
+    Weights are divided by their sum, and equal by default.
 
     Raises:
       ValueError: if the lengths differ, or a scale or weight is not positive, or a number is not finite.
@@ -83,7 +85,7 @@ def mixture(means: Any, scales: Any = 1.0, weights: Any = None) -> Mixture:
 
 @jax.jit
 def log_density(of: Mixture, x: jax.Array) -> jax.Array:
-    """log density of one mixture at the points x [...], nats; same shape."""
+    """The log density of one mixture at the points x [...], nats; it has the shape of x."""
     components = jax.scipy.stats.norm.logpdf(x[..., None], of.means, of.scales)
     return jax.nn.logsumexp(components + jnp.log(of.weights), axis=-1)
 
@@ -92,18 +94,19 @@ def log_density(of: Mixture, x: jax.Array) -> jax.Array:
 def kl_divergence(*, p: Mixture, q: Mixture, nodes_per_scale: int = _NODES_PER_SCALE) -> jax.Array:
     """KL(p||q) >= 0 of two mixtures, [], nats, differentiable in both.
 
-    Trapezoidal sums over each component of p, +-7 of its standard deviations, `nodes_per_scale` nodes in each.
+    It is a trapezoidal sum over each component of p, within 7 standard deviations, with `nodes_per_scale` nodes in
+    each of these.
     """
     z = np.linspace(-_REACH, _REACH, 2 * _REACH * nodes_per_scale + 1)
     probs = np.exp(-(z**2) / 2)
-    probs /= probs.sum()  # a constant is integrated exactly
+    probs /= probs.sum()  # so that a constant is integrated exactly
     x = p.means[:, None] + p.scales[:, None] * jnp.asarray(z, p.means.dtype)
     ratio = log_density(p, x) - log_density(q, x)
     return p.weights @ (ratio @ jnp.asarray(probs, x.dtype))
 
 
 def divergence(direction: str, target: Mixture, fit: Mixture, nodes_per_scale: int = _NODES_PER_SCALE) -> jax.Array:
-    """KL(target||fit) ("forward") or KL(fit||target) ("reverse"), [], nats; ValueError for another direction."""
+    """KL(target||fit) ("forward") or KL(fit||target) ("reverse"), [], nats; raises ValueError for another direction."""
     _check_direction(direction)
     p, q = (target, fit) if direction == "forward" else (fit, target)
     return kl_divergence(p=p, q=q, nodes_per_scale=nodes_per_scale)
@@ -121,25 +124,28 @@ def fit(
     num_steps: int = 1000,
     learning_rate: float = 0.05,
 ) -> Fits:
-    """Mixtures of `num_components` Gaussians that minimise a KL to `target`, from `num_restarts` random starts.
+    """Fits mixtures of `num_components` Gaussians to `target` by descent on a KL, from `num_restarts` random starts.
 
-    Adam on means, log scales and logits of the weights, its step size decaying to 0 on a cosine. Starts: means
-    uniform over the range of the target's, scales log-uniform between its least scale and its standard deviation,
-    weights equal.
+    Adam changes means, log scales and logits of the weights; its step size decays to 0 along a cosine. At a start the
+    means are uniform over the range of the target's, the scales log-uniform between the target's least scale and its
+    standard deviation, and the weights equal.
 
     Args:
       key: random key of the starts.
       target: one mixture.
       num_components: K >= 1.
       direction: "forward", KL(target||fit), or "reverse", KL(fit||target).
-      free: what is fitted, of "means", "scales" and "weights"; weights that are not are equal.
-      scale: the scale of every component where "scales" are not free.
+      free: the parameters to fit, of "means", "scales" and "weights"; weights that are not fitted stay equal.
+      scale: the scale of every component if "scales" are not fitted, else None.
       num_restarts: R >= 1 starts.
       num_steps: steps of Adam, >= 1.
       learning_rate: its first step size.
 
     Returns:
-      The fits; ValueError for arguments out of range.
+      The fits.
+
+    Raises:
+      ValueError: an argument is out of range.
     """
     _check_direction(direction)
     _check_mixture("target", target)
@@ -154,8 +160,8 @@ def fit(
     start = _starts(checks.as_key(key), target, (num_restarts, num_components))
     if scale is not None:
         start["scales"] = jnp.full_like(start["scales"], np.log(scale))
-    best, kl, every, kls = _fit(start, target, jnp.asarray(learning_rate, float), direction, free, num_steps)
-    return Fits(best=best, kl=kl, all=every, kls=kls)
+    best, kl, fits, kls = _fit(start, target, jnp.asarray(learning_rate, float), direction, free, num_steps)
+    return Fits(best=best, kl=kl, all=fits, kls=kls)
 
 
 def _check_mixture(name: str, value: Any) -> None:
@@ -179,7 +185,7 @@ def _known_parameters(free: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(checks.listed(free))
 
 
-@functools.partial(jax.jit, static_argnames="shape")  # apart from the fit: both directions have the same
+@functools.partial(jax.jit, static_argnames="shape")  # not part of `_fit`, because both directions have the same starts
 def _starts(key: jax.Array, target: Mixture, shape: tuple[int, int]) -> dict[str, jax.Array]:
     """Random unconstrained parameters: means, log scales, logits of the weights, each [R, K]."""
     means_key, scales_key = jax.random.split(key)
@@ -204,16 +210,16 @@ def _fit(
     free: tuple[str, ...],
     num_steps: int,
 ) -> tuple[Mixture, jax.Array, Mixture, jax.Array]:
-    """The best fit [K], its KL [], all fits [R, K] and their KL [R]."""
+    """The best fit [K], its KL [], all fits [R, K] and the KL of each [R]."""
     fixed = {name: start[name] for name in PARAMETERS if name not in free}
     optimiser = optax.adam(lambda count: learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * count / num_steps)))
 
-    def kls(parameters: dict[str, jax.Array]) -> jax.Array:
-        return jax.vmap(lambda one: divergence(direction, target, one))(_constrained(fixed | parameters))
+    def kl_of_each(parameters: dict[str, jax.Array]) -> jax.Array:
+        return jax.vmap(functools.partial(divergence, direction, target))(_constrained(fixed | parameters))
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         parameters, state = carry
-        gradients = jax.grad(lambda values: kls(values).sum())(parameters)  # starts do not touch each other
+        gradients = jax.grad(lambda values: kl_of_each(values).sum())(parameters)  # a start affects only its own term
         updates, state = optimiser.update(gradients, state)
         return (optax.apply_updates(parameters, updates), state), None
 
@@ -221,29 +227,29 @@ def _fit(
     (parameters, _), _ = jax.lax.scan(step, (parameters, optimiser.init(parameters)), length=num_steps)
     fits = _constrained(fixed | parameters)
     order = jnp.argsort(fits.means, axis=-1)
-    every = jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, order, axis=-1), fits)
-    found = kls(parameters)
-    best = jnp.nanargmin(found)
-    return jax.tree.map(lambda leaf: leaf[best], every), found[best], every, found
+    fits = jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, order, axis=-1), fits)
+    kls = kl_of_each(parameters)
+    best = jnp.nanargmin(kls)
+    return jax.tree.map(lambda leaf: leaf[best], fits), kls[best], fits, kls
 
 
 @functools.partial(jax.jit, static_argnames="direction")
 def landscape(target: Mixture, first: jax.Array, second: jax.Array, scale: jax.Array, direction: str) -> jax.Array:
-    """KL [F, S], nats, of two Gaussians of equal weight and equal `scale` with means first[i] and second[j] (Fig. 13).
+    """KL [F, S], nats, of two Gaussians of equal weight and `scale` with means first[i] and second[j] (Fig. 13).
 
-    In the direction of `divergence`; ValueError for another.
+    `direction` is as for `divergence`.
     """
     first, second, scale = (jnp.asarray(array, float) for array in (first, second, scale))
 
-    def kl(mean: jax.Array, other: jax.Array) -> jax.Array:
-        pair = Mixture(jnp.stack([mean, other]), jnp.stack([scale, scale]), jnp.full(2, 0.5, scale.dtype))
+    def kl(mean: jax.Array, second_mean: jax.Array) -> jax.Array:
+        pair = Mixture(jnp.stack([mean, second_mean]), jnp.stack([scale, scale]), jnp.full(2, 0.5, scale.dtype))
         return divergence(direction, target, pair)
 
     return jax.lax.map(lambda mean: jax.vmap(functools.partial(kl, mean))(second), first)
 
 
 def local_minima(table: Any) -> np.ndarray:
-    """Where a table [F, S] is no higher than at its eight neighbours, bool [F, S]."""
+    """Whether an entry of a table is no higher than its eight neighbours, bool [F, S]."""
     table = np.asarray(table, float)
     padded = np.pad(table, 1, constant_values=np.inf)
     neighbourhoods = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))

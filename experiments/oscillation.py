@@ -1,9 +1,9 @@
-"""The oscillation game of Fig. 2: on-policy distillation + R cycles in it for ever, N-distill + R converges.
+"""The oscillation game of Fig. 2, in which on-policy distillation + R cycles for ever and N-distill + R converges.
 
-Seven states (App. C, "Oscillation example"): s0 leads to s_L or s_R, each of them to two ends. The policy has two
-numbers, because s_L and s_R look alike and share a row of the student's table: x, the log-odds of R in s0, and y, the
-log-odds of L in s_L and s_R. The game needs nothing special: it is an MDP with aliased observations, the loss is a
-function of a `Step`, and the engine and `theory` do the rest.
+It has seven states (App. C, "Oscillation example"): s0 leads to s_L or s_R, and each of these to two final states.
+s_L and s_R have the same observation and so share a row of the student's table. The student's policy therefore has two
+parameters: x, the log-odds of R in s0, and y, the log-odds of L in s_L and s_R. The game is an MDP with aliased
+observations and its loss is a function of a `Step`, so that `train` and `expected_update` apply to it unchanged.
 """
 
 import jax
@@ -14,6 +14,7 @@ from jaxdistill import teachers
 from jaxdistill.mdp import MDP
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import Method, Step, plus_reward
+from jaxdistill.methods.combinators import negated
 from jaxdistill.runtime import checks
 
 STATES = ("s0", "s_L", "s_R", "s_LL", "s_LR", "s_RL", "s_RR")
@@ -24,15 +25,16 @@ _REWARDS = {("s_L", L): -1.0, ("s_L", R): -2.0, ("s_R", R): -3.0}  # and (s_R, L
 
 
 def oscillation_game(num_mdps: int | None = None) -> MDP:
-    """The game: 7 states in the order of `STATES`, actions L and R, 3 observations.
+    """The game, with 7 states in the order of `STATES`, actions L and R, and 3 observations.
 
-    Observations: 0 in s0, 1 in s_L and s_R, 2 in the ends, where nobody acts. Every episode has two steps and no noise.
+    The observation is 0 in s0, 1 in s_L and s_R, and 2 in the final states, where the episode is over. Every episode
+    has two steps, without noise.
 
     Args:
       num_mdps: M >= 1 for a stack of equal games with ids 0 to M - 1; None for a single one.
 
     Raises:
-      ValueError: one line, for a number of games below 1.
+      ValueError: num_mdps is not a whole number of at least 1.
     """
     if num_mdps is not None and not checks.is_whole(num_mdps, 1, 2**26):
         raise ValueError(
@@ -52,7 +54,7 @@ def oscillation_game(num_mdps: int | None = None) -> MDP:
 
 
 def oscillation_teacher(mdps: MDP) -> Teacher:
-    """The teacher of the game, or of a stack of games: it plays L in s_R and is indifferent everywhere else."""
+    """The teacher of the game, or of a stack of games: it plays L in s_R and is uniform in all other states."""
     # Paper: "where the teacher pi(R|s_L) = 1". Here: pi(L|s_R) = 1, since only that makes its loss the 4 y - 4 in s_R
     # that its equations have.
     probs = np.full((len(STATES), 2), 0.5)
@@ -61,30 +63,28 @@ def oscillation_teacher(mdps: MDP) -> Teacher:
 
 
 def information_potential(step: Step) -> jax.Array:
-    """l = 4 sum_a pi(a) pi_theta(a) - 4 where the teacher has decided, 0 where it is indifferent (App. C).
+    """l = 4 sum_a pi(a) pi_theta(a) - 4 where the teacher is deterministic, 0 where it is uniform (App. C).
 
-    With the teacher of this game that is 4 y - 4 in s_R, y = P(L), and 0 elsewhere. Teachers see the state itself,
-    students only the observation: so the loss tells s_R from s_L although the student cannot.
+    With the teacher of this game that is 4 y - 4 in s_R, with y = P(L), and 0 elsewhere. The teacher has a row for each
+    state and the student one for each observation, so the loss differs between s_L and s_R and the student does not.
     """
-    decided = jnp.max(step.teacher_probs) - jnp.min(step.teacher_probs)  # 1 in s_R, 0 elsewhere
-    return decided * (4 * jnp.sum(step.teacher_probs * jnp.exp(step.student_log_probs)) - 4)
+    is_deterministic = jnp.max(step.teacher_probs) - jnp.min(step.teacher_probs)  # 1 in s_R, 0 elsewhere
+    return is_deterministic * (4 * jnp.sum(step.teacher_probs * jnp.exp(step.student_log_probs)) - 4)
 
 
-def _negative_information_potential(step: Step) -> jax.Array:
-    return -information_potential(step)
-
-
-_ALL = (
-    Method("on_policy_distill", loss=information_potential, description="The loss on the student's own episodes."),
+_WITHOUT_REWARD = (
+    Method(
+        "on_policy_distill", loss=information_potential, description="The loss in the states of the student's episodes."
+    ),
     Method(
         "n_distill",
         loss=information_potential,
-        next_reward=_negative_information_potential,
-        description="The same, made a gradient by the reward -l(t+1) (Theorem 2).",
+        next_reward=negated(information_potential),
+        description="The same loss, whose update the reward -l(t+1) makes a gradient (Theorem 2).",
     ),
 )
 
-OSCILLATION_METHODS: dict[str, Method] = {method.name: method for method in map(plus_reward, _ALL)}
+OSCILLATION_METHODS: dict[str, Method] = {method.name: method for method in map(plus_reward, _WITHOUT_REWARD)}
 """The two methods of Fig. 2, on_policy_distill_r and n_distill_r, with the loss of the game."""
 
 

@@ -1,11 +1,12 @@
-"""Theorems 1 and 2 and Propositions 1 to 4, checked exactly on random MDPs (Garnets): the worst case of each.
+"""Theorems 1 and 2 and Propositions 1 to 4, checked exactly on random MDPs (Garnets), with the worst case of each.
 
-Theorem 1: on-policy distillation, and any loss in its place, is no gradient. Theorem 2: the reward -l(t+1) makes it
-one, undiscounted. Proposition 1: on-policy distillation comes to rest at the teacher wherever it can go, and never
-points away from teacher-driven distillation. Proposition 2: where the loss that counts only below the teacher's value
-is at its minimum, the student's value is nowhere below the teacher's. Proposition 3: nor is it, from the start, after
-actor-critic learning with the teacher's value as bootstrap. Proposition 4: an optimal teacher's reward r + V(t+1) -
-V(t) is 0 in expectation for optimal actions, and negative for every other one at once.
+Theorem 1: the update of on-policy distillation, with any loss, is not a gradient. Theorem 2: with the reward -l(t+1),
+undiscounted, it is a gradient. Proposition 1: on-policy distillation comes to rest at the teacher in all states that it
+can reach, and its update never points away from that of teacher-driven distillation. Proposition 2: where the loss that
+counts only below the teacher's value is minimal, the student's value is in no state below the teacher's. Proposition 3:
+after actor-critic learning with the teacher's value as bootstrap, the student's value at the start is not below the
+teacher's. Proposition 4: the reward r + V(t+1) - V(t) of an optimal teacher is 0 in expectation for optimal actions,
+and negative for every other action at once.
 """
 
 import dataclasses
@@ -34,17 +35,17 @@ def squared_error(step: Step) -> jax.Array:
 
 
 def entropy(step: Step) -> jax.Array:
-    """The student's own entropy."""
+    """The entropy of the student."""
     return -jnp.sum(jnp.exp(step.student_log_probs) * step.student_log_probs)
 
 
-LOSSES: dict[str, tuple[StepFn, str]] = {  # the loss, and its name in the figure
+LOSSES: dict[str, tuple[StepFn, str]] = {  # each loss with its name in the figure
     "cross_entropy": (methods.cross_entropy, "H(π‖π$_θ$)"),
     "reverse_cross_entropy": (methods.reverse_cross_entropy, "H(π$_θ$‖π)"),
     "squared_error": (squared_error, "|π$_θ$ − π|² / 2"),
     "entropy": (entropy, "H(π$_θ$)"),
 }
-DISCOUNT = 0.95  # of Propositions 2 and 3, whose values may be discounted
+DISCOUNT = 0.95  # of the values in Propositions 2 and 3
 
 
 @dataclasses.dataclass
@@ -64,7 +65,7 @@ SMOKE = {"losses": ["cross_entropy"], "num_mdps": 8, "num_students": 4}
 
 
 def check(settings: Settings) -> None:
-    """Finds what is wrong with the settings before any work."""
+    """Validates the settings; raises ValueError with one line."""
     common.known("loss", settings.losses, LOSSES)
     if settings.num_students < 1:
         raise ValueError(f"--num_students must be at least 1; got {settings.num_students}.")
@@ -72,7 +73,7 @@ def check(settings: Settings) -> None:
 
 
 def problems(settings: Settings) -> tuple[jaxdistill.MDP, jaxdistill.Teacher]:
-    """Random worlds and teachers, float64, the teachers' values at `DISCOUNT`; ValueError for impossible sizes."""
+    """Random worlds and teachers in float64, values with `DISCOUNT`; raises ValueError for impossible sizes."""
     mdps, teacher = precise(
         *fields.random_problems(
             common.keys(settings.seed).worlds,
@@ -87,19 +88,22 @@ def problems(settings: Settings) -> tuple[jaxdistill.MDP, jaxdistill.Teacher]:
 
 
 def values_of(mdps: jaxdistill.MDP, policy: Any) -> Any:
-    """V of policies [M, S, A] at `DISCOUNT`, float64 [M, S]."""
+    """Values of policies [M, S, A] with `DISCOUNT`, float64 [M, S]."""
     with float64():
         return np.asarray(exact.policy_values(mdps, policy, DISCOUNT))
 
 
 def random_logits(settings: Settings) -> np.ndarray:
-    """Students [M, N, S, A]."""
+    """Logits of random students, [M, N, S, A]."""
     shape = (settings.num_mdps, settings.num_students, settings.num_states, settings.num_actions)
     return np.random.default_rng(settings.seed).normal(0, 1.5, shape)
 
 
 def theorems(settings: Settings) -> dict[str, np.ndarray]:
-    """Theorems 1 and 2: asymmetries [L, M] of each loss, alone and corrected, and the errors of the corrected."""
+    """Theorems 1 and 2, [L, M] each: asymmetries of every loss alone and corrected, and errors of the corrected ones.
+
+    A corrected loss l has the reward -l(t+1).
+    """
     mdps, teacher = problems(settings)
     key = common.keys(settings.seed).students
     alone: list[fields.Findings] = []
@@ -107,17 +111,17 @@ def theorems(settings: Settings) -> dict[str, np.ndarray]:
     for name in settings.losses:
         loss = LOSSES[name][0]
         stated = Loss(loss, f"E_pi_theta sum_t {name}")
-        for next_reward, found in ((None, alone), (negated(loss), corrected)):
+        for next_reward, findings in ((None, alone), (negated(loss), corrected)):
             method = Method(name, loss=loss, next_reward=next_reward)
-            found.append(fields.check_method(method, stated, key=key, mdps=mdps, teacher=teacher).whole)
+            findings.append(fields.check_method(method, stated, key=key, mdps=mdps, teacher=teacher).whole)
     errors = {name: np.stack([getattr(f, name) for f in corrected]) for name in ("gradient_error", "potential_error")}
     asymmetries = {"alone": alone, "corrected": corrected}
-    return errors | {name: np.stack([f.asymmetry for f in found]) for name, found in asymmetries.items()}
+    return errors | {name: np.stack([f.asymmetry for f in findings]) for name, findings in asymmetries.items()}
 
 
 @one_by_one
 def _cosines(what: None, numbers: dict[str, Any], mdp: Any, teacher: Any, logits: Any) -> Any:
-    """Cosine of student-driven with teacher-driven distillation at each of `logits` [N, O, A]."""
+    """Cosine between the updates of student-driven and teacher-driven distillation at each of `logits` [N, O, A]."""
 
     def cosine(x: Any) -> Any:
         a, b = (fields.field(mdp, teacher, name, x) for name in ("on_policy_distill", "teacher_distill"))
@@ -127,7 +131,10 @@ def _cosines(what: None, numbers: dict[str, Any], mdp: Any, teacher: Any, logits
 
 
 def proposition_1(settings: Settings) -> dict[str, np.ndarray]:
-    """Where on-policy distillation comes to rest, from the uniform student [M]; cosines at random students [M, N]."""
+    """Distance from the teacher where on-policy distillation comes to rest [M], and cosines at random students [M, N].
+
+    The flow starts from the uniform student; `settled` [M] is whether it comes to rest.
+    """
     mdps, teacher = problems(settings)
     end = flows.fixed_point(mdps, teacher, "on_policy_distill")
     with float64():
@@ -136,39 +143,42 @@ def proposition_1(settings: Settings) -> dict[str, np.ndarray]:
 
 
 def proposition_2(settings: Settings) -> dict[str, np.ndarray]:
-    """V_theta - V_pi [M, N, S] of students that meet the premise, and which rows of the teacher they have copied.
+    """V_theta - V_pi of students that meet the premise, and whether a row is copied from the teacher, [M, N, S] each.
 
-    From a random student: while its value is below the teacher's in some state, it takes over the teacher's row there.
-    In the end l <= H(pi) in every state, the premise: it is 0 or, in rows that were taken over, H(pi) itself.
+    The premise is l <= H(pi) in every state. A random student copies the teacher's row wherever its value is below the
+    teacher's, until there is no such state. Then l is at most H(pi) in the copied rows and 0 in all others.
     """
     mdps, teacher = problems(settings)
     gains, copied = [], []
     for logits in np.moveaxis(random_logits(settings), 1, 0):
         policy = softmax(logits, axis=-1)
-        taken = np.zeros(policy.shape[:-1], bool)
+        is_copied = np.zeros(policy.shape[:-1], bool)
         while True:
             gain = values_of(mdps, policy) - teacher.values
-            below = (gain < 0) & ~taken
+            below = (gain < 0) & ~is_copied
             if not below.any():
                 break
-            taken |= below
-            policy[taken] = np.asarray(teacher.probs)[taken]
+            is_copied |= below
+            policy[is_copied] = np.asarray(teacher.probs)[is_copied]
         gains.append(gain)
-        copied.append(taken)
+        copied.append(is_copied)
     return {"gain": np.stack(gains, 1), "copied": np.stack(copied, 1)}
 
 
 def proposition_3(settings: Settings) -> dict[str, np.ndarray]:
-    """Values [M] of teacher, student at the end of the flow, and the greedy one, its limit; gain [M, S] of that one."""
+    """Values at the start [M] of the teacher, of the student at the end of the flow, and of the greedy policy.
+
+    The greedy policy is the limit of the flow; `gain` [M, S] is its value less the teacher's in every state.
+    """
     mdps, teacher = problems(settings)
     end = flows.fixed_point(mdps, teacher, "td_vpi", discount=DISCOUNT)
     policy = softmax(end.logits, axis=-1)
     with float64():
-        best = np.asarray(exact.greedy(exact.action_values(mdps, teacher.values, DISCOUNT)))
-    everywhere = values_of(mdps, best) - teacher.values
+        greedy = np.asarray(exact.greedy(exact.action_values(mdps, teacher.values, DISCOUNT)))
+    gain = values_of(mdps, greedy) - teacher.values
     start = np.asarray(mdps.start_probs)
-    values = {"teacher": teacher.values, "student": values_of(mdps, policy), "greedy": values_of(mdps, best)}
-    return {name: (start * v).sum(-1) for name, v in values.items()} | {"settled": end.converged, "gain": everywhere}
+    values = {"teacher": teacher.values, "student": values_of(mdps, policy), "greedy": values_of(mdps, greedy)}
+    return {name: (start * v).sum(-1) for name, v in values.items()} | {"settled": end.converged, "gain": gain}
 
 
 def proposition_4(settings: Settings) -> dict[str, np.ndarray]:
@@ -190,40 +200,40 @@ PARTS = {
 
 
 def worst_cases(parts: dict[str, dict[str, np.ndarray]]) -> list[tuple[str, str, bool]]:
-    """(what was claimed, the worst case that was seen, whether it holds) of every claim."""
+    """Every claim with its worst case over the MDPs and whether it holds."""
     t, p1, p2, p3, p4 = (parts[name] for name in PARTS)
     error = max(t["gradient_error"].max(), t["potential_error"].max())
     alone, corrected, distance = t["alone"].min(), t["corrected"].max(), p1["distance"].max()
     cosine, rows, start = p1["cosine"].min(), p2["gain"].min(), (p3["student"] - p3["teacher"]).min()
     greedy, others = p3["gain"].min(), p4["advantage"][~p4["optimal"]].max()
     best = np.abs(p4["advantage"][p4["optimal"]]).max()
-    rest = {name: f"{np.sum(p['settled'])} of {p['settled'].size} at rest" for name, p in (("1", p1), ("3", p3))}
+    at_rest = {name: f"{np.sum(p['settled'])} of {p['settled'].size} at rest" for name, p in (("1", p1), ("3", p3))}
     return [
         ("Theorem 1: no loss alone is a gradient", f"asymmetry at least {alone:.2g}", alone > 1e-3),
-        ("Theorem 2: corrected, it is one", f"asymmetry at most {corrected:.0e}", corrected < 1e-8),
-        ("Theorem 2: of E sum l", f"gradient and potential within {error:.0e}", error < 1e-8),
-        ("Proposition 1: it rests at the teacher", f"distance at most {distance:.0e}, {rest['1']}", distance < 1e-6),
-        ("Proposition 1: never away from teacher-driven", f"cosine at least {cosine:.2g}", cosine >= 0),
+        ("Theorem 2: with the reward -l(t+1) it is one", f"asymmetry at most {corrected:.0e}", corrected < 1e-8),
+        ("Theorem 2: it is the gradient of E sum l", f"gradient and potential within {error:.0e}", error < 1e-8),
+        ("Proposition 1: it rests at the teacher", f"distance at most {distance:.0e}, {at_rest['1']}", distance < 1e-6),
+        ("Proposition 1: never points away from teacher-driven", f"cosine at least {cosine:.2g}", cosine >= 0),
         ("Proposition 2: V_theta >= V_pi", f"difference at least {rows:.0e}", rows > -1e-9),
         (
-            "Proposition 3: V_theta >= V_pi from the start",
-            f"difference at least {start:.2g}, {rest['3']}",
+            "Proposition 3: V_theta >= V_pi at the start",
+            f"difference at least {start:.2g}, {at_rest['3']}",
             start > -1e-6,
         ),
-        ("Proposition 3: greedy, in every state", f"difference at least {greedy:.0e}", greedy > -1e-9),
-        ("Proposition 4: 0 for optimal actions", f"at most {best:.0e} away", best < 1e-9),
-        ("Proposition 4: negative for all others", f"at most {others:.2g}", others < 0),
+        ("Proposition 3: V_greedy >= V_pi in every state", f"difference at least {greedy:.0e}", greedy > -1e-9),
+        ("Proposition 4: the reward is 0 for optimal actions", f"at most {best:.0e} away from 0", best < 1e-9),
+        ("Proposition 4: it is negative for all others", f"at most {others:.2g}", others < 0),
     ]
 
 
 def table(parts: dict[str, dict[str, np.ndarray]]) -> list[str]:
-    """Lines of markdown."""
+    """Lines of Markdown: every claim, its worst case, and whether it holds."""
     lines = ["| claim | worst case | holds |", "|---|---|---|"]
     return lines + [f"| {claim} | {worst} | {'yes' if holds else 'NO'} |" for claim, worst, holds in worst_cases(parts)]
 
 
 def plot(settings: Settings, parts: dict[str, dict[str, np.ndarray]]) -> Any:
-    """Six panels, one for each claim, a point or a count for each MDP."""
+    """Draws six panels of claims, with a point or a count for each MDP."""
     t, p1, p2, p3, p4 = (parts[name] for name in PARTS)
     figure, axes = plotting.new_figure(2, 3, size=(9.6, 5.4), share_y=False)
     blue = plotting.PALETTE[0]
@@ -250,7 +260,7 @@ def plot(settings: Settings, parts: dict[str, dict[str, np.ndarray]]) -> Any:
 
 
 def _fields(ax: Any, labels: list[str], t: dict[str, np.ndarray]) -> None:
-    """Asymmetries of every loss, alone and with Theorem 2's reward."""
+    """Draws the asymmetries of every loss, alone and with the reward of Theorem 2."""
     kinds = {
         "l alone": ("alone", plotting.PALETTE[2], "X"),
         "with −l(t+1)": ("corrected", plotting.PALETTE[0], "o"),
@@ -258,8 +268,8 @@ def _fields(ax: Any, labels: list[str], t: dict[str, np.ndarray]) -> None:
     jitter = np.random.default_rng(0).uniform(-0.2, 0.2, t["alone"].shape[1])
     for label, (name, color, marker) in kinds.items():
         for row, values in enumerate(t[name]):
-            shown = {"label": label} if row == 0 else {}
-            ax.plot(np.maximum(values, 1e-18), row + jitter, marker, color=color, markersize=3, alpha=0.6, **shown)
+            legend = {"label": label} if row == 0 else {}
+            ax.plot(np.maximum(values, 1e-18), row + jitter, marker, color=color, markersize=3, alpha=0.6, **legend)
     ax.set(xscale="log", xlim=(1e-19, 10), ylim=(len(labels) - 0.2, -0.5), xticks=[1e-15, 1e-10, 1e-5, 1])
     ax.set(title="Thms. 1 and 2", xlabel="Asymmetry of the Jacobian")
     ax.set_yticks(range(len(labels)), labels)
@@ -267,21 +277,21 @@ def _fields(ax: Any, labels: list[str], t: dict[str, np.ndarray]) -> None:
 
 
 def _advantages(ax: Any, p4: dict[str, np.ndarray]) -> None:
-    """Cumulative distribution of the expected reward, of optimal actions and of all others."""
+    """Draws the cumulative distributions of the expected reward of optimal actions and of all others."""
     kinds = {
         "optimal actions": (p4["optimal"], plotting.PALETTE[0], "o"),
         "all others": (~p4["optimal"], plotting.PALETTE[2], "X"),
     }
-    for label, (which, color, marker) in kinds.items():
-        values = np.sort(p4["advantage"][which])
-        look = {"color": color, "markersize": 3.5, "markevery": max(1, len(values) // 60), "label": label}
-        ax.plot(values, np.linspace(0, 1, len(values)), marker, **look)
+    for label, (mask, color, marker) in kinds.items():
+        values = np.sort(p4["advantage"][mask])
+        style = {"color": color, "markersize": 3.5, "markevery": max(1, len(values) // 60), "label": label}
+        ax.plot(values, np.linspace(0, 1, len(values)), marker, **style)
     ax.set(title="Prop. 4: reward of the optimal value", xlabel="E[r + V*(t+1) − V*(t)]", ylabel="Part of the actions")
     ax.legend(loc="upper left")
 
 
 def work(settings: Settings) -> None:
-    """Runs, or finds what was run before, prints the worst cases and draws."""
+    """Runs the parts that are not finished yet, prints the worst cases and draws the figure."""
     check(settings)
     outdir = common.prepare_outdir(settings)
     parts = common.run_parts(

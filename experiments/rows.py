@@ -1,4 +1,4 @@
-"""One row of student and teacher: the exact update of a method in a state of its own, and where its flow rests."""
+"""One row of student and teacher: the exact update of a method in a world of one state, and where its flow rests."""
 
 import functools
 from typing import Any
@@ -11,20 +11,20 @@ from jaxdistill import Method, Step
 from jaxdistill.methods import loss_gradient, numerics, score
 from jaxdistill.theory.precision import float64
 
-FLOOR = 1e-12  # of the teacher's probabilities inside a logarithm
-TOLERANCE = 1e-10  # largest entry of an update that counts as rest
-STEP = 0.03  # of Euler's method, in iterations of learning rate 1
-NEWTON_STEPS, FARTHEST = 500, 0.25  # most implicit steps, and most by which one may change a logit
+FLOOR = 1e-12  # least teacher probability inside a logarithm
+TOLERANCE = 1e-10  # a flow is at rest if no entry of the update is larger
+STEP = 0.03  # length of an Euler step, in iterations of learning rate 1
+NEWTON_STEPS, FARTHEST = 500, 0.25  # limits of the implicit steps: their number, and how far one moves a logit
 
 
 def update(method: Method, k: Any, teacher_row: jax.Array, logits: jax.Array) -> jax.Array:
-    """The exact expected update [A] of a method in a state where an episode has one step: a mean over its actions.
+    """The exact expected update [A] of a method in a world of one state, whose episodes have one step.
 
-    It is `expected_update` of such a world, without the linear algebra that many states need.
+    It is the mean over the actions, equal to `expected_update` without the linear algebra that many states need.
     """
     zero = jnp.zeros((), logits.dtype)
 
-    def at(action: jax.Array) -> Step:
+    def step_with(action: jax.Array) -> Step:
         return Step(
             student_logits=logits, frozen_logits=logits, student_value=zero, teacher_probs=teacher_row,
             teacher_log_probs=numerics.log_floored(teacher_row, FLOOR), teacher_value=zero, next_teacher_value=zero,
@@ -33,28 +33,28 @@ def update(method: Method, k: Any, teacher_row: jax.Array, logits: jax.Array) ->
 
     total = jnp.zeros_like(logits)
     if method.loss is not None:
-        total -= loss_gradient(method.loss, at(jnp.int32(0)))  # a sum over actions: the same whichever is taken
+        total -= loss_gradient(method.loss, step_with(jnp.int32(0)))  # a sum over actions, equal for all taken
     if method.reward is not None:
         reward = method.reward
-        directions = jax.vmap(lambda action: reward(at(action)) * score(at(action)))
+        directions = jax.vmap(lambda action: reward(step_with(action)) * score(step_with(action)))
         total += jax.nn.softmax(logits) @ directions(jnp.arange(logits.shape[-1], dtype=jnp.int32))
     return total
 
 
 def rest(method: Method, ks: list[int], probs: Any, logits: Any, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the flow of the expected update leads in a state of its own, for every k and row.
+    """Where the flow of the expected update comes to rest in a world of one state, for every k and row.
 
-    Short Euler steps first, as a student's S changes on the way; then linearly implicit ones, which grow as the update
-    vanishes, into Newton's method.
+    The flow is followed in short Euler steps first, because the student's k most probable actions change on the way.
+    Linearly implicit steps follow, which grow as the update vanishes and so become Newton's method.
 
     Args:
-      method: reads `params["k"]`; its loss is a sum over actions.
-      ks: [K].
-      probs, logits: [N, A], teacher and start.
-      num_steps: Euler steps of length `STEP`.
+      method: a method that reads `params["k"]` and whose loss is a sum over actions.
+      ks: K numbers of actions.
+      probs, logits: teacher rows and the student's logits at the start, [N, A] each.
+      num_steps: the number of Euler steps.
 
     Returns:
-      The student's probabilities [K, N, A] and the largest entry of the update there [K, N], float64.
+      The student's probabilities [K, N, A] and the largest entry of the update at rest [K, N], float64.
     """
     with float64():
         return jax.device_get(_rest(method, num_steps, *map(np.asarray, (np.array(ks, float), probs, logits))))
@@ -62,7 +62,7 @@ def rest(method: Method, ks: list[int], probs: Any, logits: Any, num_steps: int)
 
 @functools.partial(jax.jit, static_argnums=0)
 def _rest(method: Method, num_steps: Any, ks: Any, probs: Any, logits: Any) -> Any:
-    def one(k: jax.Array, teacher_row: jax.Array, start: jax.Array) -> Any:
+    def rest_of_row(k: jax.Array, teacher_row: jax.Array, start: jax.Array) -> Any:
         velocity = functools.partial(update, method, k, teacher_row)
 
         def moving(state: Any) -> jax.Array:
@@ -72,7 +72,7 @@ def _rest(method: Method, num_steps: Any, ks: Any, probs: Any, logits: Any) -> A
         def move(state: Any) -> Any:
             x, v, steps = state
             slopes = jax.jacfwd(velocity)(x)
-            growth = jnp.max(jnp.linalg.eigvals(slopes).real)  # of disturbances: a longer step goes back to a saddle
+            growth = jnp.max(jnp.linalg.eigvals(slopes).real)  # of disturbances; a longer step would return to a saddle
             inverse_length = jnp.maximum(jnp.linalg.norm(v) / first_speed + 1e-12, 2 * growth)
             change = jnp.linalg.solve(inverse_length * jnp.eye(len(x), dtype=x.dtype) - slopes, v)
             x = x + change * jnp.minimum(1, FARTHEST / jnp.max(jnp.abs(change)))
@@ -83,4 +83,4 @@ def _rest(method: Method, num_steps: Any, ks: Any, probs: Any, logits: Any) -> A
         x, v, _ = jax.lax.while_loop(moving, move, (x, velocity(x), 0))
         return jax.nn.softmax(x), jnp.max(jnp.abs(v))
 
-    return jax.vmap(jax.vmap(one, (None, 0, 0)), (0, None, None))(ks, probs, logits)
+    return jax.vmap(jax.vmap(rest_of_row, (None, 0, 0)), (0, None, None))(ks, probs, logits)

@@ -1,4 +1,4 @@
-"""Holds the curves of Fig. 8's Q-learning row against the points read off the paper's Fig. 5, as a markdown table."""
+"""Compares the Q-learning row of Fig. 8 with points read off the paper's Fig. 5, in a Markdown table."""
 
 import dataclasses
 import json
@@ -19,13 +19,13 @@ POINTS = Path(__file__).with_name("paper_points.json")
 class Settings:
     """The flags of this comparison."""
 
-    results: str = common.option("results/fig8", "folder in which experiments.fig8 left q_learning.npz")
+    results: str = common.option("results/fig8", "output folder of experiments.fig8, with q_learning.npz")
     outdir: str = common.option("", "folder for targets.md; default: the folder of the results")
-    smoke: bool = common.option(False, "accepted for uniformity; the comparison is quick in any case")
+    smoke: bool = common.option(False, "has no effect: the comparison is always quick")
 
 
 def value_at(result: Result, label: str, iteration: int) -> tuple[float, float]:
-    """Mean over MDPs of the return at `iteration` and its standard error, interpolated between centres of bins."""
+    """Mean over MDPs of the return at `iteration`, and its standard error; interpolated between the bins' centres."""
     curves = result.returns[result.method_index(label)]
     centres = result.iterations - np.diff(result.iterations, prepend=0) / 2
     at = np.array([np.interp(iteration, centres, curve) for curve in curves])
@@ -34,7 +34,7 @@ def value_at(result: Result, label: str, iteration: int) -> tuple[float, float]:
 
 
 def table(result: Result) -> list[str]:
-    """Lines of markdown: column, method, iteration, paper, ours with standard error, difference."""
+    """Lines of Markdown: the paper's points, ours with standard errors, and the differences."""
     paper = json.loads(POINTS.read_text())["fig5"]
     teacher = mean_interval(result.teacher_returns[0]).estimate
     lines = [

@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.test_results import assert_same, make
 
 from experiments import all as run_all
 from experiments import common
-from jaxdistill import load, plotting, results
+from jaxdistill import load, plotting
 from jaxdistill.cli import commands, main
+from jaxdistill.results import storage
+from tests.results.random_results import assert_same, make
 
 ROOT = Path(__file__).resolve().parents[1]
 MANY = 20  # times as many damaged files in the slow tests
@@ -137,7 +138,7 @@ def write_npz(path: Path, metadata: Any, arrays: dict[str, Any], checksum: bool 
     """A results file whose checksum is right, whatever is in it."""
     if checksum and isinstance(metadata, dict):
         plain = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
-        metadata = metadata | {"checksum": results._checksum(metadata, plain)}
+        metadata = metadata | {"checksum": storage.checksum(metadata, plain)}
     with zipfile.ZipFile(path, "w") as archive:
         if metadata is not None:
             archive.writestr("metadata.json", metadata if isinstance(metadata, str | bytes) else json.dumps(metadata))
@@ -147,9 +148,9 @@ def write_npz(path: Path, metadata: Any, arrays: dict[str, Any], checksum: bool 
 
 def contents() -> tuple[dict[str, Any], dict[str, Any]]:
     result = make(num_mdps=2)
-    arrays = {name: getattr(result, name) for name in results.AXES if getattr(result, name) is not None}
-    metadata = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name not in results.AXES}
-    return {"format": results.FORMAT, "version": results.FORMAT_VERSION} | metadata, arrays
+    arrays = {name: getattr(result, name) for name in Result.axes if getattr(result, name) is not None}
+    metadata = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name not in Result.axes}
+    return {"format": storage.FORMAT, "version": storage.FORMAT_VERSION} | metadata, arrays
 
 
 def test_nothing_in_a_file_is_executed(tmp_path):

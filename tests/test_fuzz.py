@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.test_results import make
+from tests.results.random_results import make
 
 from experiments import common, fig8, gaussian_mixtures, oscillation
 from jaxdistill import (

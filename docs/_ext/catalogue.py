@@ -1,4 +1,4 @@
-"""Tables that are made when the site is built, from the objects that they describe."""
+"""Tables of the site, made from the package's own objects when the site is built."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from experiments import all as run_all
-from jaxdistill import methods, results
+from jaxdistill import Result, methods
 from jaxdistill.cli.commands import control_text, gradient_of
 from jaxdistill.methods import Method, zoo
 from jaxdistill.methods.combinators import Objective
@@ -24,7 +24,7 @@ GROUPS: dict[str, Iterable[Objective]] = {
     "top-k": zoo._TOP_K,
 }
 
-# What the paper's functions compute. A method with a function that is not here stops the build.
+# The formulas of the paper's loss and reward functions. The build stops at a method whose function is missing here.
 _FORMULAS: dict[Any, str] = {
     None: "",
     methods.cross_entropy: "H(pi||pi_theta)",
@@ -51,13 +51,13 @@ def _paper(method: Method) -> list[str]:
 
 
 def paper_table(_: str) -> list[list[str]]:
-    """The paper's methods: what each is made of, and the gradient of."""
+    """The paper's methods, with the loss and the reward of each and the loss whose gradient it descends."""
     header = ["name", "descends", "q", "l_t", "r'_t"]
     return [header, *(_paper(method) for method in methods.METHODS.values())]
 
 
 def zoo_table(group: str) -> list[list[str]]:
-    """A group of the further objectives: parts, numbers, what each is the gradient of, and where it is from."""
+    """A group of the objectives of `ZOO`: their parts and numbers, the loss that they descend, and their source."""
     rows = [["name", "descends", "made of", "source"]]
     for objective in GROUPS[group]:
         parts = [name for name in ("loss", "reward", "next_reward") if getattr(objective, name)]
@@ -72,18 +72,18 @@ def zoo_table(group: str) -> list[list[str]]:
 
 
 def experiments_table(_: str) -> list[list[str]]:
-    """The experiments in the order in which `experiments.all` runs them, with what they take."""
+    """The experiments in the order in which `experiments.all` runs them, with their run times."""
     rows = [["name", "what it shows", "`--smoke`", "default", "worlds"]]
-    for one in run_all.TABLE:
-        title = run_all.caption(one.name).split("\n\n")[0].replace("\n", " ")
-        times = [duration(one.smoke_seconds), duration(one.seconds)]
-        rows.append([f"`{one.name}`", title, *times, str(one.worlds or "")])
+    for experiment in run_all.TABLE:
+        title = run_all.caption(experiment.name).split("\n\n")[0].replace("\n", " ")
+        times = [duration(experiment.smoke_seconds), duration(experiment.seconds)]
+        rows.append([f"`{experiment.name}`", title, *times, str(experiment.worlds or "")])
     return rows
 
 
 def axes_table(_: str) -> list[list[str]]:
     """The arrays of a result with their axes."""
-    return [["array", "axes"], *([f"`{name}`", ", ".join(axes)] for name, axes in results.AXES.items())]
+    return [["array", "axes"], *([f"`{name}`", ", ".join(axes)] for name, axes in Result.axes.items())]
 
 
 _TABLES: dict[str, Callable[[str], list[list[str]]]] = {
@@ -95,7 +95,7 @@ _TABLES: dict[str, Callable[[str], list[list[str]]]] = {
 
 
 def to_markdown(rows: list[list[str]]) -> list[str]:
-    """Lines of a Markdown table; the first row is its head."""
+    """The lines of a Markdown table, whose head is the first row."""
     cells = [[cell.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_") for cell in row] for row in rows]
     cells = [[c.replace("\\_", "_") if c.startswith("`") else c for c in row] for row in cells]
     head, *body = ("| " + " | ".join(row) + " |" for row in cells)
@@ -103,7 +103,7 @@ def to_markdown(rows: list[list[str]]) -> list[str]:
 
 
 class Catalogue(SphinxDirective):
-    """```{catalogue} paper-methods``` or ```{catalogue} objectives top-k```."""
+    """The directive of the tables: ```{catalogue} paper-methods``` or ```{catalogue} objectives top-k```."""
 
     required_arguments = 1
     optional_arguments = 1

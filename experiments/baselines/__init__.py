@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdistill import MDP
-from jaxdistill.training.config import Resolved
+from jaxdistill.training.config import ResolvedCell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Problem:
     """
 
     mdps: MDP
-    cells: tuple[Resolved, ...]
+    cells: tuple[ResolvedCell, ...]
     num_iterations: int
     initial: np.ndarray | None = None
     cost: np.ndarray | None = None

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from experiments.baselines import Problem, Trained
+from jaxdistill.estimators import ESTIMATORS, Estimator
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.scheduling import block, pool
 from jaxdistill.training import tasks
@@ -42,26 +43,26 @@ def train(problem: Problem) -> Trained:
     return Trained(steps, seconds, params, returns, lengths, _used(problem, sums[..., 1], chunks))
 
 
-def _used(problem: Problem, steps: np.ndarray, chunks: list[tuple[bool, int]]) -> dict[str, float]:
-    """Part of the lanes' ticks that moved a student, by estimator; a Monte Carlo step takes two."""
-    found = {}
-    for estimator, ticks_per_step in (("td", 1), ("mc", 2)):
-        mine = [i for i, cell in enumerate(problem.cells) if cell.estimator == estimator]
-        ran = sum(number for monte_carlo, number in chunks if monte_carlo == (estimator == "mc"))
-        if mine and ran:
-            found[estimator] = float(steps[mine].sum() * ticks_per_step / ran)
-    return found
+def _used(problem: Problem, steps: np.ndarray, chunks: list[tuple[Estimator, int]]) -> dict[str, float]:
+    """By estimator, the part of the lanes' ticks that moved a student."""
+    shares = {}
+    for estimator in ESTIMATORS.values():
+        cells = [i for i, cell in enumerate(problem.cells) if cell.config.estimator == estimator.name]
+        num_ticks = sum(number for chunk_estimator, number in chunks if chunk_estimator == estimator)
+        if cells and num_ticks:
+            shares[estimator.name] = float(steps[cells].sum() * estimator.ticks_per_step / num_ticks)
+    return shares
 
 
 @contextlib.contextmanager
-def _counted_ticks() -> Iterator[list[tuple[bool, int]]]:
-    """A list of (whether Monte Carlo, lanes * ticks) of every chunk that runs meanwhile."""
-    chunks: list[tuple[bool, int]] = []
-    original = block.Block._ticks
+def _counted_ticks() -> Iterator[list[tuple[Estimator, int]]]:
+    """A list of (estimator, lanes * ticks) of every chunk that runs inside the block."""
+    chunks: list[tuple[Estimator, int]] = []
+    run_ticks = block.Block._run_ticks
 
     def counting(self: Any, number: int) -> Any:
-        chunks.append((self.program.monte_carlo, len(self.occupant) * number))
-        return original(self, number)
+        chunks.append((self.program.estimator, len(self.occupant) * number))
+        return run_ticks(self, number)
 
-    with mock.patch.object(block.Block, "_ticks", counting):
+    with mock.patch.object(block.Block, "_run_ticks", counting):
         yield chunks

@@ -94,14 +94,14 @@ def tick(mix: Mix, num_ticks: int, parts: Sequence[str], wider: Sequence[int], r
     """
     usual, found = ticks.usual_width(mix.rows), {}
     problem, _ = problems.fig8_mix(ticks.filling(mix, max([1, *wider]) * usual), 1)
-    estimators = dict.fromkeys(cell.estimator for cell in problem.cells)
+    estimators = dict.fromkeys(cell.config.estimator for cell in problem.cells)
     for estimator, num_lanes in [(e, usual) for e in estimators] + [("td", usual * n) for n in wider]:
-        block = ticks.full_block(problem, estimator == "mc", num_lanes)
+        block = ticks.full_block(problem, estimator, num_lanes)
         lanes = block.lanes
         assert lanes is not None
         text = ticks.variant(block, []).text
         seconds = ticks.measure(block, num_ticks, parts, repeats)
-        tables = [lanes.table[0].size, lanes.scales.size, block.teachers.size, block.worlds.arrivals.size]
+        tables = [lanes.tables.rows[0].size, lanes.tables.scales.size, block.teachers.size, block.worlds.arrivals.size]
         found[f"{estimator}, {num_lanes} lanes"] = {
             "estimator": estimator,
             "lanes": num_lanes,

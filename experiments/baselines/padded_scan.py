@@ -19,7 +19,7 @@ from jax import lax
 from experiments.baselines import Problem, Trained
 from jaxdistill import MDP, Teacher
 from jaxdistill.methods import Method, Step, numerics
-from jaxdistill.training.config import Config, Resolved
+from jaxdistill.training.config import Config, ResolvedCell
 
 HORIZON = 500  # steps; at a termination probability of 0.01, 0.7 % of the episodes that end in no other way are longer
 
@@ -170,11 +170,11 @@ def train(problem: Problem, horizon: int = HORIZON) -> Trained:
     return Trained(steps, seconds, params, returns / problem.num_iterations, lengths / problem.num_iterations)
 
 
-def _groups(cells: tuple[Resolved, ...]) -> list[tuple[Method, str, list[int]]]:
+def _groups(cells: tuple[ResolvedCell, ...]) -> list[tuple[Method, str, list[int]]]:
     """The cells that share a program: (method, estimator, their numbers)."""
     found: dict[tuple[str, str], list[int]] = {}
     for i, cell in enumerate(cells):
-        found.setdefault((cell.method.name, cell.estimator), []).append(i)
+        found.setdefault((cell.method.name, cell.config.estimator), []).append(i)
     return [(cells[members[0]].method, estimator, members) for (_, estimator), members in found.items()]
 
 
@@ -195,7 +195,7 @@ def _students(problem: Problem, members: list[int], params: np.ndarray, key: jax
     return worlds, teacher, numbers, starts, jax.random.split(key, num)
 
 
-def _numbers(cells: list[Resolved], name: str) -> jax.Array:
+def _numbers(cells: list[ResolvedCell], name: str) -> jax.Array:
     def of(config: Config, method: Method) -> float:
         fixed = method.discount if name == "discount" else None
         return getattr(config, name) if fixed is None else fixed

@@ -11,13 +11,13 @@ from experiments import common, fig8
 from experiments.baselines import Problem
 from jaxdistill import Cell, Config, Teacher, teachers
 from jaxdistill.mdp import exact
-from jaxdistill.training.config import Resolved
+from jaxdistill.training.config import ResolvedCell, resolve_cell
 
 
-def resolved(cells: Mapping[str, Cell]) -> tuple[Resolved, ...]:
+def resolved(cells: Mapping[str, Cell]) -> tuple[ResolvedCell, ...]:
     """Cells with nothing left open, as `jaxdistill.train` makes them."""
     return tuple(
-        Resolved(label, jaxdistill.methods.get(cell.method), cell.teacher, Config(**cell.changes))
+        resolve_cell(label, jaxdistill.methods.get(cell.method), cell.teacher, Config(**cell.changes))
         for label, cell in cells.items()
     )
 

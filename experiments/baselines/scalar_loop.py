@@ -22,7 +22,7 @@ from experiments.baselines import Problem, Trained
 from jaxdistill import methods
 from jaxdistill.engine import packing
 from jaxdistill.methods import Method
-from jaxdistill.training.config import Resolved
+from jaxdistill.training.config import ResolvedCell
 
 LOSSES: tuple[Any, ...] = (
     None,
@@ -89,7 +89,7 @@ def pack_world(mdps: Any, index: int) -> tuple[Any, ...]:
     )
 
 
-def pack_teacher(cell: Resolved, mdps: Any) -> np.ndarray:
+def pack_teacher(cell: ResolvedCell, mdps: Any) -> np.ndarray:
     """float32 [M, S, 2A + 1]: the policy, its logarithm above the floor, and the value; zeros without a teacher."""
     if cell.teacher is None:
         return np.zeros((mdps.num_mdps, mdps.num_states, 2 * mdps.num_actions + 1), np.float32)
@@ -98,7 +98,7 @@ def pack_teacher(cell: Resolved, mdps: Any) -> np.ndarray:
     return np.concatenate([probs, logs, values[..., None]], axis=-1)
 
 
-def pack_numbers(cell: Resolved) -> tuple[np.float32, ...]:
+def pack_numbers(cell: ResolvedCell) -> tuple[np.float32, ...]:
     """Learning rates, discount and the factors of l and of Rhat."""
     config, fixed = cell.config, cell.method.discount
     discount = config.discount if fixed is None else fixed

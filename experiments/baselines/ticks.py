@@ -51,8 +51,8 @@ class _NoCredit(StudentRule):
     def next_reward(self, student: Any, step: Any) -> Any:
         return jnp.zeros_like(step.reward)
 
-    def bootstrap(self, student: Any, next_row: Any, step: Any, alive: Any) -> Any:
-        return alive
+    def state_value(self, student: Any, row: Any, teacher_value: Any) -> Any:
+        return teacher_value
 
     def credit(self, student: Any, row: Any, step: Any, target: Any) -> Any:
         return jax.tree.map(lambda part: part + 0 * target, row)
@@ -85,10 +85,10 @@ def _first_rows(table: Any, index: Any) -> Any:
 def without(parts: Sequence[str], lanes: Lanes, worlds: Any, teachers: jax.Array) -> Iterator[None]:
     """The engine with `parts` replaced while it is traced."""
     sizes = {
-        lanes.table[0].shape: "rows",
+        lanes.tables.rows[0].shape: "rows",
         teachers.shape: "rows",
-        lanes.scales.shape: "scales",
-        **({lanes.records.shape: "record"} if lanes.records is not None else {}),
+        lanes.tables.scales.shape: "scales",
+        **({lanes.tables.records.shape: "record"} if lanes.tables.records is not None else {}),
         **{table.shape: "world" for table in (worlds.outcomes, worlds.continue_prob, worlds.arrivals, worlds.starts)},
     }
     read, write = tick.read, tick.write
@@ -101,10 +101,10 @@ def without(parts: Sequence[str], lanes: Lanes, worlds: Any, teachers: jax.Array
         left_out = "write" if isinstance(tables, tuple) else sizes.get(tables.shape)
         return tables if left_out in parts else write(tables, index, rows)
 
-    bits = _hash if "random" in parts else tick.threefry.threefry
+    bits = _hash if "random" in parts else tick.threefry.random_bits
     with (
         mock.patch.multiple(tick, read=partly_read, write=partly_write),
-        mock.patch.object(tick.threefry, "threefry", bits),
+        mock.patch.object(tick.threefry, "random_bits", bits),
     ):
         yield
 
@@ -148,19 +148,19 @@ def filling(mix: Mix, num_lanes: int) -> Mix:
     return mix._replace(num_students=mix.num_cells * -(-num_lanes // fewest))
 
 
-def full_block(problem: Problem, monte_carlo: bool, num_lanes: int, num_ticks: int = 2000) -> Block:
+def full_block(problem: Problem, estimator: str, num_lanes: int, num_ticks: int = 2000) -> Block:
     """A block of so many lanes in the middle of training, all of them busy and far from the end."""
     key = jax.random.key(problem.seed)
     cost = np.ones(problem.mdps.num_mdps) if problem.cost is None else problem.cost
     cells = [dataclasses.replace(c, config=dataclasses.replace(c.config, num_iterations=2**20)) for c in problem.cells]
     made = tasks.make_tasks(key, problem.mdps, cells, cost, lambda *_: None, initial=problem.initial)
-    task = next(task for task in made if task.program.monte_carlo == monte_carlo)
+    task = next(task for task in made if task.program.estimator.name == estimator)
     task.program = dataclasses.replace(task.program, num_lanes=num_lanes)
     block = Block(task, pool.workers()[0], share=len(task.cost))
     block.refill()
     if not (block.occupant >= 0).all():
         raise ValueError(f"{len(task.cost)} students do not fill {num_lanes} lanes; use more.")
-    block._ticks(num_ticks)
+    block._run_ticks(num_ticks)
     return block
 
 

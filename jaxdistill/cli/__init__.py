@@ -1,1 +1,1 @@
-"""The command line `jaxdistill`: `main` parses it, `commands` does what each command says."""
+"""The command line `jaxdistill`: `main` parses the arguments, `commands` holds a function for each command."""

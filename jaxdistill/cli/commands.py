@@ -1,4 +1,4 @@
-"""What the command line does: one function for each of its commands, given the parsed arguments."""
+"""The commands of the command line: a function for each, which takes the parsed arguments."""
 
 import argparse
 import inspect
@@ -25,23 +25,23 @@ from jaxdistill.worlds import garnet
 from jaxdistill.worlds.gridworld import sample_mdps
 from jaxdistill.worlds.gymnasium import from_gymnasium
 
-NO_LOSS = "no loss"
+NO_LOSS = "no loss"  # the text for an update for which no function is stated whose gradient it is
 TEACHERS = ("q_learning", "actor_critic", "optimal", "adversarial", "uniform")
 TRAINING: dict[str, tuple[type, str]] = {
     "num_checkpoints": (int, "points of each learning curve"),
-    "estimator": (str, "returns: td (TD(1)) or mc (as sampled), for methods that do not fix it"),
-    "reduction": (str, "an episode's update is the mean or the sum over its steps"),
+    "estimator": (str, "how to estimate returns, if the method does not fix it: td (one-step target) or mc (sampled)"),
+    "reduction": (str, "whether an episode's update is the mean or the sum over its steps"),
     "learning_rate": (float, "step size of the student's logits"),
     "value_learning_rate": (float, "step size of the student's value table"),
-    "discount": (float, "discount of the returns trained on, in [0, 1]; what is shown is undiscounted"),
-    "probability_floor": (float, "least teacher probability inside a logarithm, in [0, 1)"),
-    "max_episode_steps": (int, "steps after which a training episode is cut"),
+    "discount": (float, "discount of the returns in training, in [0, 1]; the returns that are shown are undiscounted"),
+    "probability_floor": (float, "lower bound on the teacher's probabilities inside a logarithm, in [0, 1)"),
+    "max_episode_steps": (int, "steps after which a training episode is cut off"),
 }
-DEFAULTS = {"num_checkpoints": 20}  # where they are not those of a `Config`
+DEFAULTS = {"num_checkpoints": 20}  # these replace the defaults of `Config`
 
 
 def method(name: str) -> Method:
-    """The method of a name of `METHODS` or `ZOO`, or of one of `METHODS` with `_r` for its reward added."""
+    """The method with this name in `METHODS` or `ZOO`; a name of `METHODS` with the ending `_r` adds the reward."""
     if name in ZOO:
         return ZOO[name]
     try:
@@ -50,31 +50,28 @@ def method(name: str) -> Method:
         raise ValueError(f"Unknown method {name!r}; python -m jaxdistill methods lists them.") from None
 
 
-def gradient_of(chosen: Method) -> str:
-    """What a method's expected update descends, summed over steps and undiscounted, in words."""
-    if isinstance(chosen, Objective):
-        return chosen.gradient_of
-    return LOSSES[chosen.name].text if METHODS.get(chosen.name) is chosen and chosen.name in LOSSES else NO_LOSS
+def gradient_of(method: Method) -> str:
+    """The function whose gradient is the method's expected update, as text; its sums over steps are undiscounted."""
+    if isinstance(method, Objective):
+        return method.gradient_of
+    return LOSSES[method.name].text if METHODS.get(method.name) is method and method.name in LOSSES else NO_LOSS
 
 
-def control_text(chosen: Method) -> str:
-    """The control policy in words, such as "student" or "0.5 student + 0.5 teacher by episode"."""
-    parts = [
-        (weight, who)
-        for weight, who in zip(chosen.control.weights, ("student", "teacher", "uniform"), strict=True)
-        if weight
-    ]
+def control_text(method: Method) -> str:
+    """The control policy as text, such as "student" or "0.5 student + 0.5 teacher by episode"."""
+    weights = zip(method.control.weights, ("student", "teacher", "uniform"), strict=True)
+    parts = [(weight, policy) for weight, policy in weights if weight]
     if len(parts) == 1:
         return parts[0][1]
-    return " + ".join(f"{weight:g} {who}" for weight, who in parts) + f" by {chosen.control.per}"
+    return " + ".join(f"{weight:g} {policy}" for weight, policy in parts) + f" by {method.control.per}"
 
 
 def run_methods(args: argparse.Namespace) -> None:
-    """Lists METHODS and ZOO, or says what one of them is."""
+    """Lists METHODS and ZOO, or prints the formula of a method."""
     if args.name:
         print(_details(method(args.name)))
         return
-    for title, group in (("METHODS, of the paper", METHODS), ("ZOO, of the field", ZOO)):
+    for title, group in (("METHODS, the methods of the paper", METHODS), ("ZOO, further objectives", ZOO)):
         lines = [(name, control_text(item), gradient_of(item)) for name, item in group.items()]
         header = ("name", "control q", "expected update is the gradient of")
         widths = [max(len(line[i]) for line in [header, *lines]) for i in range(2)]
@@ -82,80 +79,96 @@ def run_methods(args: argparse.Namespace) -> None:
         for name, q, text in [header, *lines]:
             print(f"  {name:{widths[0]}}  {q:{widths[1]}}  {text}")
         print()
-    print("Sums over steps, undiscounted; the name of one for its formula. A name of METHODS with _r adds the reward.")
+    print("The sums over steps are undiscounted. 'jaxdistill methods NAME' prints the formula of a method.")
+    print("A name of METHODS with the ending _r adds the reward of the environment to the method.")
 
 
-def _details(chosen: Method) -> str:
-    def said(fn: Callable | None, otherwise: str) -> str:
-        text = inspect.getdoc(fn) if fn is not None and fn.__module__ in _STEP_MODULES else None
-        return "-" if fn is None else " ".join((text or otherwise).split()).rstrip(".")
-
+def _details(method: Method) -> str:
+    """The formula of a method: its description and a line for each of its parts."""
     lines = {
         "update": "E_q sum_t [ -grad log pi_theta(a_t) Rhat_t + grad l_t ]",
-        "q": control_text(chosen),
-        "l": said(chosen.loss, "composed, see jaxdistill/objectives.py"),
-        "rhat": said(chosen.reward, "composed, see jaxdistill/objectives.py"),
-        "rhat from t+1": said(chosen.next_reward, "composed, see jaxdistill/objectives.py"),
-        "estimator": chosen.estimator or "td or mc, as configured",
-        "reduction": chosen.reduction or "mean or sum over steps, as configured",
-        "baseline": "V_theta" if chosen.baseline and chosen.has_return else "-",
-        "discount": "as configured" if chosen.discount is None else f"{chosen.discount:g}",
-        "numbers": ", ".join(f"{name} {value:g}" for name, value in chosen.params.items()) or "-",
-        "gradient of": gradient_of(chosen),
-        "source": chosen.source if isinstance(chosen, Objective) else "Czarnecki et al. 2019",
-        "tried by": f"python -m jaxdistill check {chosen.name}",
+        "q": control_text(method),
+        "l": _formula(method.loss),
+        "rhat": _formula(method.reward),
+        "rhat from t+1": _formula(method.next_reward),
+        "estimator": method.estimator or "td or mc, as configured",
+        "reduction": method.reduction or "mean or sum over steps, as configured",
+        "baseline": "V_theta" if method.baseline and method.has_return else "-",
+        "discount": "as configured" if method.discount is None else f"{method.discount:g}",
+        "numbers": ", ".join(f"{name} {value:g}" for name, value in method.params.items()) or "-",
+        "gradient of": gradient_of(method),
+        "source": method.source if isinstance(method, Objective) else "Czarnecki et al. 2019",
+        "tried by": f"python -m jaxdistill check {method.name}",
     }
     return "\n".join(
-        [f"{chosen.name}: {chosen.description}", *(f"  {name:13}  {text}" for name, text in lines.items())]
+        [f"{method.name}: {method.description}", *(f"  {name:13}  {text}" for name, text in lines.items())]
     )
 
 
-_STEP_MODULES = ("jaxdistill.methods.method", "jaxdistill.methods.step_functions")
+def _formula(step_function: Callable | None) -> str:
+    """The docstring of a step function, which is its formula, on one line; "-" for None.
+
+    A function that a combinator returned has no docstring of its own; its formula is in the source code.
+    """
+    if step_function is None:
+        return "-"
+    is_composed = not inspect.isfunction(step_function) or "<locals>" in step_function.__qualname__
+    text = None if is_composed else inspect.getdoc(step_function)
+    return " ".join((text or "composed, see jaxdistill/methods/zoo.py").split()).rstrip(".")
 
 
 def run_check(args: argparse.Namespace) -> None:
-    """Prints what `check_method` finds."""
+    """Prints the outcome of `check_method`."""
     print(check_method(method(args.name), num_mdps=args.num_mdps, key=_key(args)))
 
 
 def _key(args: argparse.Namespace) -> jax.Array:
+    """The random key of the seed on the command line."""
     return jax.random.key(checks.seed(args.seed))
 
 
 def run_compare(args: argparse.Namespace) -> None:
-    """Trains, prints the comparison, and saves result and figures."""
-    chosen = {name: method(name) for name in args.methods.split(",")}
-    stem = Path(args.out)
-    if not stem.name:
-        raise ValueError(f"--out must name a file, without .npz; got {args.out!r}.")
-    target = stem.with_name(stem.name + ".npz")
-    if target.exists() and not args.overwrite:
-        raise ValueError(f"{target} exists; use another --out, or --overwrite.")
-    if not target.parent.is_dir():
-        raise ValueError(f"There is no folder {target.parent}; make it, or use another --out.")
-    baseline = args.baseline or next(iter(chosen))
-    if baseline not in chosen:
-        raise ValueError(f"--baseline={baseline} is not one of the methods {', '.join(chosen)}.")
-    if args.reach is not None:  # before the work, not after it
+    """Trains, prints the comparison, and saves the result and its figures."""
+    methods = {name: method(name) for name in args.methods.split(",")}
+    results_path = _results_path(args)
+    baseline = args.baseline or next(iter(methods))
+    if baseline not in methods:
+        raise ValueError(f"--baseline={baseline} is not one of the methods {', '.join(methods)}.")
+    if args.reach is not None:  # `compare` would refuse it only after the training
         checks.number("--reach", args.reach)
     checks.number("--teacher_noise", args.teacher_noise, 0, 1)
     config = Config(num_iterations=args.num_iterations, **{name: getattr(args, name) for name in TRAINING})
-    worlds_key, teacher_key, noise_key, key = jax.random.split(_key(args), 4)
+    worlds_key, teacher_key, noise_key, training_key = jax.random.split(_key(args), 4)
     mdps = _worlds(args, worlds_key)
     teacher = _teacher(args, teacher_key, mdps, config)
     if args.teacher_noise:
         teacher = teachers.with_noise(noise_key, mdps, teacher, args.teacher_noise)
-    result = train(key, mdps, teacher, chosen, config, progress=True)
+    result = train(training_key, mdps, teacher, methods, config, progress=True)
     comparison = compare(result, baseline, reach=args.reach)
-    result.save(target)
+    result.save(results_path)
     print(comparison)
-    print(target)
+    print(results_path)
+    stem = Path(args.out)
     _draw(result, stem)
-    if len(chosen) > 1:
+    if len(methods) > 1:
         _draw(comparison, stem.with_name(stem.name + "_intervals"))
 
 
+def _results_path(args: argparse.Namespace) -> Path:
+    """The path of the results file; ValueError if it cannot be written, or exists and must not be replaced."""
+    stem = Path(args.out)
+    if not stem.name:
+        raise ValueError(f"--out must name a file, without .npz; got {args.out!r}.")
+    path = stem.with_name(stem.name + ".npz")
+    if path.exists() and not args.overwrite:
+        raise ValueError(f"{path} exists; use another --out, or --overwrite.")
+    if not path.parent.is_dir():
+        raise ValueError(f"There is no folder {path.parent}; make it, or use another --out.")
+    return path
+
+
 def _worlds(args: argparse.Namespace, key: jax.Array) -> MDP:
+    """The MDPs of --worlds."""
     kind, _, name = args.worlds.partition(":")
     if args.num_mdps < 1:
         raise ValueError(f"--num_mdps must be at least 1; got {args.num_mdps}.")
@@ -171,6 +184,7 @@ def _worlds(args: argparse.Namespace, key: jax.Array) -> MDP:
 
 
 def _teacher(args: argparse.Namespace, key: jax.Array, mdps: MDP, config: Config) -> Teacher:
+    """The teacher of --teacher."""
     if args.teacher == "q_learning":
         options = dict(discount=config.discount, max_episode_steps=config.max_episode_steps)
         return teachers.q_learning(key, mdps, num_iterations=config.num_iterations, progress=True, **options)
@@ -179,46 +193,44 @@ def _teacher(args: argparse.Namespace, key: jax.Array, mdps: MDP, config: Config
     return getattr(teachers, args.teacher)(mdps, discount=config.discount)
 
 
-def _draw(what: Any, stem: Path, **options: Any) -> None:
+def _draw(drawable: Any, stem: Path, **options: Any) -> None:
+    """Saves the figure of a result or a comparison as PNG and PDF, and prints their paths."""
     from jaxdistill import plotting
 
-    for path in plotting.save_figure(what.plot(**options), stem):
+    for path in plotting.save_figure(drawable.plot(**options), stem):
         print(path)
 
 
 def run_show(args: argparse.Namespace) -> None:
-    """Prints what is in a results file."""
+    """Prints the contents of a results file."""
     result = results.load(args.file)
     print(result)
     print("\nmethod: mean exact return of the final students, of the teacher")
     for p, label in enumerate(result.labels):
-        ours, theirs = result.final_returns[p].mean(), result.teacher_returns[p].mean()
-        print(f"  {label}: {ours:.4g}, {theirs:.4g} (curve {result.curve_kind[p]})")
+        student_return, teacher_return = result.final_returns[p].mean(), result.teacher_returns[p].mean()
+        print(f"  {label}: {student_return:.4g}, {teacher_return:.4g} (curve {result.curve_kind[p]})")
     print("\narrays: shape (axes)")
     for name, axes in result.axes.items():
         array = getattr(result, name)
         if array is not None:
             print(f"  {name}: {array.shape} ({', '.join(axes)})")
-    for name, found in (
-        ("settings", _brief(result.settings)),
-        ("versions", result.versions),
-        ("faults", result.faults),
-    ):
-        print(f"\n{name}:{'' if found else ' none'}")
-        for line in json.dumps(found, indent=2).splitlines()[1:-1]:
+    sections = {"settings": _without_repetition(result.settings), "versions": result.versions, "faults": result.faults}
+    for name, content in sections.items():
+        print(f"\n{name}:{'' if content else ' none'}")
+        for line in json.dumps(content, indent=2).splitlines()[1:-1]:
             print(line)
 
 
-def _brief(settings: dict[str, Any]) -> dict[str, Any]:
-    """Of the configuration of each cell only what differs from the configuration of all."""
+def _without_repetition(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, in which the configuration of a cell is reduced to its differences from the common one."""
     cells, common = settings.get("cells"), settings.get("config", {})
     if not isinstance(cells, dict):
         return settings
-    brief = {}
+    reduced_cells = {}
     for label, cell in cells.items():
-        own = {name: value for name, value in cell.get("config", {}).items() if common.get(name, ...) != value}
-        brief[label] = {name: value for name, value in cell.items() if name != "config"} | own
-    return settings | {"cells": brief}
+        differences = {name: value for name, value in cell.get("config", {}).items() if common.get(name, ...) != value}
+        reduced_cells[label] = {name: value for name, value in cell.items() if name != "config"} | differences
+    return settings | {"cells": reduced_cells}
 
 
 def run_plot(args: argparse.Namespace) -> None:
@@ -230,14 +242,14 @@ def run_plot(args: argparse.Namespace) -> None:
 
 def run_table(args: argparse.Namespace) -> None:
     """Prints the comparison of results files."""
-    loaded = {file: results.load(file) for file in args.files}
-    labels = [label for result in loaded.values() for label in result.labels]
-    names = {Path(file).stem: result for file, result in loaded.items()}
-    # Names only where they are needed to tell methods apart.
-    distinct = len(set(labels)) == len(labels)
-    if not distinct and len(names) < len(loaded):
-        names = dict(loaded)
-    table = compare(list(loaded.values()) if distinct else names, args.baseline, reach=args.reach)
+    by_path = {file: results.load(file) for file in args.files}
+    labels = [label for result in by_path.values() for label in result.labels]
+    if len(set(labels)) == len(labels):
+        table = compare(list(by_path.values()), args.baseline, reach=args.reach)
+    else:  # the files' names, or their paths if the names are equal too, distinguish methods with equal labels
+        by_name = {Path(file).stem: result for file, result in by_path.items()}
+        named = by_name if len(by_name) == len(by_path) else by_path
+        table = compare(named, args.baseline, reach=args.reach)
     columns = args.columns.split(",") if args.columns else None
     if args.format == "text" and columns:
         raise ValueError("--columns is for --format=markdown and --format=latex.")

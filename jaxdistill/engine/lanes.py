@@ -1,4 +1,4 @@
-"""A block of lanes: all that its students carry, and how a student gets in, starts an episode, and gets out."""
+"""What the lanes of a block carry, and how a student enters a lane, starts an episode, and leaves."""
 
 import dataclasses
 import functools
@@ -12,7 +12,8 @@ from jax import lax
 
 from jaxdistill.engine import threefry, xla
 from jaxdistill.engine.packing import Worlds, count_reached, read
-from jaxdistill.engine.rules import Row, Rule, Student
+from jaxdistill.engine.rules import Rule, Student
+from jaxdistill.estimators.estimator import Estimator, Row
 from jaxdistill.methods.numerics import sample_index
 
 STEP_STREAM, START_STREAM = 0, 1  # purposes of random draws
@@ -25,11 +26,11 @@ class Program:
 
     Attributes:
       rule: how rows become policies and steps become credit.
-      monte_carlo: walk episodes backward (`tick_mc`) instead of crediting by TD(1).
-      num_lanes: W, fixed, so that a student's numbers do not depend on how many run beside it.
+      estimator: how returns are estimated, and so what a tick does.
+      num_lanes: W, fixed, so that a student's numbers do not depend on how many students run beside it.
       num_checkpoints: C bins of the learning curves.
       max_steps: an episode is cut after so many steps (and counted as truncated).
-      mean: whether an episode's update is the mean over its steps; else the sum.
+      reduction: "mean" or "sum", how the updates of an episode's steps become one.
       ring: iterations whose scale is remembered; `settle` must run at least once in ring - 2 iterations.
       schedule, value_schedule: iteration -> factor of the learning rates, or None for constant rates.
       optimizer: gradient transformation over {"logits": [O, A], "values": [O]}, or None for plain SGD.
@@ -38,11 +39,11 @@ class Program:
     """
 
     rule: Rule
-    monte_carlo: bool
+    estimator: Estimator
     num_lanes: int
     num_checkpoints: int
     max_steps: int = 4096
-    mean: bool = True
+    reduction: str = "mean"
     ring: int = 8192
     schedule: Schedule | None = None
     value_schedule: Schedule | None = None
@@ -53,64 +54,47 @@ class Program:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Pending:
-    """TD: the step taken last, which the next tick credits."""
-
-    valid: jax.Array
-    row: Row
-    teacher_row: jax.Array
-    observation: jax.Array
-    action: jax.Array
-    reward: jax.Array
-    alive: jax.Array  # 1.0 where the episode went on
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Replay:
-    """MC: walking the episode backward, what step t + 1 hands to step t."""
-
-    remaining: jax.Array  # steps still to credit; 0 while playing forward
-    next_return: jax.Array
-    next_reward: jax.Array
-    next_teacher_value: jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Lanes:
-    """The whole carry; per lane unless said otherwise.
+class LaneTables:
+    """The tables of all lanes, each with the rows of one lane after those of the other.
 
     Attributes:
-      table: [W * O, width] for each part of the rule's rows.
+      rows: [W * O, width] for each part of the rule's rows.
       scales: [W * ring, 2], by which an iteration's directions of logits and value are multiplied.
       curves: [W * C, 2], sums over the iterations of a bin of undiscounted return and of length.
-      records: int32 [W * max_steps, 4], state, observation, action, outcome of every step of the episode; None for TD.
-      student: its constants.
-      until: iteration at which the lane pauses.
-      iteration, time: episodes finished; steps taken in this one.
-      count: steps taken in all (position in the random stream).
-      state, observation: where it is.
-      control: [3], this episode's weights of student, teacher and uniform policy.
-      scale: [2], of the iteration just finished.
-      bin, bin_return, bin_length, episode_return: learning-curve accumulators.
-      truncated: episodes cut at max_steps.
-      fault: iteration, counted from 1, in which a row was met that is not finite; 0: none. Such a lane stops.
-      waiting: whether it waits for `optimizer`.
-      work: `Pending` (TD) or `Replay` (MC).
-      opt_state: of `optimizer`, or None.
+      records: int32 [W * max_steps, 4], the `StepRecord`s of the episode; None if the estimator needs none.
     """
 
-    table: Row
+    rows: Row
     scales: jax.Array
     curves: jax.Array
     records: jax.Array | None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LaneState:
+    """What a lane carries besides its tables; every array has a leading axis [W].
+
+    Attributes:
+      student: its constants.
+      iteration, time: episodes finished; steps taken in this one.
+      count: uint32, steps taken in all (the position in the random stream).
+      mdp_state, observation: where the agent is.
+      control: [3], this episode's weights of student, teacher and uniform policy.
+      scale: [2], of the iteration that was finished last.
+      bin, bin_return, bin_length, episode_return: accumulators of the learning curve.
+      truncated: episodes cut at max_steps.
+      fault: iteration, counted from 1, in which a row was not finite; 0: none. Such a lane stops.
+      awaits_optimizer: whether its iteration is complete and `optimizer` must be applied before the next.
+      work: the estimator's work state.
+      opt_state: of `optimizer`, or None.
+    """
+
     student: Student
-    until: jax.Array
     iteration: jax.Array
     time: jax.Array
     count: jax.Array
-    state: jax.Array
+    mdp_state: jax.Array
     observation: jax.Array
     control: jax.Array
     scale: jax.Array
@@ -120,9 +104,18 @@ class Lanes:
     episode_return: jax.Array
     truncated: jax.Array
     fault: jax.Array
-    waiting: jax.Array
+    awaits_optimizer: jax.Array
     work: Any
     opt_state: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """Everything that the lanes of a block carry from one tick to the next."""
+
+    tables: LaneTables
+    state: LaneState
 
 
 def lane_index(program: Program) -> jax.Array:
@@ -130,85 +123,55 @@ def lane_index(program: Program) -> jax.Array:
     return jnp.arange(program.num_lanes, dtype=jnp.int32)
 
 
-def scale_slot(program: Program, iteration: jax.Array) -> jax.Array:
-    """Row of `Lanes.scales` that holds the scale of each lane's `iteration`."""
+def scale_index(program: Program, iteration: jax.Array) -> jax.Array:
+    """The row of `LaneTables.scales` that holds the scale of each lane's `iteration`."""
     return lane_index(program) * program.ring + (iteration & (program.ring - 1))
 
 
-def seen_from(program: Program, lanes: Lanes) -> jax.Array:
-    """The iteration as of which rows are refreshed: the finished one while its directions wait for the optimizer."""
-    return lanes.iteration if program.optimizer is None else lanes.iteration - lanes.waiting.astype(jnp.int32)
+def refresh_iteration(program: Program, state: LaneState) -> jax.Array:
+    """The iteration to which rows are brought up to date: the finished one while it awaits the optimizer."""
+    return state.iteration if program.optimizer is None else state.iteration - state.awaits_optimizer.astype(jnp.int32)
 
 
-def all_credited(lanes: Lanes) -> jax.Array:
-    """Whether no step that was taken waits for its credit, in lanes that are at the start of an episode."""
-    return ~lanes.work.valid if isinstance(lanes.work, Pending) else lanes.work.remaining == 0
-
-
-def begin_episode(program: Program, worlds: Worlds, lanes: Lanes) -> tuple[jax.Array, jax.Array, jax.Array]:
+def begin_episode(program: Program, worlds: Worlds, state: LaneState) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Start state, its observation and the episode's control weights, for every lane."""
-    student = lanes.student
-    choice = jnp.zeros_like(student.mdp)
+    student = state.student
+    start_index = jnp.zeros_like(student.mdp)
     control = student.control
     if worlds.num_starts > 1 or program.episode_control:
-        bits, more_bits = jax.vmap(threefry.threefry, in_axes=(0, 0, None))(student.key, lanes.count, START_STREAM)
+        bits, more_bits = jax.vmap(threefry.random_bits, in_axes=(0, 0, None))(student.key, state.count, START_STREAM)
         if worlds.num_starts > 1:
-            choice = jax.vmap(count_reached)(read(worlds.start_cumulative, student.mdp), threefry.uniform(bits))
+            start_index = jax.vmap(count_reached)(read(worlds.start_cumulative, student.mdp), threefry.uniform(bits))
         if program.episode_control:
-            drawn = jax.vmap(sample_index)(control, threefry.uniform(more_bits))
-            once = jax.nn.one_hot(drawn, 3, dtype=jnp.float32)
-            control = jnp.where(student.per_episode[:, None], once, control)
-    start = read(worlds.starts, student.mdp * worlds.num_starts + choice)
+            component = jax.vmap(sample_index)(control, threefry.uniform(more_bits))
+            component_hot = jax.nn.one_hot(component, 3, dtype=jnp.float32)
+            control = jnp.where(student.per_episode[:, None], component_hot, control)
+    start = read(worlds.starts, student.mdp * worlds.num_starts + start_index)
     return start[:, 0], start[:, 1], control
 
 
 def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
-    """Lanes with nobody in them."""
+    """Lanes without students; `student` gives the shapes of a student's constants, [W, ...]."""
     width, rule = program.num_lanes, program.rule
     ints = functools.partial(jnp.zeros, width, jnp.int32)
     floats = functools.partial(jnp.zeros, width, jnp.float32)
 
-    def parts(number: int) -> Row:
+    def rows(number: int) -> Row:
         return tuple(jnp.zeros((number, rule.width), jnp.float32) for _ in range(rule.num_parts))
 
-    work: Any
-    if program.monte_carlo:
-        work = Replay(
-            remaining=ints(),
-            next_return=floats(),
-            next_reward=floats(),
-            next_teacher_value=floats(),
-        )
-    else:
-        work = Pending(
-            valid=jnp.zeros(width, bool),
-            row=parts(width),
-            teacher_row=jnp.zeros((width, rule.teacher_width), jnp.float32),
-            observation=ints(),
-            action=ints(),
-            reward=floats(),
-            alive=floats(),
-        )
-    opt_state = None
-    if program.optimizer is not None:
-        one = {
-            "logits": jnp.zeros((worlds.num_observations, rule.num_actions), jnp.float32),
-            "values": jnp.zeros(worlds.num_observations, jnp.float32),
-        }
-        opt_state = jax.tree.map(
-            lambda x: jnp.array(jnp.broadcast_to(x, (width, *jnp.shape(x)))), program.optimizer.init(one)
-        )
-    return Lanes(
-        table=parts(width * worlds.num_observations),
+    records = jnp.zeros((width * program.max_steps, 4), jnp.int32) if program.estimator.records_episode else None
+    tables = LaneTables(
+        rows=rows(width * worlds.num_observations),
         scales=jnp.zeros((width * program.ring, 2), jnp.float32),
         curves=jnp.zeros((width * program.num_checkpoints, 2), jnp.float32),
-        records=jnp.zeros((width * program.max_steps, 4), jnp.int32) if program.monte_carlo else None,
+        records=records,
+    )
+    state = LaneState(
         student=jax.tree.map(jnp.array, student),
-        until=ints(),
         iteration=ints(),
         time=ints(),
         count=jnp.zeros(width, jnp.uint32),
-        state=ints(),
+        mdp_state=ints(),
         observation=ints(),
         control=jnp.zeros((width, 3), jnp.float32),
         scale=jnp.zeros((width, 2), jnp.float32),
@@ -218,90 +181,105 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
         episode_return=floats(),
         truncated=ints(),
         fault=ints(),
-        waiting=jnp.zeros(width, bool),
-        work=work,
-        opt_state=opt_state,
+        awaits_optimizer=jnp.zeros(width, bool),
+        work=program.estimator.empty_work(width, rule),
+        opt_state=_initial_opt_state(program, tables.rows),
     )
+    return Lanes(tables, state)
+
+
+def as_params(program: Program, rows: Row) -> dict[str, jax.Array]:
+    """The parameters in tables of rows [..., O, width], as `optimizer` takes them."""
+    a = program.rule.num_actions
+    return {"logits": rows[0][..., :a], "values": rows[0][..., a]}
+
+
+def _initial_opt_state(program: Program, rows: Row) -> Any:
+    """The state of the optimizer at the parameters in `rows`, for every lane; None without an optimizer."""
+    if program.optimizer is None:
+        return None
+    return jax.vmap(program.optimizer.init)(as_params(program, by_lane(program, rows)))
+
+
+def by_lane(program: Program, tables: Any) -> Any:
+    """Tables [W * n, width] as [W, n, width], for each of a tree."""
+    return jax.tree.map(lambda table: table.reshape(program.num_lanes, -1, table.shape[-1]), tables)
 
 
 @xla.compiled(donate=1)
-def load(program: Program, lanes: Lanes, worlds: Worlds, mask: jax.Array, students: Student, who, initial) -> Lanes:
-    """Puts student `who` [W] of `students` ([N, ...]) at iteration 0 into every masked lane; others are untouched.
+def load(program: Program, lanes: Lanes, worlds: Worlds, mask, students: Student, student_index, initial) -> Lanes:
+    """Puts students at iteration 0 into the masked lanes; the other lanes stay as they are.
 
-    `initial`: float32 [W, O, num_params], or None for zeros.
+    Args:
+      program, lanes, worlds: as in `tick.advance`.
+      mask: bool [W].
+      students: `Student` with a leading axis [N].
+      student_index: int32 [W], which of them enters each masked lane.
+      initial: float32 [W, O, num_params], the parameters to start from, or None for zeros.
     """
-    width, rule = program.num_lanes, program.rule
-
-    def pick(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(mask.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
-
+    width, rule, tables = program.num_lanes, program.rule, lanes.tables
     (masked,) = jnp.nonzero(mask, size=width)
 
     def put(table: jax.Array, rows: jax.Array | float = 0.0) -> jax.Array:
-        """In the masked lanes alone: tables may be large."""
+        """Writes the rows of the masked lanes alone, because tables may be large."""
         lane_rows = table.shape[0] // width
         rows = jnp.broadcast_to(jnp.asarray(rows, table.dtype), (width, lane_rows, table.shape[1]))
 
-        def put_one(i: jax.Array, table: jax.Array) -> jax.Array:
-            at = masked[i] * lane_rows
-            return lax.dynamic_update_slice(table, rows[masked[i]], (at, jnp.zeros_like(at)))
+        def put_lane(i: jax.Array, table: jax.Array) -> jax.Array:
+            start = masked[i] * lane_rows
+            return lax.dynamic_update_slice(table, rows[masked[i]], (start, jnp.zeros_like(start)))
 
-        return lax.fori_loop(0, jnp.sum(mask), put_one, table)
+        return lax.fori_loop(0, jnp.sum(mask), put_lane, table)
 
-    params, *others = lanes.table
-    rows = 0.0 if initial is None else jnp.pad(initial, ((0, 0), (0, 0), (0, rule.width - rule.num_params)))
-    kept: dict[str, Any] = dict(
-        table=(put(params, rows), *map(put, others)),
-        curves=put(lanes.curves),
-        scales=lanes.scales,  # what an iteration has not written it does not read
-        records=lanes.records,
-        student=jax.tree.map(lambda x, old: pick(x[who], old), students, lanes.student),
-        opt_state=lanes.opt_state,
+    params, *other_parts = tables.rows
+    initial_rows = 0.0 if initial is None else jnp.pad(initial, ((0, 0), (0, 0), (0, rule.width - rule.num_params)))
+    # Scales and records are written before they are read, so those of an earlier student need not be cleared.
+    tables = dataclasses.replace(
+        tables, rows=(put(params, initial_rows), *map(put, other_parts)), curves=put(tables.curves)
     )
-    left_out: dict[str, Any] = dict.fromkeys(kept)
-    rest = jax.tree.map(lambda x: pick(jnp.zeros_like(x), x), dataclasses.replace(lanes, **left_out))
-    lanes = dataclasses.replace(rest, **kept)
-    if program.optimizer is not None:
-        rows, a = lanes.table[0].reshape(width, -1, rule.width), rule.num_actions
-        fresh = jax.vmap(program.optimizer.init)({"logits": rows[:, :, :a], "values": rows[:, :, a]})
-        lanes = dataclasses.replace(lanes, opt_state=jax.tree.map(pick, fresh, lanes.opt_state))
-    state, observation, control = begin_episode(program, worlds, lanes)
-    return dataclasses.replace(
-        lanes,
-        state=pick(state, lanes.state),
-        observation=pick(observation, lanes.observation),
-        control=pick(control, lanes.control),
+    fresh = dataclasses.replace(
+        jax.tree.map(jnp.zeros_like, lanes.state),
+        student=jax.tree.map(lambda leaf: leaf[student_index], students),
+        opt_state=_initial_opt_state(program, tables.rows),
     )
+    mdp_state, observation, control = begin_episode(program, worlds, fresh)
+    fresh = dataclasses.replace(fresh, mdp_state=mdp_state, observation=observation, control=control)
+    return Lanes(tables, jax.tree.map(functools.partial(_where_lane, mask), fresh, lanes.state))
 
 
-def _settled(program: Program, lanes: Lanes, chosen: jax.Array) -> Row:
-    """The rows of lanes `chosen` [E], each part [E, O, width], with every direction of finished iterations applied."""
-    rule, iteration = program.rule, seen_from(program, lanes)
-    rows = jax.tree.map(lambda part: part.reshape(program.num_lanes, -1, rule.width)[chosen], lanes.table)
-    scales = lanes.scales.reshape(program.num_lanes, program.ring, 2)
+def _where_lane(mask: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """`new` [W, ...] in the masked lanes, `old` in the others."""
+    return jnp.where(mask.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
+
+
+def _settled(program: Program, lanes: Lanes, lane: jax.Array) -> Row:
+    """The rows of the lanes `lane` [E], each part [E, O, width], with all directions of finished iterations applied."""
+    rule, state, iteration = program.rule, lanes.state, refresh_iteration(program, lanes.state)
+    rows = jax.tree.map(lambda part: part[lane], by_lane(program, lanes.tables.rows))
+    scales = by_lane(program, lanes.tables.scales)
 
     def settle_lane(rows: Row, lane: jax.Array) -> Row:
         stamp = rule.stamp(rows).astype(jnp.int32)
-        # The scale of the last iteration is filed by the next tick.
-        is_last = stamp == lanes.iteration[lane] - 1
-        scale = jnp.where(is_last[:, None], lanes.scale[lane], scales[lane, stamp & (program.ring - 1)])
+        # The next tick writes the scale of the iteration that was finished last; until then the state holds it.
+        is_last = stamp == state.iteration[lane] - 1
+        scale = jnp.where(is_last[:, None], state.scale[lane], scales[lane, stamp & (program.ring - 1)])
         return jax.vmap(rule.refresh, in_axes=(0, 0, None))(rows, scale, iteration[lane])
 
-    return jax.vmap(settle_lane)(rows, chosen)
+    return jax.vmap(settle_lane)(rows, lane)
 
 
 @xla.compiled()
-def extract(program: Program, lanes: Lanes, chosen: jax.Array):
-    """The fields of `checkpoints.Output`, each with a leading axis [E], of the chosen lanes."""
-    params = _settled(program, lanes, chosen)[0][:, :, : program.rule.num_params]
-    curves = lanes.curves.reshape(program.num_lanes, program.num_checkpoints, 2)
-    counts = lanes.truncated, lanes.count, lanes.fault
-    return params, curves[chosen], *(x[chosen] for x in counts)
+def extract(program: Program, lanes: Lanes, lane: jax.Array):
+    """The fields of `checkpoints.Output` of the lanes `lane` [E], each with a leading axis [E]."""
+    params = _settled(program, lanes, lane)[0][:, :, : program.rule.num_params]
+    curves = by_lane(program, lanes.tables.curves)
+    counts = lanes.state.truncated, lanes.state.count, lanes.state.fault
+    return params, curves[lane], *(count[lane] for count in counts)
 
 
 @xla.compiled(donate=1)
 def settle(program: Program, lanes: Lanes) -> Lanes:
-    """Applies every pending direction of finished iterations to the parameters, in the whole table."""
+    """Applies every pending direction of finished iterations to the parameters, in all tables."""
     rows = _settled(program, lanes, lane_index(program))
-    table = jax.tree.map(lambda part: part.reshape(-1, program.rule.width), rows)
-    return dataclasses.replace(lanes, table=table)
+    rows = jax.tree.map(lambda part: part.reshape(-1, program.rule.width), rows)
+    return dataclasses.replace(lanes, tables=dataclasses.replace(lanes.tables, rows=rows))

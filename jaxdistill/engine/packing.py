@@ -1,10 +1,11 @@
-"""Flat tables of rows, one row per (owner, place), and how worlds and teachers are packed into them.
+"""Flat tables of rows, and how worlds and teachers are packed into them.
 
-The engine keeps what belongs together in one row, so that a step costs few cache lines.
+A table holds one row for each (owner, position). What belongs together is in one row, so that a step costs few cache
+lines.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,20 +34,23 @@ def write(tables: Any, index: jax.Array, rows: Any) -> Any:
 
 
 def _write_in_turn(tables: Any, index: jax.Array, rows: Any) -> Any:
-    """Row after row. On CPU a loop without a scatter becomes one function, and no operation in it costs a call."""
+    """Writes row after row. On CPU XLA compiles a loop without a scatter to one function, without calls inside."""
 
-    def write_one(i: jax.Array, tables: Any) -> Any:
-        at = lax.dynamic_index_in_dim(index, i, keepdims=False)
+    def write_row(i: jax.Array, tables: Any) -> Any:
+        position = lax.dynamic_index_in_dim(index, i, keepdims=False)
+        start = (position, jnp.zeros_like(position))
 
         def put(table: jax.Array, rows: jax.Array) -> jax.Array:
-            return lax.dynamic_update_slice(table, lax.dynamic_index_in_dim(rows, i), (at, jnp.zeros_like(at)))
+            return lax.dynamic_update_slice(table, lax.dynamic_index_in_dim(rows, i), start)
 
         return jax.tree.map(put, tables, rows)
 
-    return lax.fori_loop(0, index.shape[0], write_one, tables)
+    return lax.fori_loop(0, index.shape[0], write_row, tables)
 
 
 def _scatter(tables: Any, index: jax.Array, rows: Any) -> Any:
+    """Writes all rows at once, as an accelerator does best."""
+
     def put(table: jax.Array, row: jax.Array) -> jax.Array:
         return lax.scatter(
             table,
@@ -59,6 +63,21 @@ def _scatter(tables: Any, index: jax.Array, rows: Any) -> Any:
         )
 
     return jax.tree.map(put, tables, rows)
+
+
+class Transition(NamedTuple):
+    """A row of `Worlds.arrivals`, by what its columns hold."""
+
+    mdp_state: jax.Array
+    observation: jax.Array
+    reward: jax.Array
+    is_terminal: jax.Array
+
+
+def transition(entry: jax.Array) -> Transition:
+    """Rows [W, 4] of `Worlds.arrivals` as a `Transition` of [W]."""
+    reward = lax.bitcast_convert_type(entry[:, 2], jnp.float32)
+    return Transition(entry[:, 0], entry[:, 1], reward, entry[:, 3] > 0)
 
 
 @jax.tree_util.register_dataclass

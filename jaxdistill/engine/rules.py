@@ -1,39 +1,42 @@
-"""What a row of a learner's table means: the policy it plays, and how a step credits it.
+"""What a row of a learner's table means: which policy it plays, and how a step credits it.
 
-The engine moves rows about and asks a rule for the rest; the students of every method and the Q-learning teacher are
-two rules of one engine.
+The engine moves rows and leaves the rest to a rule. The students of all methods and the Q-learning teacher are two
+rules of one engine.
 """
 
+import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxdistill import methods
-from jaxdistill.methods import Method, Step, StepFn, numerics
+from jaxdistill.estimators.estimator import Row
+from jaxdistill.methods import Method, Step, StepFn, UpdateOptions, loss_gradient, make_step, numerics, score
+from jaxdistill.methods.method import BOOTSTRAPS
 
-Row = tuple[jax.Array, ...]  # the parts of a row, each [width] of its rule
-Leaf = Any  # jax.Array inside a program, np.ndarray while the host prepares it
-
-BOOTSTRAPS = ("student", "teacher", "zero")
+Leaf = Any
+"""A `jax.Array` inside a program, a `np.ndarray` while the host prepares it."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """The constants of one student: who it is and the numbers that may differ without recompiling.
+    """The constants of one student: its identity and the numbers that may differ without recompiling.
 
     Attributes:
-      mdp, teacher: int32 [], which world and which teacher.
+      mdp, teacher: int32 [], index of its world and of its teacher.
       key: uint32 [2], the name of its random stream.
-      learning_rate, value_learning_rate, discount, probability_floor, loss_weight, return_weight: float32 [].
+      learning_rate, value_learning_rate: float32 [].
+      options: `UpdateOptions`, its numbers float32 [].
       control: float32 [3], weights of the student's, the teacher's and the uniform policy in q.
       per_episode: bool [], whether q draws its component once per episode.
-      loss, reward, next_reward, bootstrap: int32 [], which function of the program's; -1 for none.
+      loss, reward, next_reward: int32 [], index of the function in the program's rule; -1 for none.
+      bootstrap: int32 [], index into `methods.method.BOOTSTRAPS`.
       baseline: float32 [], 1 where V_theta(t) is subtracted from the return.
-      params: the method's numbers by name; {} for Q-learning but for "epsilon".
+      params: the method's numbers by name; for Q-learning "epsilon".
     """
 
     mdp: Leaf
@@ -41,10 +44,7 @@ class Student:
     key: Leaf
     learning_rate: Leaf
     value_learning_rate: Leaf
-    discount: Leaf
-    probability_floor: Leaf
-    loss_weight: Leaf
-    return_weight: Leaf
+    options: UpdateOptions
     control: Leaf
     per_episode: Leaf
     loss: Leaf
@@ -55,35 +55,105 @@ class Student:
     params: Mapping[str, Leaf]
 
 
-def _select(fns: tuple[StepFn, ...], chosen: jax.Array, evaluate: Callable[[StepFn], jax.Array], like: jax.Array):
-    """evaluate(fns[chosen]), or zeros; chosen among results, so that a function not chosen cannot leak a NaN."""
+def _select(fns: tuple[StepFn, ...], index: jax.Array, evaluate: Callable[[StepFn], jax.Array], like: jax.Array):
+    """evaluate(fns[index]), or zeros for -1. Results are selected, so that no other function can leak a NaN."""
     out = jnp.zeros_like(like)
     for k, fn in enumerate(fns):
-        out = jnp.where(chosen == k, evaluate(fn).astype(out.dtype), out)
+        out = jnp.where(index == k, evaluate(fn).astype(out.dtype), out)
     return out
 
 
 @dataclasses.dataclass(frozen=True)
-class StudentRule:
+class Rule(abc.ABC):
+    """What the engine and the estimators need of a kind of learner; hashable. Everything here is about one lane.
+
+    Attributes:
+      num_actions: A.
+      next_rewards: the functions by which the action of step t + 1 decides a part of rhat_t.
+      num_parts: arrays that make up a row.
+    """
+
+    num_actions: int
+    num_parts: ClassVar[int]
+
+    @property
+    @abc.abstractmethod
+    def num_params(self) -> int:
+        """Parameters in a row; they come first in its first part."""
+
+    @property
+    @abc.abstractmethod
+    def width(self) -> int:
+        """Entries of each part of a row, padded to whole vectors of the processor."""
+
+    @property
+    @abc.abstractmethod
+    def teacher_width(self) -> int:
+        """Entries of a teacher's row."""
+
+    @abc.abstractmethod
+    def stamp(self, row: Row) -> jax.Array:
+        """The iteration that a row's stored direction belongs to."""
+
+    @abc.abstractmethod
+    def refresh(self, row: Row, scale: jax.Array, iteration: jax.Array) -> Row:
+        """The row as iteration `iteration` sees it: an earlier iteration's direction applied and cleared."""
+
+    @abc.abstractmethod
+    def weights(self, row: Row, teacher_row: jax.Array, student: Student, control: jax.Array) -> jax.Array:
+        """Unnormalised probabilities of the control policy, [A]."""
+
+    @abc.abstractmethod
+    def step(self, student: Student, row: Row, teacher_row, next_teacher_value, action, reward) -> Any:
+        """What the functions below see of a step."""
+
+    @abc.abstractmethod
+    def reward(self, student: Student, step: Any) -> jax.Array:
+        """The part of rhat_t that step t decides."""
+
+    @abc.abstractmethod
+    def next_reward(self, student: Student, step: Any) -> jax.Array:
+        """The part of rhat_{t-1} that the action of step t decides."""
+
+    @abc.abstractmethod
+    def state_value(self, student: Student, row: Row, teacher_value: jax.Array) -> jax.Array:
+        """The value of a state by which the method bootstraps."""
+
+    @abc.abstractmethod
+    def credit(self, student: Student, row: Row, step: Any, target: jax.Array) -> Row:
+        """The row with step t's direction added, where Rhat_t is `target`."""
+
+    def teacher_value(self, teacher_row: jax.Array) -> jax.Array:
+        """V_pi of a teacher's row [..., teacher_width]."""
+        return teacher_row[..., self.num_actions]
+
+    def is_finite(self, row: Row) -> jax.Array:
+        """Whether all entries of all parts of a row are finite, bool []."""
+        return functools.reduce(jnp.logical_and, map(numerics.all_finite, row))
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentRule(Rule):
     """Rows of students, in two parts of equal width: [logits A | V | stamp], [direction A + 1].
 
-    Parameters stay fixed within an episode, so a step adds its direction to the second part; the first visit of a later
-    episode adds `scale * direction` to the parameters. `stamp` is the iteration that the direction belongs to.
+    Parameters stay fixed within an episode. So a step adds its direction to the second part, and the first visit of a
+    later episode adds `scale * direction` to the parameters. `stamp` is the iteration that the direction belongs to.
 
-    The parts are arrays of their own, padded to whole vectors of the processor, because XLA computes an array that is
-    put together from several others entry by entry, with a branch for each.
+    The parts are separate arrays, padded to whole vectors of the processor, because XLA computes an array that is
+    concatenated from several others entry by entry, with a branch for each.
 
     Attributes:
       num_actions: A.
       losses, rewards, next_rewards: the distinct functions of the methods that share the program.
+      mixes: whether any control policy is not the student's own.
+      num_others: further policies in a teacher's row.
     """
 
-    num_actions: int
     losses: tuple[StepFn, ...]
     rewards: tuple[StepFn, ...]
     next_rewards: tuple[StepFn, ...]
-    mixes: bool  # whether any control policy is not the student's own
-    num_others: int = 0  # further policies in a teacher's row
+    mixes: bool
+    num_others: int = 0
     num_parts: ClassVar[int] = 2
 
     @property
@@ -102,7 +172,6 @@ class StudentRule:
         return row[0][..., self.num_params]
 
     def refresh(self, row: Row, scale: jax.Array, iteration: jax.Array) -> Row:
-        """The row as iteration `iteration` sees it: an earlier iteration's direction applied and cleared."""
         params, direction = row
         place, now = jnp.arange(self.width, dtype=jnp.int32), iteration.astype(params.dtype)
         stale = self.stamp(row) != now
@@ -111,27 +180,26 @@ class StudentRule:
         return jnp.where(place == self.num_params, now, params), jnp.where(stale, 0, direction)
 
     def weights(self, row: Row, teacher_row, student: Student, control: jax.Array) -> jax.Array:
-        """Unnormalised probabilities of the control policy, [A]."""
         logits = row[0][: self.num_actions]
-        own = jnp.exp(logits - jnp.max(logits))
+        student_weights = jnp.exp(logits - jnp.max(logits))
         if not self.mixes:
-            return own
-        teacher = teacher_row[: self.num_actions]
-        return control[0] * own / jnp.sum(own) + control[1] * teacher + control[2] / self.num_actions
+            return student_weights
+        teacher_probs = teacher_row[: self.num_actions]
+        student_probs = control[0] * student_weights / jnp.sum(student_weights)
+        return student_probs + control[1] * teacher_probs + control[2] / self.num_actions
 
     def step(self, student: Student, row: Row, teacher_row, next_teacher_value, action, reward) -> Step:
         params, a = row[0], self.num_actions
-        return Step(
-            student_logits=params[:a],
-            frozen_logits=params[:a],
+        return make_step(
+            params[:a],
+            teacher_row[:a],
+            probability_floor=student.options.probability_floor,
             student_value=params[a],
-            teacher_probs=teacher_row[:a],
-            teacher_log_probs=numerics.log_floored(teacher_row[:a], student.probability_floor),
             teacher_value=teacher_row[a],
             next_teacher_value=next_teacher_value,
             action=action,
             reward=reward,
-            discount=student.discount,
+            discount=student.options.discount,
             params=student.params,
             other_probs=teacher_row[a + 1 :].reshape(self.num_others, a),
         )
@@ -142,35 +210,31 @@ class StudentRule:
     def next_reward(self, student: Student, step: Step) -> jax.Array:
         return _select(self.next_rewards, student.next_reward, lambda fn: fn(step), step.reward)
 
-    def bootstrap(self, student: Student, next_row: Row, step: Step, alive) -> jax.Array:
-        """V(t+1) of TD(1), 0 after the end."""
-        own = next_row[0][self.num_actions] * alive
-        return jnp.where(student.bootstrap == 0, own, jnp.where(student.bootstrap == 1, step.next_teacher_value, 0))
+    def state_value(self, student: Student, row: Row, teacher_value: jax.Array) -> jax.Array:
+        student_value = row[0][self.num_actions]
+        is_student, is_teacher = (student.bootstrap == BOOTSTRAPS.index(name) for name in ("student", "teacher"))
+        return jnp.where(is_student, student_value, jnp.where(is_teacher, teacher_value, 0))
 
     def credit(self, student: Student, row: Row, step: Step, target) -> Row:
-        """The row with step t's direction added, Rhat_t being `target` (less the baseline)."""
-        value = step.student_value
+        value, options = step.student_value, student.options
         has_return = ((student.reward >= 0) | (student.next_reward >= 0)).astype(value.dtype)
-        loss_gradient = _select(
-            self.losses, student.loss, lambda fn: methods.loss_gradient(fn, step), step.student_logits
-        )
-        advantage = has_return * student.return_weight * (target - student.baseline * value)
-        direction = advantage * methods.score(step) - student.loss_weight * loss_gradient
+        gradient = _select(self.losses, student.loss, lambda fn: loss_gradient(fn, step), step.student_logits)
+        advantage = has_return * options.return_weight * (target - student.baseline * value)
+        direction = advantage * score(step) - options.loss_weight * gradient
         return self._add(row, direction, has_return * (target - value))
 
     def credit_more(self, student: Student, row: Row, step: Step, bonus) -> Row:
         """The row after `credit`, had the target been larger by `bonus`."""
-        return self._add(row, student.return_weight * bonus * methods.score(step), bonus)
+        return self._add(row, student.options.return_weight * bonus * score(step), bonus)
 
     def _add(self, row: Row, direction: jax.Array, value_direction: jax.Array) -> Row:
         return row[0], row[1] + numerics.spread([direction, value_direction], self.width)
 
 
 @dataclasses.dataclass(frozen=True)
-class QLearningRule:
+class QLearningRule(Rule):
     """Rows of Q-learning, of one part: [Q A], updated after every step, epsilon-greedy with ties shared (App. A.4)."""
 
-    num_actions: int
     next_rewards: tuple[StepFn, ...] = ()
     num_parts: ClassVar[int] = 1
 
@@ -187,12 +251,13 @@ class QLearningRule:
         return self.num_actions + 1
 
     def stamp(self, row: Row) -> jax.Array:
-        return jnp.zeros_like(row[0][..., 0])
+        return jnp.zeros_like(row[0][..., 0])  # rows have no stored direction
 
     def refresh(self, row: Row, scale, iteration) -> Row:
         return row
 
     def weights(self, row: Row, teacher_row, student: Student, control):
+        """Probabilities of the epsilon-greedy policy, [A]."""
         q = row[0][: self.num_actions]
         best = (q == jnp.max(q)).astype(q.dtype)
         epsilon = student.params["epsilon"]
@@ -207,30 +272,33 @@ class QLearningRule:
     def reward(self, student: Student, step):
         return step[1]
 
-    def bootstrap(self, student: Student, next_row: Row, step, alive):
-        return jnp.max(next_row[0][: self.num_actions]) * alive
+    def state_value(self, student: Student, row: Row, teacher_value: jax.Array) -> jax.Array:
+        """max_b Q(s, b)."""
+        return jnp.max(row[0][: self.num_actions])
 
     def credit(self, student: Student, row: Row, step, target) -> Row:
         """Q(s, a) <- (1 - lambda) Q(s, a) + lambda (r + gamma max_b Q(s', b))."""
         (q,) = row
-        chosen = jnp.arange(self.width, dtype=jnp.int32) == step[0]
-        return (q + jnp.where(chosen, student.learning_rate * (target - q), 0),)
+        is_action = jnp.arange(self.width, dtype=jnp.int32) == step[0]
+        return (q + jnp.where(is_action, student.learning_rate * (target - q), 0),)
 
 
-Rule = StudentRule | QLearningRule
-
-
-def student_rule(num_actions: int, group: tuple[Method, ...], num_others: int = 0) -> StudentRule:
-    """The rule that serves every method of `group`; `num_others`: further policies in a teacher's row."""
+def student_rule(num_actions: int, methods: tuple[Method, ...], num_others: int = 0) -> StudentRule:
+    """The rule that serves every one of `methods`; `num_others`: further policies in a teacher's row."""
 
     def distinct(fns):
         return tuple(dict.fromkeys(fn for fn in fns if fn is not None))
 
     return StudentRule(
         num_actions=num_actions,
-        losses=distinct(m.loss for m in group),
-        rewards=distinct(m.reward for m in group),
-        next_rewards=distinct(m.next_reward for m in group),
-        mixes=any(not m.control.is_student for m in group),
+        losses=distinct(m.loss for m in methods),
+        rewards=distinct(m.reward for m in methods),
+        next_rewards=distinct(m.next_reward for m in methods),
+        mixes=any(not m.control.is_student for m in methods),
         num_others=num_others,
     )
+
+
+def q_learning_rule(num_actions: int, methods: tuple[Method, ...], num_others: int = 0) -> QLearningRule:
+    """The rule of Q-learning, with the arguments of `student_rule`."""
+    return QLearningRule(num_actions)

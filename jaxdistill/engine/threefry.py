@@ -12,7 +12,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
 
 
-def threefry(key: jax.Array, counter: jax.Array, stream: int | jax.Array = 0) -> tuple[jax.Array, jax.Array]:
+def random_bits(key: jax.Array, counter: jax.Array, stream: int | jax.Array = 0) -> tuple[jax.Array, jax.Array]:
     """Two independent words of 32 random bits.
 
     Args:

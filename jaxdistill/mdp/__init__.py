@@ -1,7 +1,8 @@
-"""Worlds and teachers as arrays, and everything exact about one policy in one world.
+"""What an MDP is, and everything exact about policies in it.
 
-`mdp` holds the `MDP`, one or a stack. `transitions` turns single transitions into its outcome tables. `teacher` holds
-the `Teacher`, a policy and its values. `exact` computes values, visits and episode lengths of policies.
+`mdp` defines the `MDP`, a single one or a stack of them. `transitions` converts a list of transitions into the outcome
+tables of an MDP. `teacher` defines the `Teacher`, a policy and its values. `exact` computes values, visits and episode
+lengths of policies without sampling.
 """
 
 from jaxdistill.mdp.mdp import MDP, stack, validate

@@ -1,8 +1,8 @@
 """Markov decision processes as pytrees of fixed-shape arrays, made to be stacked by the thousand.
 
-An action is a probability distribution over the K *outcomes* of a state; an outcome is a successor, a reward
-collected on arrival, and whether arriving ends the episode. A grid world has K = 5 outcomes (left, right, up,
-down, stay), so that |A| = 4000 actions cost one [4000, 5] table and not a [S, 4000, S] one.
+An action is a probability distribution over the K *outcomes* of a state. An outcome is a successor, a reward collected
+on arrival, and whether arriving ends the episode. A grid world has K = 5 outcomes (left, right, up, down, stay), so
+that |A| = 4000 actions need one table [4000, 5] instead of one [S, 4000, S].
 
 Axes: M MDPs (leading, when stacked), S states, A actions, K outcomes, O observations, B start states.
 """
@@ -17,40 +17,42 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill.mdp import transitions
+from jaxdistill.mdp.transitions import Transitions, pack
 from jaxdistill.runtime import checks
 
-_SUM_TOLERANCE = 1e-5  # how far from 1 a row of probabilities may sum
+_SUM_TOLERANCE = 1e-5  # The sum of a row of probabilities may differ from 1 by this much.
 _DTYPES = {"i": jnp.int32, "u": jnp.int32, "b": jnp.bool_, "f": jnp.float32}
-_KINDS = {
+_KIND_LETTERS = {"integers": "iu", "real numbers": "f", "booleans": "b"}  # NumPy's letters of the dtypes.
+_FIELDS_OF_KIND = {
     "integers": ("successor", "start", "observation", "id"),
     "real numbers": ("reward", "outcome_probs", "continue_prob", "start_probs"),
     "booleans": ("terminal",),
 }
-_AXES = {"successor": range(2, 4), "outcome_probs": range(2, 5), "start": range(1, 3)}
-_LARGEST_TABLE = 2**28  # entries of one student: a gigabyte
+_NUM_AXES = {"successor": range(2, 4), "outcome_probs": range(2, 5), "start": range(1, 3)}
+_LARGEST_TABLE = 2**28  # The largest number of entries in the tables of one student: a gigabyte.
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class MDP:
-    """One MDP, or a stack of them when every array has a leading axis [M].
+    """One MDP, or a stack of them if every array has a leading axis [M].
 
-    Build one with `MDP.from_arrays`, `MDP.from_transition_matrix`, `gridworld.sample_mdps` or
-    `gridworld.from_text`, which check what they are given; the plain constructor does not: JAX calls it too.
+    Build one with `MDP.from_arrays`, `MDP.from_transition_matrix`, `gridworld.sample_mdps` or `gridworld.from_text`,
+    which check their arguments. The plain constructor does not check them, because JAX also calls it with leaves that
+    are not arrays.
 
     Attributes:
       successor: int32 [S, K], the state that outcome k leads to from s.
       reward: float32 [S, K], collected on arrival (units of return).
       terminal: bool [S, K], whether arrival ends the episode.
-      outcome_probs: float32 [A, K] or [S, A, K], rows sum to 1: an action is a distribution over outcomes.
+      outcome_probs: float32 [A, K] or [S, A, K], each action's distribution over outcomes; rows sum to 1.
       continue_prob: float32 [], probability that an episode goes on after a step that did not end it.
       start: int32 [B], start states.
       start_probs: float32 [B], their probabilities.
       observation: int32 [S], the row of the student's tables used in each state, in [0, num_observations).
-      id: int32 [], names the world: random streams depend on it and not on the position in a stack.
-      num_observations: rows O of the student's tables (static).
-      grid: the picture data of a grid world (`gridworld.Grid`), or None.
+      id: int32 [], the number of the world: random streams depend on it and not on the position in a stack.
+      num_observations: number of rows O of the student's tables (static).
+      grid: the cells of a grid world (`gridworld.Grid`), from which pictures are drawn, or None.
     """
 
     successor: jax.Array
@@ -96,27 +98,30 @@ class MDP:
         try:
             count = f"{self.num_mdps} stacked, " if self.is_stacked else ""
             sizes = f"{self.num_states} states, {self.num_actions} actions, {self.num_outcomes} outcomes"
-        except (AttributeError, IndexError):  # a tree map put something else than arrays into the fields
+        except (AttributeError, IndexError):  # A tree map put something else than arrays into the fields.
             return object.__repr__(self)
         return f"MDP({count}{sizes}, {self.num_observations} observations)"
 
     def __getitem__(self, index: Any) -> "MDP":
-        """MDPs of a stack: an int gives a single MDP; a slice, an int or a bool array gives a stack.
+        """Takes MDPs out of a stack: an int gives a single MDP; a slice, an int array or a bool array gives a stack.
 
-        Ids and `num_observations` are kept, so a student of a slice has the random stream and the table
-        shapes it has in the whole. Raises IndexError outside the stack, where JAX would silently clamp.
+        Ids and `num_observations` are kept, so a student has the same random stream and the same table shapes in a
+        slice as in the whole stack.
+
+        Raises:
+          IndexError: outside the stack, where JAX would silently clamp.
         """
         return _take(self, checks.positions(index, self.num_mdps, "MDPs"))
 
     def with_observation(self, observation: npt.ArrayLike, num_observations: int | None = None) -> "MDP":
-        """The same worlds seen otherwise: states with equal observations share a row of the student's tables.
+        """The same MDPs with other observations: states with equal observations share a row of the student's tables.
 
         Args:
-          observation: int [S], for one world or for all of a stack, or [M, S].
+          observation: int [S], for a single MDP or for all MDPs of a stack, or [M, S].
           num_observations: rows of the student's tables; None: as many as `observation` uses.
 
         Raises:
-          ValueError: as `from_arrays`.
+          ValueError: as `from_arrays` does.
         """
         rows = _broadcast("observation", _integers("observation", observation), (*self.id.shape, self.num_states))
         if num_observations is None:
@@ -140,16 +145,16 @@ class MDP:
         num_observations: int | None = None,
         id: npt.ArrayLike = 0,
     ) -> "MDP":
-        """Builds an MDP, or a stack when `successor` is [M, S, K], from anything array-like, and checks it.
+        """Builds an MDP, or a stack if `successor` is [M, S, K], from array-like arguments, and checks it.
 
-        In a stack every other argument has a leading axis [M] or is shared by all; `outcome_probs` with three
-        axes means [M, A, K] there and [S, A, K] otherwise. Defaults: start in state 0, uniform over several
-        start states, every state its own observation. A scalar `id` is the first of a stack, the rest count
-        on.
+        In a stack every other argument has a leading axis [M] or is shared by all MDPs. `outcome_probs` with three axes
+        means [M, A, K] in a stack and [S, A, K] in a single MDP. By default episodes start in state 0, several start
+        states are equally probable, and every state has its own observation. In a stack, a scalar `id` is the id of
+        the first MDP, and the others are numbered on from it.
 
         Raises:
-          ValueError: one line, when shapes disagree, an index is out of range, a number is not finite, or
-            probabilities are negative or do not sum to 1 within 1e-5.
+          ValueError: one line, if shapes disagree, an index is out of range, a number is not finite, or probabilities
+            are negative or do not sum to 1 within 1e-5.
         """
         table = _integers("successor", successor)
         if table.ndim not in (2, 3) or 0 in table.shape:
@@ -167,7 +172,7 @@ class MDP:
         arrays = {
             "successor": table,
             "reward": _broadcast("reward", checks.numbers("reward", reward), table.shape),
-            "terminal": _broadcast("terminal", _flags("terminal", terminal), table.shape),
+            "terminal": _broadcast("terminal", _booleans("terminal", terminal), table.shape),
             "outcome_probs": np.broadcast_to(probs, lead + probs.shape) if probs.ndim == 2 else probs,
             "continue_prob": _broadcast("continue_prob", checks.numbers("continue_prob", continue_prob), lead),
             "start": _broadcast("start", starts, lead + starts.shape[-1:]),
@@ -186,19 +191,19 @@ class MDP:
         terminal_states: npt.ArrayLike = (),
         **kwargs: Any,
     ) -> "MDP":
-        """Builds a single MDP from P[S, A, S'], as textbooks write it.
+        """Builds a single MDP from a transition matrix P[S, A, S'], the form of textbooks.
 
-        The outcomes of a state are the distinct (successor, reward) pairs that some action can produce there,
-        so K is the largest number of them in a state, and small when P is sparse.
+        The outcomes of a state are the distinct pairs (successor, reward) that some action can produce there. K is the
+        largest number of them in a state, so it is small if P is sparse.
 
         Args:
           transition_probs: [S, A, S'], rows sum to 1. Rows of terminal states may be all 0.
           reward: [S, A, S'], [S, A] (the same for every successor) or [S'] (collected on arrival).
-          terminal_states: indices, or bool [S]: arriving there ends the episode.
+          terminal_states: the states in which an arrival ends the episode, as indices or as bool [S].
           **kwargs: the keyword arguments of `from_arrays`.
 
         Raises:
-          ValueError: as `from_arrays`.
+          ValueError: as `from_arrays` does.
         """
         probs = checks.numbers("transition_probs", transition_probs)
         if probs.ndim != 3 or probs.shape[0] != probs.shape[2] or 0 in probs.shape:
@@ -207,46 +212,46 @@ class MDP:
         values = checks.numbers("reward", reward)
         values = _broadcast("reward", values[..., None] if values.ndim == 2 else values, probs.shape)
         terminal = _state_mask("terminal_states", terminal_states, num_states)
-        stays = terminal & (probs == 0).all((1, 2))
-        probs = np.where(stays[:, None, None], np.eye(num_states)[:, None], probs)
-        state, action, successor = np.nonzero(probs)
-        where = (state, action, successor)
-        found = transitions.Transitions(state, action, successor, values[where], terminal[successor], probs[where])
-        return cls.from_arrays(*transitions.pack(found, num_states, num_actions), **kwargs)
+        is_zero = terminal & (probs == 0).all((1, 2))
+        probs = np.where(is_zero[:, None, None], np.eye(num_states)[:, None], probs)  # These states lead to themselves.
+        index = np.nonzero(probs)
+        state, action, successor = index
+        transitions = Transitions(state, action, successor, values[index], terminal[successor], probs[index])
+        return cls.from_arrays(*pack(transitions, num_states, num_actions), **kwargs)
 
 
 @jax.jit
 def _take(mdps: MDP, index: jax.Array) -> MDP:
+    """The MDPs at `index` [] or [N] of a stack."""
     return jax.tree.map(lambda leaf: leaf[index], mdps)
 
 
 def stack(mdps: Sequence[MDP]) -> MDP:
     """Stacks single MDPs of equal shape into one MDP with a leading axis [M].
 
-    `num_observations` becomes the largest one. Ids are kept when all differ; otherwise the stack is numbered
-    0, 1, ..., since students with one id would share random numbers. Pictures are kept when every MDP has
-    one.
+    `num_observations` becomes the largest one. Ids are kept if all differ. Otherwise the stack is numbered from 0,
+    because students with equal ids would share random numbers. Grids are kept if every MDP has one.
 
     Raises:
       ValueError: for an empty list, a stack in the list, or MDPs whose shapes differ.
     """
     mdps = checks.listed(mdps)
-    strange = [mdp for mdp in mdps if not isinstance(mdp, MDP)]
-    if strange:
-        raise ValueError(f"stack takes a list of MDPs, got {checks.shown(strange[0])}")
+    others = [item for item in mdps if not isinstance(item, MDP)]
+    if others:
+        raise ValueError(f"stack takes a list of MDPs, got {checks.shown(others[0])}")
     if not mdps:
         raise ValueError("stack needs at least one MDP, got an empty list")
     if any(mdp.is_stacked for mdp in mdps):
         raise ValueError("stack takes single MDPs, got one that is a stack: pass the MDPs of it, list(stacked)")
-    common: dict[str, Any] = {"num_observations": max(mdp.num_observations for mdp in mdps)}
+    changes: dict[str, Any] = {"num_observations": max(mdp.num_observations for mdp in mdps)}
     if any(mdp.grid is None for mdp in mdps):
-        common["grid"] = None
-    mdps = [dataclasses.replace(mdp, **common) for mdp in mdps]
+        changes["grid"] = None
+    mdps = [dataclasses.replace(mdp, **changes) for mdp in mdps]
     for field in dataclasses.fields(MDP):
         shapes = {str([jnp.shape(leaf) for leaf in jax.tree.leaves(getattr(mdp, field.name))]) for mdp in mdps}
         if len(shapes) > 1:
-            differ = " and ".join(sorted(shapes)[:2])
-            raise ValueError(f"MDPs of a stack need equal shapes, but {field.name} has {differ}")
+            two_shapes = " and ".join(sorted(shapes)[:2])
+            raise ValueError(f"MDPs of a stack need equal shapes, but {field.name} has {two_shapes}")
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *mdps)
     if len(np.unique(stacked.id)) < len(mdps):
         stacked = dataclasses.replace(stacked, id=jnp.arange(len(mdps), dtype=jnp.int32))
@@ -257,31 +262,16 @@ def validate(mdps: MDP) -> MDP:
     """Checks shapes, index ranges, finiteness and probabilities of concrete arrays; returns `mdps` unchanged.
 
     Raises:
-      ValueError: one line naming the field, what is wrong with it and what was expected.
+      ValueError: one line with the name of the field, its fault and the expectation.
     """
     if not isinstance(mdps, MDP):
         raise ValueError(f"mdps must be an MDP, such as sample_mdps(key, 100); got {type(mdps).__name__}.")
     host = jax.device_get(mdps)
     _check_kinds(host)
-    lead, (num_states, num_outcomes) = host.successor.shape[:-2], host.successor.shape[-2:]
-    num_actions, num_starts = host.num_actions, host.start.shape[-1]
-    shapes = {
-        "id": [lead],
-        "reward": [host.successor.shape],
-        "terminal": [host.successor.shape],
-        "outcome_probs": [lead + (num_actions, num_outcomes), lead + (num_states, num_actions, num_outcomes)],
-        "continue_prob": [lead],
-        "start": [lead + (num_starts,)],
-        "start_probs": [lead + (num_starts,)],
-        "observation": [lead + (num_states,)],
-    }
-    for name, allowed in shapes.items():
-        shape = getattr(host, name).shape
-        if shape not in allowed or math.prod(shape) == 0:
-            raise ValueError(f"{name} must have shape {' or '.join(map(str, allowed))}, not empty; got {shape}")
+    _check_shapes(host)
     for name, bound in {
-        "successor": num_states,
-        "start": num_states,
+        "successor": host.num_states,
+        "start": host.num_states,
         "observation": host.num_observations,
     }.items():
         value = getattr(host, name)
@@ -293,58 +283,83 @@ def validate(mdps: MDP) -> MDP:
     for name in ("outcome_probs", "start_probs"):
         total = getattr(host, name).sum(-1, dtype=np.float64)
         _check(name, np.abs(total - 1) <= _SUM_TOLERANCE, total, "must sum to 1 along the last axis")
-    if int(host.num_observations) * (num_actions + 1) > _LARGEST_TABLE:
+    if int(host.num_observations) * (host.num_actions + 1) > _LARGEST_TABLE:
         raise ValueError(
-            f"{host.num_observations} observations of {num_actions} actions need tables of more than {_LARGEST_TABLE} "
-            "entries; number the observations from 0 without gaps"
+            f"{host.num_observations} observations of {host.num_actions} actions need tables of more than "
+            f"{_LARGEST_TABLE} entries; number the observations from 0 without gaps"
         )
     return mdps
 
 
 def _check_kinds(mdps: MDP) -> None:
-    """ValueError unless every field holds numbers of its kind, in as many axes as are looked at below."""
-    for wanted, names in _KINDS.items():
+    """Raises ValueError unless every field is an array of its kind of numbers with a possible number of axes."""
+    for kind, names in _FIELDS_OF_KIND.items():
         for name in names:
-            array, axes = getattr(mdps, name), _AXES.get(name, range(4))
-            kind = array.dtype.kind if isinstance(array, np.ndarray | np.generic) else "O"
-            if kind not in {"integers": "iu", "real numbers": "f", "booleans": "b"}[wanted] or array.ndim not in axes:
+            array, num_axes = getattr(mdps, name), _NUM_AXES.get(name, range(4))
+            letter = array.dtype.kind if isinstance(array, np.ndarray | np.generic) else "O"
+            if letter not in _KIND_LETTERS[kind] or array.ndim not in num_axes:
                 raise ValueError(
-                    f"{name} must be an array of {wanted} with {axes[0]} to {axes[-1]} axes, got "
+                    f"{name} must be an array of {kind} with {num_axes[0]} to {num_axes[-1]} axes, got "
                     f"{checks.shown(array)}; build the MDP with MDP.from_arrays"
                 )
     checks.whole("num_observations", mdps.num_observations, 1)
 
 
-def _check(name: str, ok: np.ndarray, value: np.ndarray, rule: str) -> None:
-    if not np.all(ok):
-        where = tuple(int(i) for i in np.argwhere(~np.asarray(ok))[0])
-        place = f" at index {where}" if where else ""
-        raise ValueError(f"{name} {rule}, got {np.asarray(value)[where]}{place}")
+def _check_shapes(mdps: MDP) -> None:
+    """Raises ValueError unless the shapes of all fields agree and no array is empty."""
+    lead, (num_states, num_outcomes) = mdps.successor.shape[:-2], mdps.successor.shape[-2:]
+    num_actions, num_starts = mdps.num_actions, mdps.start.shape[-1]
+    shapes = {
+        "id": [lead],
+        "reward": [mdps.successor.shape],
+        "terminal": [mdps.successor.shape],
+        "outcome_probs": [lead + (num_actions, num_outcomes), lead + (num_states, num_actions, num_outcomes)],
+        "continue_prob": [lead],
+        "start": [lead + (num_starts,)],
+        "start_probs": [lead + (num_starts,)],
+        "observation": [lead + (num_states,)],
+    }
+    for name, allowed in shapes.items():
+        shape = getattr(mdps, name).shape
+        if shape not in allowed or math.prod(shape) == 0:
+            raise ValueError(f"{name} must have shape {' or '.join(map(str, allowed))}, not empty; got {shape}")
 
 
-def _asarray(name: str, value: npt.ArrayLike, kinds: str, wanted: str) -> np.ndarray:
+def _check(name: str, is_valid: np.ndarray, value: np.ndarray, rule: str) -> None:
+    """Raises ValueError with the first entry of `value` that is not valid."""
+    if not np.all(is_valid):
+        index = tuple(int(i) for i in np.argwhere(~np.asarray(is_valid))[0])
+        place = f" at index {index}" if index else ""
+        raise ValueError(f"{name} {rule}, got {np.asarray(value)[index]}{place}")
+
+
+def _as_array(name: str, value: npt.ArrayLike, letters: str, contents: str) -> np.ndarray:
+    """`value` as an array; raises ValueError unless the kind of its dtype is one of NumPy's `letters`."""
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError):  # rows of different lengths, or a random key
-        raise ValueError(f"{name} must be a rectangular array of {wanted}, got {checks.shown(value)}") from None
-    if array.dtype.kind not in kinds:
-        raise ValueError(f"{name} must hold {wanted}, got dtype {array.dtype}")
+    except (TypeError, ValueError):  # The rows differ in length, or the value is a random key.
+        raise ValueError(f"{name} must be a rectangular array of {contents}, got {checks.shown(value)}") from None
+    if array.dtype.kind not in letters:
+        raise ValueError(f"{name} must hold {contents}, got dtype {array.dtype}")
     return array
 
 
 def _integers(name: str, value: npt.ArrayLike) -> np.ndarray:
-    array = _asarray(name, value, "iu", "integers")
+    """`value` as an array of integers that fit in 32 bits."""
+    array = _as_array(name, value, "iu", "integers")
     _check(name, (array >= -(2**31)) & (array < 2**31), array, "must fit in 32 bits")
     return array
 
 
-def _flags(name: str, value: npt.ArrayLike) -> np.ndarray:
-    array = _asarray(name, value, "iub", "booleans")
+def _booleans(name: str, value: npt.ArrayLike) -> np.ndarray:
+    """`value`, which may hold 0 and 1, as a bool array."""
+    array = _as_array(name, value, "iub", "booleans")
     _check(name, np.isin(array, (0, 1)), array, "must hold booleans")
     return array.astype(bool)
 
 
 def _broadcast(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`value` broadcast to `shape`; raises ValueError if that is impossible."""
     try:
         return np.broadcast_to(value, shape)
     except ValueError:
@@ -352,7 +367,8 @@ def _broadcast(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
 
 
 def _state_mask(name: str, states: npt.ArrayLike, num_states: int) -> np.ndarray:
-    array = _asarray(name, states, "iubf", "states, or booleans [S]")
+    """Whether each state is among `states`, given as indices or as booleans: bool [S]."""
+    array = _as_array(name, states, "iubf", "states, or booleans [S]")
     if array.dtype == bool:
         return _broadcast(name, array, (num_states,))
     indices = _integers(name, array.astype(np.int64) if array.size == 0 else array)

@@ -1,4 +1,4 @@
-"""The teacher: a policy and its value, as tables over states."""
+"""The teacher: a policy and its values, as tables over states."""
 
 import dataclasses
 from typing import Any
@@ -15,13 +15,14 @@ class Teacher:
     """A teacher of one MDP, or of a stack of them with a leading axis [M].
 
     Attributes:
-      probs: float32 [S, A], pi(.|s), rows sum to 1.
-      values: float32 [S], V_pi(s), discounted return of pi itself.
-      scores: float32 [S, A], by which actions are ranked (Q, or pi); its smallest entry is the teacher's worst action.
-      others: float32 [N, S, A], further policies that a method may look at, such as a reference policy or a second
-        teacher (`teachers.with_others`); None for none.
-      name: for labels.
-      discount: of `values`.
+      probs: float32 [S, A], the policy pi(.|s), rows sum to 1.
+      values: float32 [S], V_pi(s), the discounted return of pi itself.
+      scores: float32 [S, A], the ranking of the actions (Q, or pi); the smallest entry of a row is the teacher's worst
+        action.
+      others: float32 [N, S, A], further policies that a method may use, such as a reference policy or a second teacher
+        (`teachers.with_others`); None if there are none.
+      name: the teacher's name in labels.
+      discount: the discount of `values`.
     """
 
     probs: jax.Array
@@ -32,9 +33,11 @@ class Teacher:
     discount: float = dataclasses.field(default=0.99, metadata={"static": True})
 
     def __getitem__(self, index: Any) -> "Teacher":
-        """The teacher of one MDP of the stack, or of a slice of it; of a single one, [None] makes a stack of one.
+        """The teacher of one MDP of the stack, or of a slice of it; [None] makes a stack of one of a single teacher.
 
-        IndexError outside the stack, where JAX would silently clamp.
+        Raises:
+          ValueError: the teacher is a single one and `index` is not None.
+          IndexError: outside the stack, where JAX would silently clamp.
         """
         if index is not None:
             if self.values.ndim != 2:
@@ -49,7 +52,7 @@ class Teacher:
 
 
 def check_policy(teacher: Any, shape: tuple[int, ...]) -> None:
-    """ValueError unless `teacher` is one for worlds of `shape` [M, S, A], or [S, A], and plays distributions."""
+    """Raises ValueError unless `teacher` has a policy and values for MDPs of `shape` [M, S, A], or [S, A]."""
     if not isinstance(teacher, Teacher):
         raise ValueError(f"teacher must be a Teacher, such as teachers.optimal(mdps); got {type(teacher).__name__}.")
     for name in ("probs", "values", "others"):
@@ -67,15 +70,17 @@ def check_policy(teacher: Any, shape: tuple[int, ...]) -> None:
 
 
 def check(teacher: Any, shape: tuple[int, ...]) -> None:
-    """As `check_policy`, of everything that students look at: also of its values and of the further policies."""
+    """Raises ValueError unless `check_policy` passes, the values are finite and the further policies fit."""
     check_policy(teacher, shape)
     if not np.isfinite(checks.numbers("The teacher's values", teacher.values)).all():
         raise ValueError("The teacher's values must be finite; check the discount with which they were computed.")
     if teacher.others is not None:
         others = checks.reals("The teacher's others", teacher.others)
         if others.ndim != len(shape) + 1 or (*others.shape[:-3], *others.shape[-2:]) != shape:
-            stacked, wanted = "M, " * (len(shape) == 3), ", ".join(map(str, (*shape[:-2], "N", *shape[-2:])))
-            raise ValueError(f"The teacher's others must be [{stacked}N, S, A] = [{wanted}]; got {list(others.shape)}.")
+            stacked, expected = "M, " * (len(shape) == 3), ", ".join(map(str, (*shape[:-2], "N", *shape[-2:])))
+            raise ValueError(
+                f"The teacher's others must be [{stacked}N, S, A] = [{expected}]; got {list(others.shape)}."
+            )
         if not are_distributions(others):
             raise ValueError(
                 "The teacher's others must be finite, >= 0 and sum to 1 over actions; normalise the tables."
@@ -83,7 +88,7 @@ def check(teacher: Any, shape: tuple[int, ...]) -> None:
 
 
 def are_distributions(table: np.ndarray) -> bool:
-    """Whether every row of a table [..., A] is a distribution, to 1e-4."""
+    """Whether every row of a table [..., A] is a distribution, with a sum within 1e-4 of 1."""
     if not np.isfinite(table).all() or (table < 0).any():
         return False
     return bool(np.abs(table.sum(-1, dtype=np.float64) - 1).max(initial=0) <= 1e-4)

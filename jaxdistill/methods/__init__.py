@@ -1,8 +1,9 @@
 """Methods as data: what a student minimises and is rewarded for, and which policy acts.
 
-`method` defines `Step`, `Control` and `Method`. `paper` holds the methods of the paper and `zoo` the objectives of the
-field, built by `combinators` from `divergences` and `step_functions`. `losses` are the paper's losses on plain rows.
-`guide` is the decision guide of Fig. 1. `numerics` computes with single rows of probabilities.
+`method` defines `Step`, `Control` and `Method`, and `options` what a method may leave open. `paper` holds the methods
+of the paper, and `zoo` the objectives of the field, which `combinators` builds from `divergences` and
+`step_functions`. `losses` are the paper's losses on plain rows, and `guide` is the decision guide of Fig. 1.
+`numerics` computes with single rows of probabilities.
 """
 
 from jaxdistill.methods.method import (
@@ -15,8 +16,10 @@ from jaxdistill.methods.method import (
     StepFn,
     check_functions,
     loss_gradient,
+    make_step,
     score,
 )
+from jaxdistill.methods.options import UpdateOptions
 from jaxdistill.methods.paper import (
     METHODS,
     cross_entropy,
@@ -40,12 +43,14 @@ __all__ = [
     "Method",
     "Step",
     "StepFn",
+    "UpdateOptions",
     "check_functions",
     "cross_entropy",
     "environment_reward",
     "get",
     "log_ratio",
     "loss_gradient",
+    "make_step",
     "negative_cross_entropy",
     "plus_reward",
     "reverse_cross_entropy",

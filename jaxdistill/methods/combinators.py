@@ -1,12 +1,14 @@
-"""How objectives are composed: from divergences to functions of a step, to methods, and from those to others.
+"""How objectives are composed: terms from divergences, functions of a step from terms, and methods from methods.
 
-A `Terms` is a divergence action by action, [A]. Modifiers of terms choose actions, temper or clip before the sum;
-`total` and `sampled` make a function of a `Step` of them; modifiers of such functions work on the sum.
+`Terms` are one number for each action, [A], such as those of a divergence. Some combinators change terms, such as
+`top_k`, `tempered` and `clipped`. `total` and `sampled` make a function of a `Step` from terms: the sum over the
+actions, or the term of the action taken. Others change such functions, such as `negated` and `weighted`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,43 @@ Terms = Callable[[Rows, Params], jax.Array]
 Owner = Literal["student", "teacher"]
 Weight = Literal["student", "teacher", "one"]
 
+_Arguments = ParamSpec("_Arguments")
+_Composed = TypeVar("_Composed", bound=Callable[..., jax.Array])
+
+IN_EACH_STATE = "in each state visited: "
+"""How `Objective.gradient_of` begins where the claim holds in each visited state by itself."""
+
+ZERO_FIELD = "nothing, the field is 0"
+"""`Objective.gradient_of` where the expected update is 0."""
+
+NO_LOSS = "no loss"
+"""`Objective.gradient_of` where the expected update is not a gradient."""
+
+
+def named_by_call(combinator: Callable[_Arguments, _Composed]) -> Callable[_Arguments, _Composed]:
+    """The combinator, made to name each function that it returns by the call, such as "negated(k1)".
+
+    The command `methods` shows these names, and the settings of a result hold them.
+    """
+
+    @functools.wraps(combinator)
+    def named(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Composed:
+        composed = combinator(*args, **kwargs)
+        arguments = [*map(_argument_text, args), *(f"{name}={_argument_text(x)}" for name, x in kwargs.items())]
+        composed.__name__ = composed.__qualname__ = f"{combinator.__name__}({', '.join(arguments)})"
+        return composed
+
+    return named
+
+
+def _argument_text(argument: Any) -> str:
+    if callable(argument):
+        return getattr(argument, "__name__", type(argument).__name__)
+    return repr(argument)
+
+
+# --- From a step to rows, and from divergences to terms -----------------------------------------------------------
+
 
 def rows(step: Step) -> Rows:
     """The rows of student and teacher in the state of this step."""
@@ -28,7 +67,7 @@ def rows(step: Step) -> Rows:
 
 
 def rows_of_other(step: Step, index: int) -> Rows:
-    """The rows of student and further policy `index`, whose logarithm is floored at `params["floor"]`.
+    """The rows of the student and of further policy `index`, whose logarithm is floored at `params["floor"]`.
 
     ValueError where the teacher has no such policy.
     """
@@ -42,40 +81,44 @@ def rows_of_other(step: Step, index: int) -> Rows:
     return rows(step)._replace(teacher_probs=probs, teacher_log_probs=log_probs)
 
 
+@named_by_call
 def plain(divergence: Callable[[Rows], jax.Array]) -> Terms:
-    """A divergence without numbers of its own, as terms."""
+    """The terms of a divergence that takes no number."""
     return lambda rows, params: divergence(rows)
 
 
+@named_by_call
 def numbered(divergence: Callable[[Rows, jax.Array], jax.Array], name: str) -> Terms:
-    """A divergence with one number, read from `params[name]`, as terms."""
+    """The terms of a divergence that takes one number, which is read from `params[name]`."""
     return lambda rows, params: divergence(rows, params[name])
 
 
+@named_by_call
 def product(terms: Terms, others: Terms) -> Terms:
-    """One by one."""
+    """The terms multiplied by other terms, action by action."""
     return lambda rows, params: terms(rows, params) * others(rows, params)
 
 
 # --- From terms to terms ------------------------------------------------------------------------------------------
 
 
+@named_by_call
 def top_k(
     terms: Terms,
     owner: Owner,
     renormalise: Literal["none", "teacher", "both"] = "none",
     tail: bool = False,
 ) -> Terms:
-    """The terms of the `params["k"]` most probable actions S of one policy only; S itself is not differentiated.
+    """The terms of S only, the `params["k"]` most probable actions of one policy; S itself is not differentiated.
 
     Args:
-      terms: of all actions.
-      owner: whose most probable actions; among equals the first.
+      terms: the terms of all actions.
+      owner: the policy whose most probable actions S holds; among equally probable ones the first.
       renormalise: which policies are divided by their mass on S first.
       tail: whether everything outside S counts as one more action (with renormalise "none").
 
     Returns:
-      Terms [A + 1]: 0 outside S, and in the last entry that of the tail or 0.
+      Terms [A + 1]: 0 outside S; the last entry is the term of the tail, or 0 without one.
     """
     if owner not in ("student", "teacher") or renormalise not in ("none", "teacher", "both"):
         raise ValueError(
@@ -90,17 +133,17 @@ def top_k(
         has_tail = tail & ~jnp.all(inside)
         counted = jnp.append(inside, has_tail)
         student, frozen, floored = (
-            _gather(log_probs, inside, divide)
+            _with_tail(log_probs, inside, divide)
             for log_probs, divide in (
                 (rows.student_log_probs, renormalise == "both"),
                 (rows.frozen_log_probs, renormalise == "both"),
                 (rows.teacher_log_probs, renormalise != "none"),
             )
         )
-        within = jnp.sum(jnp.where(inside, rows.teacher_probs, 0))
+        mass = jnp.sum(jnp.where(inside, rows.teacher_probs, 0))
         teacher = jnp.append(rows.teacher_probs, jnp.sum(jnp.where(inside, 0, rows.teacher_probs)))
         if renormalise != "none":
-            teacher = teacher / jnp.maximum(within, jnp.finfo(teacher.dtype).tiny)
+            teacher = teacher / jnp.maximum(mass, jnp.finfo(teacher.dtype).tiny)
         teacher = jnp.where(counted, teacher, 0)
         return jnp.where(counted, terms(Rows(student, frozen, teacher, floored), params), 0)
 
@@ -108,73 +151,84 @@ def top_k(
 
 
 def most_probable(rows: Rows, owner: str, k: jax.Array) -> jax.Array:
-    """Bool [A]: whether an action is among the k most probable of the student or the teacher."""
+    """True for the k most probable actions of the student or of the teacher, bool [A]."""
     scores = rows.teacher_probs if owner == "teacher" else rows.frozen_log_probs
     return numerics.ranks(scores) < k
 
 
-def _gather(log_probs: jax.Array, inside: jax.Array, divide: bool) -> jax.Array:
-    """[A + 1]: the logarithms, over their mass inside if `divide`, and that of the mass outside (0 if none is)."""
+def _with_tail(log_probs: jax.Array, inside: jax.Array, divide: bool) -> jax.Array:
+    """The log-probabilities, and in a last entry that of everything outside, or 0 if nothing is outside; [A + 1].
+
+    With `divide` the probabilities are first divided by their mass inside.
+    """
     if divide:
         log_probs = log_probs - jax.nn.logsumexp(jnp.where(inside, log_probs, -jnp.inf))
-    outside = ~inside | jnp.all(inside)  # never empty, so that no gradient of an empty sum is taken
+    all_inside = jnp.all(inside)
+    # The gradient of an empty sum would be NaN, so all actions are summed if none is outside.
+    outside = ~inside | all_inside
     rest = jax.nn.logsumexp(jnp.where(outside, log_probs, -jnp.inf))
-    return jnp.append(log_probs, jnp.where(jnp.all(inside), 0, rest))
+    return jnp.append(log_probs, jnp.where(all_inside, 0, rest))
 
 
+@named_by_call
 def tempered(terms: Terms, scaled: bool = False) -> Terms:
-    """Both policies raised to the power 1 / `params["temperature"]` and normalised; times temperature^2 if `scaled`."""
+    """The terms of both policies raised to the power 1 / `params["temperature"]` and normalised.
+
+    With `scaled` the terms are multiplied by temperature^2, which keeps the size of their gradient.
+    """
 
     def softened(rows: Rows, params: Params) -> jax.Array:
         temperature = params["temperature"]
         log_teacher = jnp.log(rows.teacher_probs) / temperature
-        found = terms(
-            Rows(
-                jax.nn.log_softmax(rows.student_log_probs / temperature),
-                jax.nn.log_softmax(rows.frozen_log_probs / temperature),
-                jax.nn.softmax(log_teacher),
-                rows.teacher_log_probs / temperature - jax.nn.logsumexp(log_teacher),
-            ),
-            params,
+        softened_rows = Rows(
+            jax.nn.log_softmax(rows.student_log_probs / temperature),
+            jax.nn.log_softmax(rows.frozen_log_probs / temperature),
+            jax.nn.softmax(log_teacher),
+            rows.teacher_log_probs / temperature - jax.nn.logsumexp(log_teacher),
         )
-        return found * temperature**2 if scaled else found
+        softened_terms = terms(softened_rows, params)
+        return softened_terms * temperature**2 if scaled else softened_terms
 
     return softened
 
 
+@named_by_call
 def clipped(terms: Terms) -> Terms:
-    """Every term at most `params["clip"]`, before the sum."""
+    """The terms, each clipped to at most `params["clip"]`."""
     return lambda rows, params: jnp.minimum(terms(rows, params), params["clip"])
 
 
+@named_by_call
 def whitened(terms: Terms) -> Terms:
-    """Less their mean, over sqrt(variance + `params["epsilon"]`): in this state, under pi_theta; not differentiated.
+    """The terms minus their mean, divided by sqrt(variance + `params["epsilon"]`); nothing is differentiated.
 
-    It is what normalising over a large group of actions in one state does. Normalising over a large batch of all states
-    divides the whole expected update by one number instead.
+    Mean and variance are those of this state under pi_theta, so this is what normalising over a large group of actions
+    in one state does. Normalising over a large batch of all states divides the whole expected update by one number
+    instead.
     """
 
-    def standard(rows: Rows, params: Params) -> jax.Array:
-        found = terms(rows._replace(student_log_probs=rows.frozen_log_probs), params)
+    def standardised(rows: Rows, params: Params) -> jax.Array:
+        frozen_terms = terms(rows._replace(student_log_probs=rows.frozen_log_probs), params)
         probs = jnp.exp(rows.frozen_log_probs)
-        centred = found - jnp.sum(probs * found)
+        centred = frozen_terms - jnp.sum(probs * frozen_terms)
         return centred / jnp.sqrt(jnp.sum(probs * centred**2) + params["epsilon"])
 
-    return standard
+    return standardised
 
 
+@named_by_call
 def top_k_weights(owner: Owner, weight: Weight, normalised: bool = True) -> Terms:
     """Weights of the `params["k"]` most probable actions of one policy, never differentiated; 0 for all others.
 
     Args:
-      owner: whose most probable actions.
-      weight: their weights: pi_theta, pi (floored) or 1.
-      normalised: whether they are divided by their sum.
+      owner: the policy whose most probable actions these are.
+      weight: what the weights are: pi_theta ("student"), pi floored ("teacher") or 1 ("one").
+      normalised: whether the weights are divided by their sum.
     """
     if owner not in ("student", "teacher") or weight not in ("student", "teacher", "one"):
         raise ValueError(f"owner must be 'student' or 'teacher', weight those or 'one'; got {owner!r}, {weight!r}.")
 
-    def terms(rows: Rows, params: Params) -> jax.Array:
+    def weights(rows: Rows, params: Params) -> jax.Array:
         log_weights = {
             "student": rows.frozen_log_probs,
             "teacher": rows.teacher_log_probs,
@@ -183,53 +237,63 @@ def top_k_weights(owner: Owner, weight: Weight, normalised: bool = True) -> Term
         log_weights = jnp.where(most_probable(rows, owner, params["k"]), log_weights, -jnp.inf)
         return jax.nn.softmax(log_weights) if normalised else jnp.exp(log_weights)
 
-    return terms
+    return weights
 
 
 # --- From terms to functions of a step ----------------------------------------------------------------------------
 
 
+@named_by_call
 def total(terms: Terms) -> StepFn:
-    """The sum over actions: the divergence in this state."""
+    """The sum of the terms over the actions, such as the divergence in this state."""
     return lambda step: jnp.sum(terms(rows(step), step.params))
 
 
+@named_by_call
 def sampled(terms: Terms) -> StepFn:
-    """The term of the action taken: a one-sample estimate."""
+    """The term of the action taken, a one-sample estimate."""
     return lambda step: numerics.pick(terms(rows(step), step.params), step.action)
 
 
 # --- From functions of a step to others ---------------------------------------------------------------------------
 
 
+@named_by_call
 def negated(fn: StepFn) -> StepFn:
-    """-fn: a cost as a reward."""
+    """The function -fn, which makes a reward of a cost."""
     return lambda step: -fn(step)
 
 
+@named_by_call
 def added(*fns: StepFn) -> StepFn:
-    """The sum of several."""
+    """The sum of several functions."""
     return lambda step: sum((fn(step) for fn in fns[1:]), fns[0](step))
 
 
+@named_by_call
 def weighted(fn: StepFn, name: str) -> StepFn:
-    """`params[name]` times fn."""
+    """The function fn multiplied by `params[name]`."""
     return lambda step: step.params[name] * fn(step)
 
 
+@named_by_call
 def clamped(fn: StepFn, least: float | None = None, most: float | None = None) -> StepFn:
-    """fn kept within bounds, with no gradient beyond them."""
+    """The function fn clipped to [least, most], with gradient 0 beyond these bounds."""
     return lambda step: jnp.clip(fn(step), least, most)
 
 
+@named_by_call
 def times_ratio(fn: StepFn) -> StepFn:
-    """pi_theta(a) / pi_theta(a) frozen, times fn: 1 in value, and in its gradient the missing score of the action."""
+    """The function fn multiplied by the ratio of pi_theta(a) to its frozen copy.
 
-    def with_score(step: Step) -> jax.Array:
+    The ratio is 1, and its gradient adds fn times the score of the action, which the gradient of fn alone lacks.
+    """
+
+    def with_ratio(step: Step) -> jax.Array:
         frozen = numerics.pick(jax.nn.log_softmax(step.frozen_logits), step.action)
         return jnp.exp(step.student_log_prob - frozen) * fn(step)
 
-    return with_score
+    return with_ratio
 
 
 # --- Methods ------------------------------------------------------------------------------------------------------
@@ -237,14 +301,15 @@ def times_ratio(fn: StepFn) -> StepFn:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Objective(Method):
-    """A method with its source and with what its expected update is the gradient of (summed over steps).
+    """A method with its source and a claim: what its expected update, summed over steps, is the gradient of.
 
     Attributes:
-      source: paper, or project whose code does this.
-      gradient_of: in words.
+      source: the paper, or the project whose code does this.
+      gradient_of: the claim in words. It begins with `IN_EACH_STATE` for a `state_loss`, and is `NO_LOSS` for neither
+        loss.
       state_loss: l such that the expected update is -sum_s d(s) grad l(s), d the expected visits under the control
-        policy, held fixed. Where d depends on the student, the sum is in general the gradient of nothing.
-        None: there is no such l.
+        policy, held fixed. Where d depends on the student, the sum is in general not a gradient. None: there is no such
+        l.
       total_loss: l such that the expected update (Monte Carlo) is -grad E_q[sum_t l(t)], everything differentiated.
         None: there is no such l.
     """
@@ -257,25 +322,42 @@ class Objective(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.description:
-            object.__setattr__(self, "description", f"The gradient of {self.gradient_of or '?'} ({self.source}).")
+            source = f" ({self.source})" if self.source else ""
+            object.__setattr__(self, "description", f"{_claim_text(self.gradient_of)}{source}.")
+
+
+def _claim_text(gradient_of: str) -> str:
+    """The claim of an `Objective` as a sentence without its full stop."""
+    if not gradient_of:
+        return "Without a claim about its gradient"
+    if gradient_of == NO_LOSS:
+        return "Not the gradient of any loss"
+    if gradient_of == ZERO_FIELD:
+        return "Zero in expectation"
+    if gradient_of.startswith(IN_EACH_STATE):
+        return f"In each visited state, the gradient of {gradient_of.removeprefix(IN_EACH_STATE)}"
+    return f"The gradient of {gradient_of}"
 
 
 def discounted(method: Method, discount: float, **changes: Any) -> Method:
-    """`method` with another discount: 0 credits an action with its own step's reward, 1 with all that follow."""
+    """The method with another discount: 0 credits an action with its own step's reward, 1 with all that follow."""
     return _changed(method, discount=discount, **changes)
 
 
 def without_own_step(method: Method, **changes: Any) -> Method:
-    """`method` whose Rhat_t begins with the reward of step t + 1; for rewards that the policies alone decide."""
+    """The method whose Rhat_t begins with the reward of step t + 1.
+
+    It is for rewards that depend on the two policies alone.
+    """
     return _changed(method, reward=None, next_reward=method.reward, **changes)
 
 
 def length_normalised(method: Method, **changes: Any) -> Method:
-    """`method` whose update is the mean over the steps of an episode, whatever the configuration says."""
+    """The method with reduction "mean": its update is the mean over an episode's steps under every configuration."""
     return _changed(method, reduction="mean", **changes)
 
 
 def _changed(method: Method, **changes: Any) -> Method:
-    """Replaced fields; what an objective claims does not survive a change unless it is claimed anew."""
-    none: dict[str, Any] = {"description": "", "gradient_of": "", "state_loss": None, "total_loss": None}
-    return dataclasses.replace(method, **((none if isinstance(method, Objective) else {}) | changes))
+    """The method with some fields replaced; an objective loses its claims, except those that `changes` make anew."""
+    claims: dict[str, Any] = {"description": "", "gradient_of": "", "state_loss": None, "total_loss": None}
+    return dataclasses.replace(method, **((claims if isinstance(method, Objective) else {}) | changes))

@@ -1,8 +1,9 @@
-"""Divergences between the rows of student and teacher, action by action; objectives sum them or sample from them.
+"""Divergences between the policies of student and teacher in one state, as one term for each action.
 
-Every function takes `Rows` and returns one number for each action, [A], in nats: the divergence is their sum, and k1,
-k2 and k3 are read at the action taken. Teacher probabilities may be 0 and the student's may underflow to 0: all that
-can be finite there is, with its gradient. Where log pi itself is needed, it is the floored one.
+Every function takes `Rows` and returns one number for each action, [A], in nats. A divergence is the sum of its terms;
+of k1, k2 and k3 the term of the action taken is used. Teacher probabilities may be 0, and the student's may underflow
+to 0: every value that can be finite there is finite, and so is its gradient. Where a term needs log pi by itself, the
+teacher's probability is floored.
 """
 
 import math
@@ -12,9 +13,11 @@ import jax
 import jax.numpy as jnp
 from scipy import special
 
+from jaxdistill.methods.numerics import kl_terms, log_positive
+
 
 class Rows(NamedTuple):
-    """What is compared in one state, each [A].
+    """The policies of student and teacher in one state, each [A].
 
     Attributes:
       student_log_probs: log pi_theta, nats; differentiated.
@@ -30,6 +33,7 @@ class Rows(NamedTuple):
 
     @property
     def student_probs(self) -> jax.Array:
+        """pi_theta; differentiated."""
         return jnp.exp(self.student_log_probs)
 
     @property
@@ -39,33 +43,38 @@ class Rows(NamedTuple):
 
 
 def forward_kl(rows: Rows) -> jax.Array:
-    """KL(pi || pi_theta)."""
-    return rows.teacher_probs * (_log(rows.teacher_probs) - rows.student_log_probs)
+    """The forward KL divergence KL(pi || pi_theta)."""
+    pi = rows.teacher_probs
+    return kl_terms(p=pi, log_p=log_positive(pi), log_q=rows.student_log_probs)
 
 
 def reverse_kl(rows: Rows) -> jax.Array:
-    """KL(pi_theta || pi), the teacher floored."""
-    return rows.student_probs * rows.log_ratio
+    """The reverse KL divergence KL(pi_theta || pi), the teacher floored."""
+    return kl_terms(p=rows.student_probs, log_p=rows.student_log_probs, log_q=rows.teacher_log_probs)
 
 
 def jensen_shannon(rows: Rows, beta: jax.Array | float) -> jax.Array:
-    """beta KL(pi || m) + (1 - beta) KL(pi_theta || m), m = beta pi + (1 - beta) pi_theta, beta in [0, 1).
+    """The generalised Jensen-Shannon divergence beta KL(pi || m) + (1 - beta) KL(pi_theta || m), beta in [0, 1).
 
-    Of order beta KL(pi || pi_theta) near 0 and of order (1 - beta) KL(pi_theta || pi) near 1.
+    The mixture m is beta pi + (1 - beta) pi_theta. The divergence is of order beta KL(pi || pi_theta) near beta = 0 and
+    of order (1 - beta) KL(pi_theta || pi) near beta = 1.
     """
-    log_mixture = mixture_log_probs(rows, beta)
-    forward = rows.teacher_probs * (_log(rows.teacher_probs) - log_mixture)
-    return beta * forward + (1 - beta) * rows.student_probs * (rows.student_log_probs - log_mixture)
+    pi, log_mixture = rows.teacher_probs, mixture_log_probs(rows, beta)
+    from_teacher = kl_terms(p=pi, log_p=log_positive(pi), log_q=log_mixture)
+    from_student = kl_terms(p=rows.student_probs, log_p=rows.student_log_probs, log_q=log_mixture)
+    return beta * from_teacher + (1 - beta) * from_student
 
 
 def skew_forward_kl(rows: Rows, skew: jax.Array | float) -> jax.Array:
-    """KL(pi || skew pi + (1 - skew) pi_theta), skew in [0, 1)."""
-    return rows.teacher_probs * (_log(rows.teacher_probs) - mixture_log_probs(rows, skew))
+    """The skew forward KL divergence KL(pi || skew pi + (1 - skew) pi_theta), skew in [0, 1)."""
+    pi = rows.teacher_probs
+    return kl_terms(p=pi, log_p=log_positive(pi), log_q=mixture_log_probs(rows, skew))
 
 
 def skew_reverse_kl(rows: Rows, skew: jax.Array | float) -> jax.Array:
-    """KL(pi_theta || (1 - skew) pi + skew pi_theta), skew in (0, 1]."""
-    return rows.student_probs * (rows.student_log_probs - mixture_log_probs(rows, 1 - skew))
+    """The skew reverse KL divergence KL(pi_theta || (1 - skew) pi + skew pi_theta), skew in (0, 1]."""
+    probs, log_probs = rows.student_probs, rows.student_log_probs
+    return kl_terms(p=probs, log_p=log_probs, log_q=mixture_log_probs(rows, 1 - skew))
 
 
 def density_power(rows: Rows, power: jax.Array | float) -> jax.Array:
@@ -74,68 +83,81 @@ def density_power(rows: Rows, power: jax.Array | float) -> jax.Array:
     sum_a pi_theta^(1 + a) / (1 + a) - pi_theta pi^a + pi^(1 + a) a / (1 + a): half the squared error for a = 1.
     """
     student, teacher = rows.student_probs, rows.teacher_probs
-    own = jnp.exp((1 + power) * rows.student_log_probs) / (1 + power)
-    return own - student * teacher**power + teacher ** (1 + power) * power / (1 + power)
+    student_part = jnp.exp((1 + power) * rows.student_log_probs) / (1 + power)
+    return student_part - student * teacher**power + teacher ** (1 + power) * power / (1 + power)
 
 
 def alpha_divergence(rows: Rows, power: jax.Array | float) -> jax.Array:
-    """(pi_theta - pi_theta^(1 - a) pi^a) / (a (1 - a)), a = power in (0, 1), the teacher floored."""
+    """The alpha divergence (pi_theta - pi_theta^(1 - a) pi^a) / (a (1 - a)), a = power in (0, 1).
+
+    The teacher is floored.
+    """
     overlap = jnp.exp((1 - power) * rows.student_log_probs + power * rows.teacher_log_probs)
     return (rows.student_probs - overlap) / (power * (1 - power))
 
 
 def squared_log_ratio(rows: Rows) -> jax.Array:
-    """pi (log pi_theta - log pi)^2 / 2, the teacher's expectation of k2."""
+    """The teacher's expectation of k2, pi (log pi_theta - log pi)^2 / 2."""
     return rows.teacher_probs * k2(rows)
 
 
 def expected_k2(rows: Rows) -> jax.Array:
-    """pi_theta (log pi_theta - log pi)^2 / 2, the student's expectation of k2."""
+    """The student's expectation of k2, pi_theta (log pi_theta - log pi)^2 / 2."""
     return rows.student_probs * k2(rows)
 
 
 def k1(rows: Rows) -> jax.Array:
-    """log pi_theta(a) - log pi(a); its mean under the student is KL(pi_theta || pi)."""
+    """The log ratio k1 = log pi_theta(a) - log pi(a); its mean under the student is KL(pi_theta || pi)."""
     return rows.log_ratio
 
 
 def k2(rows: Rows) -> jax.Array:
-    """k1^2 / 2: biased as a value, its gradient under the student is that of KL(pi_theta || pi)."""
+    """Half the squared log ratio, k2 = k1^2 / 2.
+
+    Its mean under the student is a biased estimate of KL(pi_theta || pi), but the mean of its gradient is the gradient
+    of KL(pi_theta || pi).
+    """
     return rows.log_ratio**2 / 2
 
 
 def k3(rows: Rows) -> jax.Array:
-    """pi(a) / pi_theta(a) - 1 - log(pi(a) / pi_theta(a)) >= 0; its mean under the student is KL(pi_theta || pi)."""
+    """The estimate k3 = x - 1 - log x >= 0, x = pi(a) / pi_theta(a).
+
+    Its mean under the student is KL(pi_theta || pi).
+    """
     return jnp.expm1(-rows.log_ratio) + rows.log_ratio
 
 
 def k3_clamped(rows: Rows, most_ratio: float = 20.0, most: float = 10.0) -> jax.Array:
-    """k3 with its log ratio kept within `most_ratio` and itself below `most`: no gradient beyond either."""
+    """k3 with its log ratio clipped to +-`most_ratio` and its value to at most `most`.
+
+    Where either is clipped, the gradient is 0.
+    """
     log_ratio = jnp.clip(rows.log_ratio, -most_ratio, most_ratio)
     return jnp.minimum(jnp.expm1(-log_ratio) + log_ratio, most)
 
 
 def forward_kl_flat(rows: Rows, most: float = 10.0) -> jax.Array:
-    """pi_theta - pi log pi_theta, constant in pi_theta where k3 exceeds `most`: what the mean of `k3_clamped` descends.
+    """The divergence that the mean of `k3_clamped` descends: pi_theta - pi log pi_theta, flat where k3 exceeds `most`.
 
-    For most = 10 that is where pi / pi_theta is above 13.6 or below 1.7e-5, the teacher floored.
+    Flat means constant in pi_theta. For most = 10 this is where pi / pi_theta, the teacher floored, is above 13.6 or
+    below 1.7e-5.
     """
-    ends = (-1 - most - special.lambertw(-math.exp(-1 - most), branch).real for branch in (-1, 0))
-    teacher, (highest, lowest) = jnp.exp(rows.teacher_log_probs), ends
+    # k3 = most has two solutions in log(pi / pi_theta), given by the two real branches of the Lambert W function.
+    highest, lowest = (-1 - most - special.lambertw(-math.exp(-1 - most), branch).real for branch in (-1, 0))
+    teacher = jnp.exp(rows.teacher_log_probs)
     log_probs = rows.teacher_log_probs + jnp.clip(rows.log_ratio, -highest, -lowest)
     return jnp.exp(log_probs) - teacher * log_probs
 
 
 def mixture_log_probs(rows: Rows, weight: jax.Array | float) -> jax.Array:
-    """log(weight pi + (1 - weight) pi_theta), weight in [0, 1]; finite wherever pi_theta or pi is positive."""
+    """The log-probabilities of the mixture weight pi + (1 - weight) pi_theta, weight in [0, 1].
+
+    They are finite wherever pi_theta or pi is positive.
+    """
     return jnp.logaddexp(jnp.log(weight * rows.teacher_probs), jnp.log1p(-weight) + rows.student_log_probs)
 
 
 def negative_entropy(rows: Rows) -> jax.Array:
-    """pi_theta log pi_theta."""
+    """The negative entropy of the student, pi_theta log pi_theta."""
     return rows.student_probs * rows.student_log_probs
-
-
-def _log(probs: jax.Array) -> jax.Array:
-    """log probs, and 0 where they are 0, which is their weight."""
-    return jnp.log(jnp.where(probs > 0, probs, 1))

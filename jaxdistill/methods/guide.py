@@ -1,6 +1,6 @@
-"""The decision guide of Fig. 1 as a function: five questions, and the method to use.
+"""The decision guide of Fig. 1 as a function: it recommends a method from the answers to five questions.
 
-A question that the guide does not reach need not be answered. The reasons are the paper's; the evidence names the
+A question that the guide does not reach needs no answer. The reasons are the paper's, and the evidence names the
 experiments that show them.
 """
 
@@ -20,7 +20,7 @@ QUESTIONS: dict[str, str] = {
     "strong_teacher": "Is the teacher strong?",
     "teacher_has_values": "Does the teacher have a value function V?",
 }
-"""The questions in the order of asking, by the name of `recommend`'s argument."""
+"""The questions in the order of the guide, by the name of the argument of `recommend`."""
 
 _NOT_A_GRADIENT = (
     " On-policy distillation is not among the feasible methods: its update is not a gradient field and can cycle."
@@ -29,14 +29,14 @@ _NOT_A_GRADIENT = (
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
-    """Where the guide leads.
+    """The method that the guide recommends, with reasons.
 
     Attributes:
-      preferred: name of the method to use.
-      feasible: names of the methods that are feasible as well; may be empty.
-      reason: why, in words.
-      evidence: names of the experiments that show it, such as "fig3".
-      path: the questions asked on the way, each with its answer.
+      preferred: the name of the method to use.
+      feasible: the names of the methods that are feasible as well; may be empty.
+      reason: why this method is preferred, in words.
+      evidence: the names of the experiments that show it, such as "fig3".
+      path: the questions that were needed, each with its answer.
     """
 
     preferred: str
@@ -47,14 +47,15 @@ class Recommendation:
 
     @property
     def methods(self) -> dict[str, Method]:
-        """The methods themselves by name, the preferred one first: `train(..., methods=[...])` takes them."""
+        """The methods by name, the preferred one first, as `train(..., methods=...)` takes them."""
         return {name: method(name) for name in (self.preferred, *self.feasible)}
 
 
 def method(name: str) -> Method:
-    """The method of a name that the guide uses: one of METHODS, or one of METHODS plus the reward ("..._r").
+    """The method of a name that the guide uses: a method of METHODS, or with the ending "_r" one plus the reward.
 
-    ValueError naming the valid names.
+    Raises:
+      ValueError: with the valid names, for an unknown name.
     """
     if isinstance(name, str) and name not in paper.METHODS and name.removesuffix("_r") in paper.METHODS:
         return paper.plus_reward(paper.METHODS[name.removesuffix("_r")])
@@ -62,7 +63,11 @@ def method(name: str) -> Method:
 
 
 def how_to_get(name: str) -> str:
-    """The Python expression of the method of a name, after `import jaxdistill as jd`; ValueError as `method`."""
+    """The Python expression of the method of a name, after `import jaxdistill as jd`.
+
+    Raises:
+      ValueError: with the valid names, for an unknown name.
+    """
     method(name)
     if name in paper.METHODS:
         return f'jd.METHODS["{name}"]'
@@ -79,10 +84,10 @@ def recommend(
     """The method that Fig. 1 recommends.
 
     Args:
-      evaluated_outside_teacher_states: whether the student will be judged in states that the teacher rarely visits,
-        as it is when the student itself acts and may leave the teacher's way.
+      evaluated_outside_teacher_states: whether the student will be evaluated in states that the teacher rarely visits.
+        It is when the student itself acts and may leave the teacher's trajectories.
       convergence_guarantees: whether the update has to be one that provably converges.
-      improvement_over_speed: whether getting better than the teacher counts more than learning fast.
+      improvement_over_speed: whether becoming better than the teacher is more important than learning fast.
       strong_teacher: whether the teacher is good at the task.
       teacher_has_values: whether the teacher's value function is available.
 
@@ -90,7 +95,7 @@ def recommend(
       The recommendation. Answers that the guide does not reach are ignored, and may be None.
 
     Raises:
-      ValueError: naming the question, if an answer that is needed is None, or is neither True nor False.
+      ValueError: with the question, if an answer that is needed is neither True nor False.
     """
     answers = dict(
         evaluated_outside_teacher_states=evaluated_outside_teacher_states,
@@ -114,13 +119,14 @@ def recommend(
     if not ask("evaluated_outside_teacher_states"):
         return dataclasses.replace(_TEACHER_DISTILL, path=tuple(path))
     guarantees = ask("convergence_guarantees")
-    found = _outside_the_teachers_states(ask)
+    recommendation = _outside_teacher_states(ask)
     if guarantees:
-        found = _with_guarantees(found)
-    return dataclasses.replace(found, path=tuple(path))
+        recommendation = _with_guarantees(recommendation)
+    return dataclasses.replace(recommendation, path=tuple(path))
 
 
-def _outside_the_teachers_states(ask: Callable[[str], bool]) -> Recommendation:
+def _outside_teacher_states(ask: Callable[[str], bool]) -> Recommendation:
+    """The recommendation for a student that is evaluated outside the teacher's states, without guarantees."""
     if not ask("improvement_over_speed"):
         return _IMITATE
     if ask("strong_teacher"):
@@ -128,45 +134,51 @@ def _outside_the_teachers_states(ask: Callable[[str], bool]) -> Recommendation:
     return _VALUES_AS_REWARD if ask("teacher_has_values") else _IMPROVE_ON_A_WEAK_TEACHER
 
 
-def _with_guarantees(found: Recommendation) -> Recommendation:
-    feasible = tuple(name for name in found.feasible if not name.startswith("on_policy_distill"))
-    if feasible == found.feasible:
-        return found
-    evidence = ("fig2", *found.evidence)
-    return dataclasses.replace(found, feasible=feasible, reason=found.reason + _NOT_A_GRADIENT, evidence=evidence)
+def _with_guarantees(recommendation: Recommendation) -> Recommendation:
+    """The recommendation without on-policy distillation, whose update is not a gradient field."""
+    feasible = tuple(name for name in recommendation.feasible if not name.startswith("on_policy_distill"))
+    if feasible == recommendation.feasible:
+        return recommendation
+    return dataclasses.replace(
+        recommendation,
+        feasible=feasible,
+        reason=recommendation.reason + _NOT_A_GRADIENT,
+        evidence=("fig2", *recommendation.evidence),
+    )
 
 
 _TEACHER_DISTILL = Recommendation(
     preferred="teacher_distill",
     feasible=(),
-    reason="Only the teacher's states count, and on the teacher's own trajectories they are learned fastest, by "
-    "supervised learning.",
+    reason="Only the teacher's states count, and supervised learning on the teacher's own trajectories learns them "
+    "fastest.",
     evidence=("fig3",),
 )
 _IMITATE = Recommendation(
     preferred="exp_entropy_regularised",
     feasible=("on_policy_distill", "n_distill"),
-    reason="The student has to be right where it goes itself, so its own trajectories are needed. Expected entropy "
-    "regularisation is the gradient of a loss, and the expectation over actions keeps it fast with many of them.",
+    reason="The student has to be right in the states that it visits itself, so its own trajectories are needed. "
+    "Expected entropy regularisation is the gradient of a loss, and the expectation over actions keeps it fast where "
+    "they are many.",
     evidence=("fig3", "fig4"),
 )
 _IMPROVE_ON_A_STRONG_TEACHER = Recommendation(
     preferred="exp_entropy_regularised_r",
     feasible=("on_policy_distill_r", "n_distill_r"),
-    reason="The environment reward lets the student pass the teacher, and a strong teacher's policy shows it the way "
-    "on its own trajectories.",
+    reason="The environment reward lets the student surpass the teacher, and a strong teacher's policy guides the "
+    "student on its own trajectories.",
     evidence=("fig4", "fig5"),
 )
 _IMPROVE_ON_A_WEAK_TEACHER = dataclasses.replace(
     _IMPROVE_ON_A_STRONG_TEACHER,
-    reason="The environment reward lets the student pass the teacher; without the teacher's values, its policy is all "
-    "there is to learn from, although it also holds the student back where the teacher errs.",
+    reason="The environment reward lets the student surpass the teacher. Without the teacher's values only its policy "
+    "remains to learn from, although imitation also limits the student where the teacher errs.",
     evidence=("fig5", "fig6"),
 )
 _VALUES_AS_REWARD = Recommendation(
     preferred="teacher_v_reward",
     feasible=(),
-    reason="The teacher's values shape the environment reward and leave its optimum where it is, so that a weak "
-    "teacher cannot mislead the student as its policy would.",
+    reason="The teacher's values shape the environment reward without changing its optimum. So a weak teacher cannot "
+    "mislead the student, as imitation of its policy would.",
     evidence=("fig5", "fig6"),
 )

@@ -1,4 +1,4 @@
-"""A method is data: control policy, per-step loss, per-step reward, and how the return is estimated.
+"""A method as data: its control policy, its loss and reward for each step, and how it estimates the return.
 
 Every method is the one formula of Table 1, E_q sum_t [ -grad log pi_theta(a_t) Rhat_t + grad l_t ]. The engine samples
 it, `theory` computes it exactly, and both take what differs between methods from the `Method` defined here.
@@ -13,9 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.methods import numerics
 from jaxdistill.runtime import checks
 from jaxdistill.runtime.files import one_line
+
+REDUCTIONS = ("mean", "sum")
+"""How the updates of an episode's steps become one."""
+
+BOOTSTRAPS = ("student", "teacher", "zero")
+"""Whose value V(t+1) continues a return that is not sampled to its end."""
 
 
 @jax.tree_util.register_dataclass
@@ -70,6 +77,42 @@ class Step:
 StepFn = Callable[[Step], jax.Array]
 
 
+def make_step(
+    student_logits: jax.Array,
+    teacher_probs: jax.Array,
+    *,
+    action: jax.Array,
+    probability_floor: jax.Array | float,
+    student_value: jax.Array | None = None,
+    teacher_value: jax.Array | None = None,
+    next_teacher_value: jax.Array | None = None,
+    reward: jax.Array | None = None,
+    discount: jax.Array | None = None,
+    params: Mapping[str, jax.Array] | None = None,
+    other_probs: jax.Array | None = None,
+) -> Step:
+    """The `Step` of a row of the student and a row of the teacher, [A] each; numbers that are not given are 0.
+
+    `probability_floor` is the least teacher probability inside a logarithm. The other arguments are the fields of
+    `Step`.
+    """
+    zero = jnp.zeros((), student_logits.dtype)
+    return Step(
+        student_logits=student_logits,
+        frozen_logits=student_logits,
+        student_value=zero if student_value is None else student_value,
+        teacher_probs=teacher_probs,
+        teacher_log_probs=numerics.log_floored(teacher_probs, probability_floor),
+        teacher_value=zero if teacher_value is None else teacher_value,
+        next_teacher_value=zero if next_teacher_value is None else next_teacher_value,
+        action=action,
+        reward=zero if reward is None else reward,
+        discount=zero if discount is None else discount,
+        params={} if params is None else params,
+        other_probs=jnp.zeros((0, *teacher_probs.shape), teacher_probs.dtype) if other_probs is None else other_probs,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Control:
     """The control policy q: a mixture of the student's, the teacher's and the uniform policy.
@@ -121,7 +164,7 @@ class Method:
       next_reward: the part of rhat_t that step t+1 decides when its action is chosen (it sees no reward and no next
         value), such as -l(t+1) of Theorem 2; 0 when the episode ended. None: 0.
       control: q.
-      estimator: "mc" or "td" where the method fixes it (TD + V_pi); None: the configuration's.
+      estimator: a name of `estimators.ESTIMATORS` where the method fixes it (TD + V_pi); None: the configuration's.
       reduction: "mean" (normalised by the episode's length) or "sum" over steps where the method fixes it; None: the
         configuration's.
       bootstrap: the V(t+1) of "td": "student" V_theta, "teacher" V_pi, or "zero".
@@ -138,7 +181,7 @@ class Method:
     reward: StepFn | None = None
     next_reward: StepFn | None = None
     control: Control = STUDENT
-    estimator: Literal["mc", "td"] | None = None
+    estimator: str | None = None
     reduction: Literal["mean", "sum"] | None = None
     bootstrap: Literal["student", "teacher", "zero"] = "student"
     baseline: bool = True
@@ -198,9 +241,9 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "reward": (_is_function, "a function of a Step or None"),
     "next_reward": (_is_function, "a function of a Step or None"),
     "control": (lambda value: isinstance(value, Control), "a Control such as STUDENT"),
-    "estimator": (_is_one_of("mc", "td", None), "'mc', 'td' or None"),
-    "reduction": (_is_one_of("mean", "sum", None), "'mean', 'sum' or None"),
-    "bootstrap": (_is_one_of("student", "teacher", "zero"), "'student', 'teacher' or 'zero'"),
+    "estimator": (_is_one_of(*ESTIMATORS, None), f"{', '.join(map(repr, ESTIMATORS))} or None"),
+    "reduction": (_is_one_of(*REDUCTIONS, None), "'mean', 'sum' or None"),
+    "bootstrap": (_is_one_of(*BOOTSTRAPS), "'student', 'teacher' or 'zero'"),
     "baseline": (_is_bool, "True or False"),
     "discount": (_is_discount, "in [0, 1] or None"),
     "params": (_are_params, "a mapping from names to numbers"),
@@ -213,33 +256,41 @@ _CHECKED: WeakKeyDictionary[Method, set[tuple[int, int]]] = WeakKeyDictionary()
 
 
 def check_functions(method: Method, num_actions: int, num_others: int = 0) -> None:
-    """ValueError unless the functions of a method, tried without computing, make one number of a `Step`."""
+    """ValueError unless each function of a method returns one number for a `Step`; nothing is computed."""
     if (num_actions, num_others) in _CHECKED.setdefault(method, set()):
         return
-    one: Any = jax.ShapeDtypeStruct((), jnp.float32)
-    row: Any = jax.ShapeDtypeStruct((num_actions,), jnp.float32)
-    whole: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    others: Any = jax.ShapeDtypeStruct((num_others, num_actions), jnp.float32)
-    step = Step(
-        student_logits=row, frozen_logits=row, student_value=one, teacher_probs=row, teacher_log_probs=row,
-        teacher_value=one, next_teacher_value=one, action=whole, reward=one, discount=one,
-        params=dict.fromkeys(method.params, one), other_probs=others,
-    )  # fmt: skip
     for field in ("loss", "reward", "next_reward"):
-        fn, what = getattr(method, field), f"{field} of the method {checks.shown(method.name)}"
-        if fn is None:
-            continue
-        try:
-            found = jax.eval_shape(fn, step)
-        except Exception as error:
-            if isinstance(error, ValueError) and checks.why(error) == one_line(error):
-                raise
-            raise ValueError(f"{what} fails on a Step of {num_actions} actions: {checks.why(error)}.") from error
-        kinds = (jnp.floating,) if field == "loss" else (jnp.floating, jnp.integer, jnp.bool_)  # what is differentiated
-        if getattr(found, "shape", None) != () or not any(jnp.issubdtype(found.dtype, kind) for kind in kinds):
-            got = f"{found.dtype} {list(found.shape)}" if hasattr(found, "shape") else checks.shown(found)
-            raise ValueError(f"{what} must return one real number, float []; got {got}.")
+        if getattr(method, field) is not None:
+            _check_function(method, field, num_actions, num_others)
     _CHECKED[method].add((num_actions, num_others))
+
+
+def _check_function(method: Method, field: str, num_actions: int, num_others: int) -> None:
+    name = f"{field} of the method {checks.shown(method.name)}"
+
+    def call(number: jax.Array, row: jax.Array, action: jax.Array, other_probs: jax.Array) -> jax.Array:
+        params = dict.fromkeys(method.params, number)
+        return getattr(method, field)(
+            make_step(row, row, action=action, probability_floor=number, params=params, other_probs=other_probs)
+        )
+
+    shapes = [
+        ((), jnp.float32),
+        ((num_actions,), jnp.float32),
+        ((), jnp.int32),
+        ((num_others, num_actions), jnp.float32),
+    ]
+    try:
+        output = jax.eval_shape(call, *(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes))
+    except Exception as error:
+        if isinstance(error, ValueError) and checks.why(error) == one_line(error):
+            raise
+        raise ValueError(f"{name} fails on a Step of {num_actions} actions: {checks.why(error)}.") from error
+    # Only what can be differentiated may be a loss.
+    kinds = (jnp.floating,) if field == "loss" else (jnp.floating, jnp.integer, jnp.bool_)
+    if getattr(output, "shape", None) != () or not any(jnp.issubdtype(output.dtype, kind) for kind in kinds):
+        got = f"{output.dtype} {list(output.shape)}" if hasattr(output, "shape") else checks.shown(output)
+        raise ValueError(f"{name} must return one real number, float []; got {got}.")
 
 
 def loss_gradient(loss: StepFn, step: Step) -> jax.Array:

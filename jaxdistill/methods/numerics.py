@@ -1,6 +1,7 @@
-"""Rows of probabilities and logits: entropy, cross-entropy and KL in nats, with 0 log 0 = 0; picking and sampling.
+"""Computations on single rows [A]: distributions in nats, and the picking, joining, ranking and sampling of entries.
 
-Roles are keyword-only where two distributions meet, because optax and rlax disagree on their order.
+In sums over a distribution 0 log 0 = 0. Where two distributions meet, the arguments are keyword-only, because optax and
+rlax disagree on their order.
 """
 
 from collections.abc import Sequence
@@ -9,9 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Rows up to this length are handled entry by entry: XLA fuses that with its neighbours, which a reduction or a sort it
-# does not, and a loop with a sort does not become one function on CPU.
-_UNROLL = 16
+# Rows up to this length are handled entry by entry. XLA fuses that with the operations around it, which it does not do
+# with a reduction or a sort; and on CPU a loop that contains a sort is not compiled into one function.
+_LONGEST_UNROLLED = 16
+
+
+# --- Distributions ------------------------------------------------------------------------------------------------
 
 
 def log_floored(probs: jax.Array, floor: jax.Array | float) -> jax.Array:
@@ -22,47 +26,60 @@ def log_floored(probs: jax.Array, floor: jax.Array | float) -> jax.Array:
     return jnp.log(jnp.maximum(probs, jnp.asarray(floor, probs.dtype)))
 
 
-def plogq(p: jax.Array, log_q: jax.Array) -> jax.Array:
+def log_positive(probs: jax.Array) -> jax.Array:
+    """log probs, nats, and 0 where a probability is 0; for sums in which that probability is the weight."""
+    return jnp.log(jnp.where(probs > 0, probs, 1))
+
+
+def entropy(p: jax.Array) -> jax.Array:
+    """The entropy H(p) = -sum_a p(a) log p(a), nats, in [0, log A]."""
+    return -_expected_log(p, log_positive(p))
+
+
+def cross_entropy(*, p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """The cross-entropy H(p||q) = -sum_a p(a) log q(a), nats; infinite where q is 0 and p is not."""
+    return -_expected_log(p, log_q)
+
+
+def _expected_log(p: jax.Array, log_q: jax.Array) -> jax.Array:
     """sum_a p(a) log q(a) over the last axis, nats, with 0 * -inf = 0."""
     return jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, log_q, 0), 0), axis=-1)
 
 
-def entropy(p: jax.Array) -> jax.Array:
-    """H(p) = -sum_a p(a) log p(a), nats, in [0, log A]."""
-    return -plogq(p, jnp.log(jnp.where(p > 0, p, 1)))
+def kl_terms(*, p: jax.Array, log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """The terms p(a) (log p(a) - log q(a)) of KL(p||q), nats, one for each action; both logarithms must be finite."""
+    return p * (log_p - log_q)
 
 
-def cross_entropy(*, p: jax.Array, log_q: jax.Array) -> jax.Array:
-    """H(p||q) = -sum_a p(a) log q(a), nats; infinite where q misses p's support."""
-    return -plogq(p, log_q)
-
-
-def kl_divergence(*, p: jax.Array, log_q: jax.Array) -> jax.Array:
-    """KL(p||q) = H(p||q) - H(p), nats, >= 0."""
-    return cross_entropy(p=p, log_q=log_q) - entropy(p)
+# --- Entries of a row ---------------------------------------------------------------------------------------------
 
 
 def pick(row: jax.Array, index: jax.Array) -> jax.Array:
-    """row[index] for a row [A] and an index []; a masked sum when the row is short, which vectorises over students."""
-    if row.shape[-1] > _UNROLL:
+    """The entry row[index] of a row [A], for an index [].
+
+    For a short row it is a masked sum, which the compiler vectorises over students.
+    """
+    if row.shape[-1] > _LONGEST_UNROLLED:
         return row[index]
     return jnp.sum(jnp.where(jnp.arange(row.shape[-1], dtype=jnp.int32) == index, row, 0), axis=-1)
 
 
 def spread(parts: Sequence[jax.Array], width: int) -> jax.Array:
-    """The entries of `parts`, rows and numbers, one after the other and then zeros, [width]."""
+    """A row [width] of the entries of `parts`, which are rows and numbers, in their order; the rest is 0."""
+    # The barrier stops XLA from computing a part anew for every entry that is selected from it.
     rows = lax.optimization_barrier([jnp.atleast_1d(part) for part in parts])
-    if sum(map(len, rows)) > _UNROLL:
-        return jnp.concatenate([*rows, jnp.zeros(width - sum(map(len, rows)), rows[0].dtype)])
-    place, out = jnp.arange(width, dtype=jnp.int32), jnp.zeros(width, rows[0].dtype)
+    num_entries = sum(map(len, rows))
+    if num_entries > _LONGEST_UNROLLED:
+        return jnp.concatenate([*rows, jnp.zeros(width - num_entries, rows[0].dtype)])
+    place, joined = jnp.arange(width, dtype=jnp.int32), jnp.zeros(width, rows[0].dtype)
     for k, entry in enumerate(row[i] for row in rows for i in range(len(row))):
-        out = jnp.where(place == k, entry, out)
-    return out
+        joined = jnp.where(place == k, entry, joined)
+    return joined
 
 
 def ranks(scores: jax.Array) -> jax.Array:
-    """The place of every entry of [A], the largest having 0 and of equals the first; int32 [A]."""
-    if scores.shape[-1] > _UNROLL:
+    """The rank of every entry of a row [A], int32 [A]: 0 is the largest, and of equal entries the first comes first."""
+    if scores.shape[-1] > _LONGEST_UNROLLED:
         return jnp.argsort(jnp.argsort(-scores, stable=True), stable=True).astype(jnp.int32)
     place = jnp.arange(scores.shape[-1], dtype=jnp.int32)
     equal_before = (scores[None] == scores[:, None]) & (place[None] < place[:, None])
@@ -70,8 +87,8 @@ def ranks(scores: jax.Array) -> jax.Array:
 
 
 def all_finite(row: jax.Array) -> jax.Array:
-    """Whether no entry of a row [R] is NaN or infinite, bool []."""
-    if row.shape[-1] > _UNROLL:
+    """True unless an entry of a row [R] is NaN or infinite, bool []."""
+    if row.shape[-1] > _LONGEST_UNROLLED:
         return jnp.isfinite(row).all(-1)
     finite = jnp.isfinite(row[..., 0])
     for k in range(1, row.shape[-1]):
@@ -81,15 +98,15 @@ def all_finite(row: jax.Array) -> jax.Array:
 
 def sample_index(weights: jax.Array, u: jax.Array) -> jax.Array:
     """The index drawn from unnormalised `weights` [A] >= 0 by a uniform u in [0, 1 - 2^-23]; int32 in [0, A)."""
-    num = weights.shape[-1]
-    if num > _UNROLL:
+    num_entries = weights.shape[-1]
+    if num_entries > _LONGEST_UNROLLED:
         cumulative = jnp.cumsum(weights)
-        return jnp.minimum(jnp.sum(u * cumulative[-1] >= cumulative, dtype=jnp.int32), num - 1)
+        return jnp.minimum(jnp.sum(u * cumulative[-1] >= cumulative, dtype=jnp.int32), num_entries - 1)
     sums = [weights[0]]
-    for k in range(1, num):
+    for k in range(1, num_entries):
         sums.append(sums[-1] + weights[k])
     threshold = u * sums[-1]
     index = jnp.zeros((), jnp.int32)
-    for k in range(num - 1):
+    for k in range(num_entries - 1):
         index += (threshold >= sums[k]).astype(jnp.int32)
     return index

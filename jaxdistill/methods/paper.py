@@ -1,4 +1,4 @@
-"""The methods of the paper: the rows of Table 1 and the further methods of Figs. 5, 6, 8 and 9, as data."""
+"""The methods of the paper as data: the rows of Table 1 and the further methods of Figs. 5, 6, 8 and 9."""
 
 import dataclasses
 
@@ -6,61 +6,69 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.methods import losses
+from jaxdistill.methods.combinators import added
 from jaxdistill.methods.method import TEACHER, Method, Step
 from jaxdistill.runtime import checks
 
 
 def cross_entropy(step: Step) -> jax.Array:
-    """l = H(pi || pi_theta)."""
+    """The loss l = H(pi || pi_theta)."""
     return losses.cross_entropy(teacher_probs=step.teacher_probs, student_logits=step.student_logits)
 
 
 def reverse_cross_entropy(step: Step) -> jax.Array:
-    """l = H(pi_theta || pi)."""
+    """The loss l = H(pi_theta || pi)."""
     return losses.reverse_cross_entropy(student_logits=step.student_logits, teacher_log_probs=step.teacher_log_probs)
 
 
 def value_conditioned_cross_entropy(step: Step) -> jax.Array:
-    """l = H(pi || pi_theta) where V_pi(t) > V_theta(t), else 0 ("+ V cond", Proposition 2)."""
+    """The loss l = H(pi || pi_theta) where V_pi(t) > V_theta(t), and 0 elsewhere ("+ V cond", Proposition 2)."""
     return jnp.where(step.teacher_value > step.student_value, cross_entropy(step), 0)
 
 
 def negative_cross_entropy(step: Step) -> jax.Array:
-    """rhat = -H(pi(t+1) || pi_theta(t+1)), the correction of Theorem 2."""
+    """The reward rhat = -H(pi(t+1) || pi_theta(t+1)), the correction of Theorem 2."""
     return -cross_entropy(step)
 
 
 def environment_reward(step: Step) -> jax.Array:
-    """rhat = r_t."""
+    """The environment's reward, rhat = r_t."""
     return step.reward
 
 
 def teacher_log_prob(step: Step) -> jax.Array:
-    """rhat = log pi(a_t), floored."""
+    """The reward rhat = log pi(a_t), floored."""
     return step.teacher_log_prob
 
 
 def log_ratio(step: Step) -> jax.Array:
-    """rhat = log pi(a_t) - log pi_theta(a_t)."""
+    """The reward rhat = log pi(a_t) - log pi_theta(a_t)."""
     return step.teacher_log_prob - step.student_log_prob
 
 
 def teacher_value_reward(step: Step) -> jax.Array:
-    """rhat = r_t + discount V_pi(t+1) - V_pi(t) (Proposition 4)."""
-    # Paper: V_pi(t+1) without a discount. Here: discount * V_pi(t+1), because V_pi is a discounted value and only so
-    # does the sum telescope to return - V_pi(t), on which its beating an adversarial teacher (Fig. 6) rests.
+    """The reward rhat = r_t + discount V_pi(t+1) - V_pi(t) (Proposition 4)."""
+    # Paper: V_pi(t+1) without a discount. Here: discount * V_pi(t+1), because V_pi is a discounted value. Only then the
+    # sum telescopes to return - V_pi(t), which is why the student can surpass an adversarial teacher (Fig. 6).
     return step.reward + step.discount * step.next_teacher_value - step.teacher_value
 
 
+def get(method: str | Method) -> Method:
+    """The method of a name, or a method itself; raises ValueError with the valid names for an unknown one."""
+    if isinstance(method, Method):
+        return method
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"Unknown method {checks.shown(method)}; the methods are {', '.join(METHODS)}.")
+    return METHODS[method]
+
+
 def plus_reward(method: str | Method, name: str | None = None) -> Method:
-    """`method` + R: its update plus the actor-critic update on the environment reward (Figs. 5 and 8)."""
-    method = method if isinstance(method, Method) else get(method)
-    own = method.reward
-    reward = environment_reward if own is None else lambda step: own(step) + step.reward
+    """A method "+ R": its update plus the actor-critic update on the environment reward (Figs. 5 and 8)."""
+    method = get(method)
     return dataclasses.replace(
         method,
         name=f"{method.name}_r" if name is None else name,
-        reward=reward,
+        reward=environment_reward if method.reward is None else added(method.reward, environment_reward),
         description=f"{method.description} Plus the environment reward.".strip(),
     )
 
@@ -70,8 +78,10 @@ _ON_POLICY = Method(
     loss=cross_entropy,
     description="H(pi||pi_theta) on the student's own trajectories; not a gradient field (Theorem 1).",
 )
-_V_COND = Method("", loss=value_conditioned_cross_entropy, description="H(pi||pi_theta) where V_pi > V_theta.")
-_TD_V = Method("", reward=environment_reward, estimator="td", baseline=False)
+_VALUE_CONDITIONED = Method(
+    "", loss=value_conditioned_cross_entropy, description="H(pi||pi_theta) where V_pi > V_theta."
+)
+_ONE_STEP = Method("", reward=environment_reward, estimator="td", baseline=False)
 
 _ALL = (
     Method(
@@ -88,19 +98,19 @@ _ALL = (
     ),
     _ON_POLICY,
     plus_reward(_ON_POLICY),
-    plus_reward(_V_COND, "on_policy_distill_r_vcond"),
+    plus_reward(_VALUE_CONDITIONED, "on_policy_distill_r_vcond"),
     Method("entropy_regularised", reward=teacher_log_prob, description="Reward log pi(a_t), no loss."),
     Method(
         "n_distill",
         loss=cross_entropy,
         next_reward=negative_cross_entropy,
-        description="On-policy distillation made a gradient by the reward -H(pi||pi_theta) at t+1 (Theorem 2).",
+        description="On-policy distillation plus the reward -H(pi||pi_theta) at t+1, a gradient field (Theorem 2).",
     ),
     Method(
         "exp_entropy_regularised",
         loss=reverse_cross_entropy,
         next_reward=teacher_log_prob,
-        description="H(pi_theta||pi) and the reward log pi(a_{t+1}): entropy regularised, one step in expectation.",
+        description="H(pi_theta||pi) and the reward log pi(a_{t+1}): the expectation of entropy_regularised over a_t.",
     ),
     Method("kl_regularised", reward=log_ratio, description="Reward log pi(a_t) - log pi_theta(a_t), no loss."),
     Method(
@@ -110,25 +120,16 @@ _ALL = (
     ),
     # Proposition 3 has no V_theta baseline, and the published curves fit best without one.
     dataclasses.replace(
-        _TD_V,
+        _ONE_STEP,
         name="td_v0",
         bootstrap="zero",
         needs_teacher=False,
         description="Actor-critic with the bootstrap value removed.",
     ),
     dataclasses.replace(
-        _TD_V, name="td_vpi", bootstrap="teacher", description="Actor-critic bootstrapped by V_pi (Proposition 3)."
+        _ONE_STEP, name="td_vpi", bootstrap="teacher", description="Actor-critic bootstrapped by V_pi (Proposition 3)."
     ),
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 """The six rows of Table 1 and the further methods of Figs. 5, 6, 8 and 9, by name."""
-
-
-def get(method: str | Method) -> Method:
-    """The method of that name, or the method itself; ValueError naming the valid names."""
-    if isinstance(method, Method):
-        return method
-    if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"Unknown method {checks.shown(method)}; the methods are {', '.join(METHODS)}.")
-    return METHODS[method]

@@ -10,9 +10,11 @@ from jaxdistill.methods.combinators import (
     Owner,
     Params,
     Weight,
+    named_by_call,
     numbered,
     plain,
     product,
+    rows,
     rows_of_other,
     sampled,
     top_k,
@@ -26,117 +28,182 @@ FORWARD_KL, REVERSE_KL = plain(divergences.forward_kl), plain(divergences.revers
 K1, K2, K3 = plain(divergences.k1), plain(divergences.k2), plain(divergences.k3)
 JENSEN_SHANNON = numbered(divergences.jensen_shannon, "beta")
 
-forward_kl, reverse_kl = total(FORWARD_KL), total(REVERSE_KL)
-k1, k2, k3 = sampled(K1), sampled(K2), sampled(K3)
-jensen_shannon = total(JENSEN_SHANNON)
-expected_k2 = total(plain(divergences.expected_k2))
-negative_entropy = total(plain(divergences.negative_entropy))
+
+# --- Divergences, exact and sampled -------------------------------------------------------------------------------
 
 
-def nothing(step: Step) -> jax.Array:
-    """A loss that does not depend on the student: its field is 0."""
-    return jnp.zeros_like(step.student_value)
+def forward_kl(step: Step) -> jax.Array:
+    """The forward KL divergence KL(pi||pi_theta) in this state."""
+    return total(FORWARD_KL)(step)
 
 
-def reverse_minus_forward_kl(step: Step) -> jax.Array:
-    """KL(pi_theta||pi) - KL(pi||pi_theta): unbounded below, 0 to second order about the teacher."""
-    return reverse_kl(step) - forward_kl(step)
+def reverse_kl(step: Step) -> jax.Array:
+    """The reverse KL divergence KL(pi_theta||pi) in this state."""
+    return total(REVERSE_KL)(step)
 
 
-def expected_k2_minus_reverse_kl(step: Step) -> jax.Array:
-    """E_pi_theta[k2] - KL(pi_theta||pi): its slope in pi_theta(a) is k2, up to a constant."""
-    return expected_k2(step) - reverse_kl(step)
-
-
-def negative_log_likelihood(step: Step) -> jax.Array:
-    """-log pi_theta(a_t)."""
-    return -step.student_log_prob
-
-
-def imitation_loss(step: Step) -> jax.Array:
-    """H(pi||pi_theta) - `entropy` H(pi_theta)."""
-    return paper.cross_entropy(step) + step.params["entropy"] * negative_entropy(step)
-
-
-def distral_reward(step: Step) -> jax.Array:
-    """r + `kl` log pi(a) - (`kl` + `entropy`) log pi_theta(a): Distral's 1/beta is their sum."""
-    kl, entropy = step.params["kl"], step.params["entropy"]
-    return step.reward + kl * step.teacher_log_prob - (kl + entropy) * step.student_log_prob
-
-
-@sampled
-def proximal_reward(rows: Rows, params: Params) -> jax.Array:
-    """log(alpha pi(a) / pi_theta(a) + 1 - alpha) >= log(1 - alpha)."""
-    return divergences.mixture_log_probs(rows, params["alpha"]) - rows.student_log_probs
-
-
-def proximal_loss(step: Step) -> jax.Array:
-    """The Jensen-Shannon divergence of weight alpha, over 1 - alpha."""
-    return total(numbered(divergences.jensen_shannon, "alpha"))(step) / (1 - step.params["alpha"])
+def jensen_shannon(step: Step) -> jax.Array:
+    """The Jensen-Shannon divergence JSD_beta in this state, `beta` being the weight of the teacher in the mixture."""
+    return total(JENSEN_SHANNON)(step)
 
 
 def normalised_jensen_shannon(step: Step) -> jax.Array:
-    """JSD_beta / (beta (1 - beta)): the forward KL as beta goes to 0, the reverse KL as it goes to 1."""
+    """JSD_beta / (beta (1 - beta)), which tends to the forward KL as beta goes to 0, and to the reverse KL at 1."""
     beta = step.params["beta"]
     return jensen_shannon(step) / (beta * (1 - beta))
 
 
-@sampled
-def power_reward(rows: Rows, params: Params) -> jax.Array:
-    """pi(a)^power - pi_theta(a)^power, in [-1, 1]."""
-    return rows.teacher_probs ** params["power"] - jnp.exp(params["power"] * rows.student_log_probs)
+def k1(step: Step) -> jax.Array:
+    """The log ratio k1 = log pi_theta(a_t) - log pi(a_t) of the action taken."""
+    return sampled(K1)(step)
 
 
-@sampled
-def power_ratio_reward(rows: Rows, params: Params) -> jax.Array:
-    """((pi(a) / pi_theta(a))^power - 1) / power; -k1 as power goes to 0."""
-    return jnp.expm1(-params["power"] * rows.log_ratio) / params["power"]
+def k2(step: Step) -> jax.Array:
+    """Half the squared log ratio of the action taken, k2 = k1^2 / 2."""
+    return sampled(K2)(step)
 
 
-def extrapolated_k1(step: Step) -> jax.Array:
-    """log pi_theta(a) - log ref(a) - scale (log pi(a) - log ref(a)), ref the teacher's first further policy."""
-    return numerics.pick(_extrapolated(step), step.action)
+def k3(step: Step) -> jax.Array:
+    """The non-negative estimate k3 = x - 1 - log x of KL(pi_theta||pi), x = pi(a_t) / pi_theta(a_t)."""
+    return sampled(K3)(step)
 
 
-def extrapolated_reverse_kl(step: Step) -> jax.Array:
-    """KL(pi_theta || pi^scale ref^(1 - scale)), up to the logarithm of that product's sum."""
-    return jnp.sum(jnp.exp(step.student_log_probs) * _extrapolated(step))
+def expected_k2(step: Step) -> jax.Array:
+    """The expectation of k2 under the student, E_pi_theta[k2]."""
+    return total(plain(divergences.expected_k2))(step)
 
 
-def _extrapolated(step: Step) -> jax.Array:
-    scale, reference = step.params["scale"], rows_of_other(step, 0).teacher_log_probs
-    return step.student_log_probs - reference - scale * (step.teacher_log_probs - reference)
+def expected_k2_minus_reverse_kl(step: Step) -> jax.Array:
+    """The loss E_pi_theta[k2] - KL(pi_theta||pi), whose derivative by pi_theta(a) is k2, up to a constant."""
+    return expected_k2(step) - reverse_kl(step)
 
 
-def averaged(fn: StepFn) -> StepFn:
-    """`params["weight"]` times fn with the teacher, plus the rest times fn with its first further policy."""
+def reverse_minus_forward_kl(step: Step) -> jax.Array:
+    """The loss KL(pi_theta||pi) - KL(pi||pi_theta), which is unbounded below.
 
-    def both(step: Step) -> jax.Array:
-        weight, other = step.params["weight"], rows_of_other(step, 0)
-        swapped = dataclasses.replace(
-            step, teacher_probs=other.teacher_probs, teacher_log_probs=other.teacher_log_probs
-        )
-        return weight * fn(step) + (1 - weight) * fn(swapped)
+    Near the teacher it is 0 to second order.
+    """
+    return reverse_kl(step) - forward_kl(step)
 
-    return both
+
+def negative_entropy(step: Step) -> jax.Array:
+    """The negative entropy of the student, -H(pi_theta)."""
+    return total(plain(divergences.negative_entropy))(step)
 
 
 def entropy_gated_forward_kl(step: Step) -> jax.Array:
-    """`weight` KL(pi||pi_theta) over the teacher's top k, renormalised, where H(pi) exceeds `threshold` nats."""
+    """`weight` KL(pi||pi_theta) over the teacher's top k where H(pi) exceeds `threshold` nats, and 0 elsewhere.
+
+    The teacher's probabilities are renormalised over the top k.
+    """
     gate = numerics.entropy(step.teacher_probs) > step.params["threshold"]
     return jnp.where(gate, step.params["weight"] * total(top_k(FORWARD_KL, "teacher", "teacher"))(step), 0)
 
 
-def _detached_log_ratio(rows: Rows, params: Params) -> jax.Array:
-    """sg(k1) log pi_theta: the surrogate of an advantage -k1."""
-    return (rows.frozen_log_probs - rows.teacher_log_probs) * rows.student_log_probs
+# --- Further losses and rewards -----------------------------------------------------------------------------------
 
 
+def nothing(step: Step) -> jax.Array:
+    """The loss 0, whose gradient is 0."""
+    return jnp.zeros_like(step.student_value)
+
+
+def negative_log_likelihood(step: Step) -> jax.Array:
+    """The negative log-likelihood -log pi_theta(a_t) of the action taken."""
+    return -step.student_log_prob
+
+
+def imitation_loss(step: Step) -> jax.Array:
+    """The cross-entropy minus an entropy bonus, H(pi||pi_theta) - `entropy` H(pi_theta)."""
+    return paper.cross_entropy(step) + step.params["entropy"] * negative_entropy(step)
+
+
+def distral_reward(step: Step) -> jax.Array:
+    """The reward r_t + `kl` log pi(a_t) - (`kl` + `entropy`) log pi_theta(a_t).
+
+    Distral's 1 / beta is `kl` + `entropy`.
+    """
+    kl, entropy = step.params["kl"], step.params["entropy"]
+    return step.reward + kl * step.teacher_log_prob - (kl + entropy) * step.student_log_prob
+
+
+def proximal_reward(step: Step) -> jax.Array:
+    """The reward log(alpha pi(a_t) / pi_theta(a_t) + 1 - alpha), which is at least log(1 - alpha)."""
+    policies = rows(step)
+    log_mixture = divergences.mixture_log_probs(policies, step.params["alpha"])
+    return numerics.pick(log_mixture - policies.student_log_probs, step.action)
+
+
+def proximal_loss(step: Step) -> jax.Array:
+    """The loss JSD_alpha / (1 - alpha)."""
+    return total(numbered(divergences.jensen_shannon, "alpha"))(step) / (1 - step.params["alpha"])
+
+
+def power_reward(step: Step) -> jax.Array:
+    """The reward pi(a_t)^power - pi_theta(a_t)^power, in [-1, 1]."""
+    policies, power = rows(step), step.params["power"]
+    return numerics.pick(policies.teacher_probs**power - jnp.exp(power * policies.student_log_probs), step.action)
+
+
+def power_ratio_reward(step: Step) -> jax.Array:
+    """The reward ((pi(a_t) / pi_theta(a_t))^power - 1) / power, which tends to -k1 as power goes to 0."""
+    power = step.params["power"]
+    return numerics.pick(jnp.expm1(-power * rows(step).log_ratio) / power, step.action)
+
+
+# --- A further policy beside the teacher --------------------------------------------------------------------------
+
+
+def extrapolated_k1(step: Step) -> jax.Array:
+    """The log ratio log pi_theta(a_t) - log ref(a_t) - `scale` (log pi(a_t) - log ref(a_t)).
+
+    The reference ref is the teacher's first further policy.
+    """
+    return numerics.pick(_extrapolated_log_ratio(step), step.action)
+
+
+def extrapolated_reverse_kl(step: Step) -> jax.Array:
+    """The divergence KL(pi_theta || pi^scale ref^(1 - scale)), up to a constant.
+
+    The constant is the logarithm of the sum of pi^scale ref^(1 - scale) over the actions.
+    """
+    return jnp.sum(jnp.exp(step.student_log_probs) * _extrapolated_log_ratio(step))
+
+
+def _extrapolated_log_ratio(step: Step) -> jax.Array:
+    scale, reference = step.params["scale"], rows_of_other(step, 0).teacher_log_probs
+    return step.student_log_probs - reference - scale * (step.teacher_log_probs - reference)
+
+
+@named_by_call
+def averaged(fn: StepFn) -> StepFn:
+    """The mean of fn with the teacher and fn with its first further policy, weighted by `weight` and 1 - `weight`."""
+
+    def mean(step: Step) -> jax.Array:
+        weight, other = step.params["weight"], rows_of_other(step, 0)
+        with_other = dataclasses.replace(
+            step, teacher_probs=other.teacher_probs, teacher_log_probs=other.teacher_log_probs
+        )
+        return weight * fn(step) + (1 - weight) * fn(with_other)
+
+    return mean
+
+
+# --- Top-k distillation as implemented ----------------------------------------------------------------------------
+
+
+@named_by_call
 def top_k_advantages(owner: Owner, weight: Weight, normalised: bool = True) -> StepFn:
     """Top-k distillation as implemented: an advantage -w k1 for each of the k actions; for w see `top_k_weights`."""
-    return total(product(top_k_weights(owner, weight, normalised), _detached_log_ratio))
+    return total(product(top_k_weights(owner, weight, normalised), _frozen_k1_times_log_prob))
 
 
+@named_by_call
 def top_k_squares(owner: Owner, weight: Weight, normalised: bool = True) -> StepFn:
-    """sum w k2 over the k actions: what `top_k_advantages` descends where w does not depend on the student."""
+    """The sum of w k2 over the k actions, which `top_k_advantages` descends if w does not depend on the student."""
     return total(product(top_k_weights(owner, weight, normalised), K2))
+
+
+def _frozen_k1_times_log_prob(rows: Rows, params: Params) -> jax.Array:
+    """The surrogate of an advantage -k1: k1, not differentiated, times log pi_theta."""
+    return (rows.frozen_log_probs - rows.teacher_log_probs) * rows.student_log_probs

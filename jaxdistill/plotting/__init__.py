@@ -1,26 +1,24 @@
-"""Figures. The only package that imports matplotlib, so it is imported only by those who draw.
+"""Figures. This is the only package that imports matplotlib, and `jaxdistill` imports it only when a figure is drawn.
 
-`curves` draws learning curves, `grids` pictures of grid worlds, and `intervals` comparisons.
+`curves` draws learning curves, `grids` grid worlds, and `intervals` comparisons; `styles` gives them one look.
 """
 
-from jaxdistill.plotting.curves import (
+from matplotlib import patches
+from matplotlib import pyplot as plt
+
+from jaxdistill.plotting.curves import label_axes, plot_curves, plot_result, reference_line
+from jaxdistill.plotting.grids import draw_grid
+from jaxdistill.plotting.intervals import plot_intervals
+from jaxdistill.plotting.styles import (
     PALETTE,
     STYLES,
     add_legend,
-    draw_grid,
-    label_axes,
     method_style,
     new_figure,
     palette_indices,
-    patches,
-    plot_curves,
-    plot_result,
-    plt,
-    reference_line,
     save_figure,
     style,
 )
-from jaxdistill.plotting.intervals import plot_intervals
 
 __all__ = [
     "PALETTE",

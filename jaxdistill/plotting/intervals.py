@@ -1,52 +1,54 @@
-"""The picture of a comparison: estimates and their intervals, a row for each method and a panel for each number."""
+"""Figure of a comparison: estimates with their intervals, in a row for each method and a panel for each quantity."""
 
 from typing import Any
 
 import numpy as np
 
-from jaxdistill.plotting import curves
+from jaxdistill.plotting.styles import method_style, new_figure, palette_indices, style
 
 _ROW_INCHES = 0.26
 
 
 def plot_intervals(comparison: Any) -> Any:
-    """Mean, IQM, paired difference and probability of improvement with 95 % intervals, as a matplotlib Figure.
+    """Draws mean, IQM, paired difference and probability of improvement, with 95 % intervals.
 
     Args:
-      comparison: of `compare`. The methods run down the page in its order; the baseline has no difference to itself.
+      comparison: the result of `compare`. The methods are listed from top to bottom in its order; the baseline has
+        no interval in the panels of difference and improvement.
 
     Returns:
-      The figure; save it with `plotting.save_figure`.
+      The matplotlib Figure; save it with `plotting.save_figure`.
     """
-    rows, baseline = comparison.rows, curves.method_style(comparison.baseline).label
+    rows, baseline = comparison.rows, method_style(comparison.baseline).label
     panels: list[tuple[str, str, float | None]] = [("Mean return", "mean", None), ("IQM of returns", "iqm", None)]
     if len(rows) > 1:
         panels += [(f"Return minus {baseline}", "difference", 0.0), (f"P(better than {baseline})", "improvement", 0.5)]
     size = (1.6 + 2.0 * len(panels), 0.75 + _ROW_INCHES * len(rows))
-    figure, axes = curves.new_figure(1, len(panels), size=size)
-    with curves.style():
+    figure, axes = new_figure(1, len(panels), size=size)
+    with style():
         for ax, (title, name, neutral) in zip(axes[0], panels, strict=True):
-            _draw(ax, rows, name, neutral)
+            _draw_panel(ax, rows, name, neutral)
             ax.set_xlabel(title)
         first = axes[0, 0]
-        labels = [curves.method_style(row.label).label for row in rows]
+        labels = [method_style(row.label).label for row in rows]
         first.set_yticks(range(len(rows)), labels)
         first.set_ylim(len(rows) - 0.4, -0.6)  # the first method on top
     return figure
 
 
-def _draw(ax: Any, rows: Any, name: str, neutral: float | None) -> None:
-    ax.use_sticky_edges = False  # a bar is an interval: it does not begin at the axis
-    indices = curves.palette_indices([row.label for row in rows])
+def _draw_panel(ax: Any, rows: Any, name: str, neutral: float | None) -> None:
+    """Draws the interval `name` of every row, and a dotted line at the value that means no difference."""
+    ax.use_sticky_edges = False  # a bar is an interval, so it must not end at the edge of the panel
+    indices = palette_indices([row.label for row in rows])
     for p, row in enumerate(rows):
         interval = getattr(row, name)
         if interval is None or not np.isfinite(interval.estimate):
             continue
-        look = curves.method_style(row.label, indices[p])
+        color, _, _, marker = method_style(row.label, indices[p])
         if np.isfinite(interval.low):
-            ax.barh(p, interval.high - interval.low, left=interval.low, height=0.6, color=look.color, alpha=0.35, lw=0)
-            ax.plot([interval.low, interval.high], [p, p], color=look.color, linewidth=1.2)
-        ax.plot([interval.estimate], [p], color=look.color, marker=look.marker, linestyle="")
+            ax.barh(p, interval.high - interval.low, left=interval.low, height=0.6, color=color, alpha=0.35, lw=0)
+            ax.plot([interval.low, interval.high], [p, p], color=color, linewidth=1.2)
+        ax.plot([interval.estimate], [p], color=color, marker=marker, linestyle="")
     if neutral is not None:
         ax.axvline(neutral, color="0.3", linestyle=":", linewidth=1.2, zorder=1.5)
     if name == "improvement":

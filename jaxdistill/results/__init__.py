@@ -1,9 +1,10 @@
-"""What a training run leaves behind, and how runs are compared.
+"""The outcome of a training run: its arrays, its file, its tables, and the comparison of several runs.
 
-`result` holds the arrays, `storage` their file, `statistics` the intervals, `summary` the table of one run, and
-`comparison` the comparison of several.
+`result` holds the arrays with named axes, `storage` their file format, `export` the tables for other packages,
+`summary` the table of one run, and `comparison` the comparison of several runs.
 """
 
-from jaxdistill.results.result import Result, Stopped, concatenate, load, read
+from jaxdistill.results.result import Result, Stopped, concatenate, load, package_versions, read
+from jaxdistill.results.storage import jsonable
 
-__all__ = ["Result", "Stopped", "concatenate", "load", "read"]
+__all__ = ["Result", "Stopped", "concatenate", "jsonable", "load", "package_versions", "read"]

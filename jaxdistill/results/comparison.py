@@ -1,4 +1,4 @@
-"""`compare`: methods, and whole runs, against each other on the same MDPs."""
+"""`compare` compares methods, of one run or of several, on the same MDPs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,15 @@ from jaxdistill.statistics import (
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonRow(SummaryRow):
-    """One method: what `SummaryRow` says, and more."""
+    """A method in a `Comparison`: the numbers of a `SummaryRow`, wins against the baseline, and speed of learning."""
 
-    improvement: Interval | None  # probability of a better return than the baseline's in the same MDP; None for it
+    # Probability of a better return than the baseline's in the same MDP; None for the baseline itself.
+    improvement: Interval | None
     area: Interval  # mean over MDPs of the mean return over training
-    reached: Reached | None  # None if no level was asked for
+    reached: Reached | None  # None if `compare` was called without a level
 
     def record(self) -> dict[str, Any]:
-        """The row as named numbers; iterations are inf where half of the MDPs never reached the level."""
+        """The row as named numbers; iterations are inf if fewer than half of the MDPs reached the level."""
         record = super().record() | named({"improvement": self.improvement, "area": self.area})
         if self.reached is not None:
             median, low, high, num_reached, *_ = self.reached
@@ -39,21 +40,22 @@ class ComparisonRow(SummaryRow):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(Summary):
-    """A `Summary` with more columns, and a picture. Columns, in order, by the names that `to_latex` takes:
+    """A `Summary` with further columns and a figure. Its columns, by the names that `to_latex` takes:
 
     num_mdps: MDPs with a finite return.
     mean, iqm: over MDPs, with bootstrap 95 % intervals.
     difference: mean over MDPs of (return - the baseline's in the same MDP), with a paired bootstrap interval.
     improvement: probability of a better return than the baseline's in an MDP, ties half, with Wilson's interval.
     area: mean return over training (area under the learning curve / iterations), with a bootstrap interval.
-    reached: iteration by which half of the MDPs reached the level asked for, with the exact interval of a median, and
-      how many reached it; "> 2000" where that is not within the 2000 iterations trained.
+    reached: iteration by which half of the MDPs reached the level, with the exact interval of a median, and the number
+      of MDPs that reached it; "> 2000" if the median lies beyond the 2000 iterations trained.
     teacher: mean return of the method's teacher.
 
-    Each interval is for its own number: among many methods some differ from the baseline by chance.
+    Each interval is for a single number. They are not corrected for multiple comparisons: among many methods, some
+    differ from the baseline by chance.
     """
 
-    level: str = ""  # the level asked for, in words; "" for none
+    level: str = ""  # text of the level in the table; "" if there is none
 
     def _columns(self) -> dict[str, Column]:
         columns = super()._columns()
@@ -72,6 +74,8 @@ class Comparison(Summary):
 
 
 def _reached_cell(reached: Reached) -> str:
+    """Text of a cell, such as "300 [200, > 2000], 12 of 20"."""
+
     def text(iteration: float) -> str:
         return f"> {reached.last}" if np.isinf(iteration) else f"{iteration:.0f}"
 
@@ -80,7 +84,7 @@ def _reached_cell(reached: Reached) -> str:
 
 
 class _Line(NamedTuple):
-    """One method of one result."""
+    """A method of one of the results, which becomes a row of the table."""
 
     label: str
     result: Result
@@ -94,43 +98,46 @@ def compare(
     checkpoint: int | str = "final",
     reach: npt.ArrayLike | None = None,
 ) -> Comparison:
-    """Compares the methods of one result, or of several on the same MDPs, MDP by MDP.
+    """Compares the methods of one result, or of several results on the same MDPs, MDP by MDP.
 
     Args:
-      results: a `Result`; several, whose methods then need different labels; or a mapping such as {"small step": a,
-        "large step": b}, whose names come before the labels, or take their place in results of one method.
+      results: a `Result`; a list of them, whose methods then need different labels; or a mapping such as
+        {"small step": a, "large step": b}. The names of a mapping are put before the labels of its results, and replace
+        the label of a result that has one method only.
       baseline: the label to compare with; by default the first.
-      checkpoint: what is compared: "final", the exact returns of the final students, or a position on the checkpoint
-        axis, the returns of the curves there.
-      reach: a level of return, one for all MDPs or one for each, [M], such as 0.9 * result.teacher_returns[0]: the
-        table then says after how many iterations half of the MDPs had reached it, by the first point of each MDP's
-        curve at that level. Few long bins (num_checkpoints) keep chance from reaching it first.
+      checkpoint: the returns to compare: "final" for the exact returns of the final students, or a position on the
+        checkpoint axis for the returns of the curves at that checkpoint.
+      reach: a level of return, one for all MDPs or one for each, [M], such as 0.9 * result.teacher_returns[0]. The
+        table then shows after how many iterations half of the MDPs had reached it, by the first point of each MDP's
+        curve at or above the level. With few long bins (num_checkpoints) a curve seldom reaches the level by chance.
 
     Returns:
       A `Comparison`: print it, `to_markdown()`, `to_latex()`, `to_dataframe()`, `plot()`, or index it by label.
 
     Raises:
-      ValueError: no result, results of different MDPs, equal labels, or a baseline or checkpoint that is not there.
+      ValueError: no result, results of different MDPs, equal labels, or a baseline or checkpoint that does not exist.
     """
     lines = _lines(results)
     labels = [line.label for line in lines]
     baseline = labels[0] if baseline is None else baseline
     if not isinstance(baseline, str) or baseline not in labels:
         raise ValueError(f"no method {checks.shown(baseline)} to compare with; there are {', '.join(labels)}")
-    level, in_words = _level(reach, lines[0].result.num_mdps)
+    level, level_text = _level(reach, lines[0].result.num_mdps)
     returns, quantity = _returns(lines, checkpoint)
     teachers = np.stack([line.result.teacher_returns[line.row] for line in lines])
     table = summarise(labels, returns, teachers, baseline, quantity)
     rows = []
-    for row, own, (label, result, p) in zip(table.rows, returns, lines, strict=True):
-        wins = None if label == baseline else improvement_interval(own, returns[labels.index(baseline)])
+    for row, method_returns, (label, result, p) in zip(table.rows, returns, lines, strict=True):
+        baseline_returns = returns[labels.index(baseline)]
+        wins = None if label == baseline else improvement_interval(method_returns, baseline_returns)
         area = bootstrap_interval(average_height(result.iterations, result.returns[p]))
         reached = None if level is None else reached_interval(result.iterations, result.returns[p], level)
         rows.append(ComparisonRow(**vars(row), improvement=wins, area=area, reached=reached))
-    return Comparison(tuple(rows), baseline, quantity, table.notes + _notes(lines), in_words)
+    return Comparison(tuple(rows), baseline, quantity, table.notes + _notes(lines), level_text)
 
 
 def _lines(results: Any) -> list[_Line]:
+    """The methods of all results, with distinct labels."""
     pairs: list[tuple[str, Any]] = [("", results)]
     if isinstance(results, Mapping):
         pairs = list(results.items())
@@ -142,8 +149,9 @@ def _lines(results: Any) -> list[_Line]:
     lines = []
     for name, result in pairs:
         for index, label in enumerate(result.labels):
-            full = label if not name else name if len(result.labels) == 1 else f"{name}: {label}"
-            lines.append(_Line(full, result, index))
+            if name:
+                label = name if len(result.labels) == 1 else f"{name}: {label}"
+            lines.append(_Line(label, result, index))
     labels = [line.label for line in lines]
     for label in labels:
         if labels.count(label) > 1:
@@ -152,6 +160,7 @@ def _lines(results: Any) -> list[_Line]:
 
 
 def _check_same_mdps(results: list[Result]) -> None:
+    """Raises a ValueError unless ids and reference returns of the MDPs agree in all results."""
     first = results[0]
     for position, other in enumerate(results[1:], 1):
         if not np.array_equal(first.mdp_ids, other.mdp_ids):
@@ -159,9 +168,9 @@ def _check_same_mdps(results: list[Result]) -> None:
                 f"compare needs results on the same MDPs, but result {position} has {other.num_mdps} MDPs with other "
                 f"ids than the {first.num_mdps} of the first; choose common ones with result.select(mdps=...)."
             )
-        for name in ("uniform_returns", "optimal_returns"):  # what the ids name
-            mine, theirs = getattr(first, name), getattr(other, name)
-            if not np.allclose(mine, theirs, rtol=1e-3, atol=1e-3, equal_nan=True):
+        # Equal ids may still belong to different worlds, in which these policies have other returns.
+        for name in ("uniform_returns", "optimal_returns"):
+            if not np.allclose(getattr(first, name), getattr(other, name), rtol=1e-3, atol=1e-3, equal_nan=True):
                 raise ValueError(
                     f"compare needs results on the same MDPs, but the {name} of result {position} are not those of the "
                     "first: the ids are equal and the worlds are not."
@@ -169,19 +178,22 @@ def _check_same_mdps(results: list[Result]) -> None:
 
 
 def _returns(lines: list[_Line], checkpoint: int | str) -> tuple[np.ndarray, str]:
-    found = [line.result.returns_at(checkpoint) for line in lines]
-    texts = list(dict.fromkeys(text for _, text in found))
+    """Returns [P, M] of all lines at the checkpoint, and their description."""
+    returns_and_texts = [line.result.returns_at(checkpoint) for line in lines]
+    texts = list(dict.fromkeys(text for _, text in returns_and_texts))
     if len(texts) > 1 and not isinstance(checkpoint, str):
         raise ValueError(
             f"checkpoint {checks.shown(checkpoint)} is at different iterations in these results; use 'final'."
         )
     quantity = texts[0]
-    if len(texts) > 1:  # they differ in their iterations only
+    if len(texts) > 1:  # the texts differ in the last iteration only
         quantity = "exact return of the final students, " + texts[0].split(", ", 1)[1]
-    return np.stack([returns[line.row] for (returns, _), line in zip(found, lines, strict=True)]), quantity
+    rows = [returns[line.row] for (returns, _), line in zip(returns_and_texts, lines, strict=True)]
+    return np.stack(rows), quantity
 
 
 def _level(reach: Any, num_mdps: int) -> tuple[np.ndarray | None, str]:
+    """The level `reach` as an array of shape [] or [M], and its text in the table."""
     if reach is None:
         return None, ""
     try:
@@ -195,6 +207,7 @@ def _level(reach: Any, num_mdps: int) -> tuple[np.ndarray | None, str]:
 
 
 def _notes(lines: list[_Line]) -> tuple[str, ...]:
+    """Notes below the table on differences between the results that affect the comparison."""
     notes = []
     exact = [line.label for line in lines if line.result.curve_kind[line.row] == "exact"]
     if 0 < len(exact) < len(lines):

@@ -1,34 +1,22 @@
-"""What a training run leaves behind: arrays with named axes, their summary, and files that notice damage.
+"""`Result`, the outcome of a training run: NumPy arrays with named axes, which can be saved, selected and joined."""
 
-A `Result` is plain NumPy. Reading a results file needs neither JAX nor the code that wrote it, and never
-unpickles.
-"""
-
-import csv
 import dataclasses
-import gzip
-import hashlib
 import importlib.metadata
-import io
-import json
 import os
 import platform
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from jaxdistill import statistics
+from jaxdistill.results.export import tidy_columns, to_dataset, write_csv
+from jaxdistill.results.storage import jsonable, read_archive, write_archive
 from jaxdistill.results.summary import Summary, summarise
 from jaxdistill.runtime import checks
-from jaxdistill.runtime.files import one_line, write_atomically
-
-FORMAT = "jaxdistill.Result"
-FORMAT_VERSION = 1
-_METADATA = "metadata.json"
-_NO_DATE = (1980, 1, 1, 0, 0, 0)  # the same result gives the same bytes, whenever it is saved
+from jaxdistill.runtime.files import one_line
+from jaxdistill.runtime.optional import import_pandas
+from jaxdistill.statistics import mean_interval
 
 AXES: dict[str, tuple[str, ...]] = {
     "mdp_ids": ("mdp",),
@@ -49,7 +37,7 @@ _KINDS = ("sampled", "exact")
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide about the numbers; absent packages are left out."""
+    """Versions of Python and of the packages that affect the numbers; packages that are not installed are left out."""
     versions = {"python": platform.python_version()}
     for name in ("jaxdistill", "jax", "jaxlib", "numpy", "scipy"):
         try:
@@ -61,10 +49,10 @@ def package_versions() -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Result:
-    """Learning curves and final students of P methods on the same M MDPs, seen at C checkpoints.
+    """Learning curves and final students of P methods on the same M MDPs, recorded at C checkpoints.
 
-    Every array is NumPy; `Result.axes` names the axes of each. Returns are undiscounted. Averages leave out
-    what is not finite (a student that diverged, see `faults`) and say so.
+    Every array is a NumPy array; `Result.axes` names the axes of each. Returns are undiscounted. Averages leave out
+    values that are not finite, such as those of a student that diverged (see `faults`), and report how many.
     """
 
     labels: tuple[str, ...]  # the method axis: one distinct name per row
@@ -78,9 +66,9 @@ class Result:
     optimal_returns: np.ndarray  # [M] exact return of the optimal policy
     logits: np.ndarray | None = None  # [P, M, O, A] final students
     values: np.ndarray | None = None  # [P, M, O]
-    measurements: np.ndarray | None = None  # [P, M, C, Q] what `train(..., measure=...)` found at each checkpoint
+    measurements: np.ndarray | None = None  # [P, M, C, Q] values of `train(..., measure=...)`
     measure_names: tuple[str, ...] = ()  # the measure axis
-    # Per method: "sampled" from the training episodes, or "exact" where another policy than the student acts.
+    # Per method: "sampled" from the training episodes, or "exact" if another policy than the student acts in these.
     curve_kind: tuple[str, ...] = ()  # () means that all are sampled
     faults: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -96,8 +84,8 @@ class Result:
         for name in AXES:
             if name not in _OPTIONAL or getattr(self, name) is not None:
                 changes[name] = _as_numbers(name, getattr(self, name))
-        # Settings may hold dataclasses, arrays or functions. They become what a file can hold now, so that
-        # saving after hours of training cannot fail on them, and a loaded result equals the saved one.
+        # Settings may hold dataclasses, arrays or functions. They are converted to JSON types here, so that saving
+        # after hours of training cannot fail on them and a loaded result equals the saved one.
         for name in ("faults", "settings", "versions"):
             changes[name] = jsonable(getattr(self, name))
         for name, value in changes.items():
@@ -105,6 +93,7 @@ class Result:
         self._check()
 
     def _check(self) -> None:
+        """Raises a ValueError unless the fields fit together."""
         if not self.labels or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels must be distinct and at least one, got {checks.shown(self.labels)}")
         if len(self.curve_kind) != len(self.labels) or not set(self.curve_kind) <= set(_KINDS):
@@ -141,37 +130,28 @@ class Result:
         )
 
     def method_index(self, label: str) -> int:
-        """Position of `label` on the method axis; ValueError naming the labels if it is not one of them."""
+        """Position of `label` on the method axis; ValueError, which lists the labels, if it is not one of them."""
         if not isinstance(label, str) or label not in self.labels:
             raise ValueError(f"no method {checks.shown(label)} in this result; it has {', '.join(self.labels)}")
         return self.labels.index(label)
 
     def measure(self, name: str) -> np.ndarray:
-        """[P, M, C], what the measure of that name found at each checkpoint; ValueError naming the measures."""
+        """Values [P, M, C] of the measure `name`; ValueError, which lists the measures, if it is not one of them."""
         if not isinstance(name, str) or name not in self.measure_names or self.measurements is None:
-            there = ", ".join(self.measure_names) or "none"
-            raise ValueError(f"no measure {checks.shown(name)} in this result; it has {there}")
+            names = ", ".join(self.measure_names) or "none"
+            raise ValueError(f"no measure {checks.shown(name)} in this result; it has {names}")
         return self.measurements[..., self.measure_names.index(name)]
 
     def select(self, labels: str | Iterable[str] | None = None, mdps: int | Iterable[int] | None = None) -> "Result":
-        """The rows of some methods and MDPs, in the order asked for; None keeps all.
+        """The result of some methods and MDPs only, in the given order; None keeps all.
 
         Args:
-          labels: one or more method names; ValueError for one that is not there.
-          mdps: one or more MDP *ids*, values of `mdp_ids`; ValueError for one that is not there.
+          labels: one or more method names; ValueError for a name that is not in the result.
+          mdps: one or more MDP *ids*, values of `mdp_ids`; ValueError for an id that is not in the result.
         """
-        chosen = self.labels if labels is None else tuple(checks.listed(labels))
-        methods = [self.method_index(label) for label in chosen]
-        positions = list(range(self.num_mdps))
-        if mdps is not None:
-            wanted = checks.listed(mdps)
-            if not all(checks.is_whole(i, -(2**63), 2**63 - 1) for i in wanted):
-                raise ValueError(f"mdps must be MDP ids, whole numbers; got {checks.shown(mdps)}")
-            wanted = [int(i) for i in wanted]
-            unknown = sorted(set(wanted) - set(self.mdp_ids.tolist()))
-            if unknown:
-                raise ValueError(f"no MDP with id {unknown[0]} in this result; see mdp_ids")
-            positions = [int(p) for i in wanted for p in np.flatnonzero(self.mdp_ids == i)]
+        selected_labels = self.labels if labels is None else tuple(checks.listed(labels))
+        methods = [self.method_index(label) for label in selected_labels]
+        positions = list(range(self.num_mdps)) if mdps is None else self._mdp_positions(mdps)
         changes: dict[str, Any] = {}
         for name, axes in AXES.items():
             array = getattr(self, name)
@@ -182,56 +162,57 @@ class Result:
             changes[name] = array
         ids = set(changes["mdp_ids"].tolist())
         changes["faults"] = [
-            f for f in self.faults if f.get("method") in (None, *chosen) and f.get("mdp") in (None, *ids)
+            f for f in self.faults if f.get("method") in (None, *selected_labels) and f.get("mdp") in (None, *ids)
         ]
         kinds = tuple(self.curve_kind[p] for p in methods)
-        return dataclasses.replace(self, labels=chosen, curve_kind=kinds, **changes)
+        return dataclasses.replace(self, labels=selected_labels, curve_kind=kinds, **changes)
+
+    def _mdp_positions(self, mdps: int | Iterable[int]) -> list[int]:
+        """Positions of the given MDP ids on the MDP axis."""
+        ids = checks.listed(mdps)
+        if not all(checks.is_whole(i, -(2**63), 2**63 - 1) for i in ids):
+            raise ValueError(f"mdps must be MDP ids, whole numbers; got {checks.shown(mdps)}")
+        ids = [int(i) for i in ids]
+        unknown = sorted(set(ids) - set(self.mdp_ids.tolist()))
+        if unknown:
+            raise ValueError(f"no MDP with id {unknown[0]} in this result; see mdp_ids")
+        return [int(p) for i in ids for p in np.flatnonzero(self.mdp_ids == i)]
 
     def summary(self, checkpoint: int | str = -1, baseline: str | None = None) -> Summary:
         """Mean and IQM over MDPs with bootstrap 95 % intervals, and paired differences, as a table to print.
 
+        `compare` also reports how often a method wins and how fast it learns, and takes several results.
+
         Args:
           checkpoint: position on the checkpoint axis of `returns`, or "final" for the exact returns of the
             final students, which have neither the noise nor the lag of a bin of training episodes.
-          baseline: the label that the others are compared with, MDP by MDP; by default the first. `compare` says
-            more: how often a method wins, how fast it learns, and several results in one table.
+          baseline: the label that the others are compared with, MDP by MDP; by default the first.
 
         Returns:
-          A `Summary` of undiscounted returns. ValueError for a checkpoint or a label that is not there.
+          A `Summary` of undiscounted returns. ValueError for a checkpoint or a label that the result does not have.
         """
         baseline = self.labels[0] if baseline is None else baseline
         self.method_index(baseline)
-        returns, what = self.returns_at(checkpoint)
-        return summarise(self.labels, returns, self.teacher_returns, baseline, what)
+        returns, quantity = self.returns_at(checkpoint)
+        return summarise(self.labels, returns, self.teacher_returns, baseline, quantity)
 
     def returns_at(self, checkpoint: int | str) -> tuple[np.ndarray, str]:
-        """Returns [P, M] at a checkpoint, given as in `summary`, and what they are in words."""
+        """Returns [P, M] at a checkpoint, given as in `summary`, and a description of them for a table."""
         num = len(self.iterations)
         if isinstance(checkpoint, str) and checkpoint == "final":
-            returns, what = self.final_returns, f"exact return after iteration {self.iterations[-1]}"
+            returns, quantity = self.final_returns, f"exact return after iteration {self.iterations[-1]}"
         elif not isinstance(checkpoint, str) and checks.is_whole(checkpoint, -num, num - 1):
             returns = self.returns[:, :, checkpoint]
-            what = f"return at the checkpoint of iteration {self.iterations[checkpoint]}"
+            quantity = f"return at the checkpoint of iteration {self.iterations[checkpoint]}"
         else:
             raise ValueError(f"no checkpoint {checks.shown(checkpoint)}; use a position below {num} or 'final'")
-        uniform = statistics.mean_interval(self.uniform_returns).estimate
-        optimal = statistics.mean_interval(self.optimal_returns).estimate
-        return returns, f"{what}, {self.num_mdps} MDPs (uniform policy {uniform:.3f}, optimal policy {optimal:.3f})"
-
-    def _tidy(self) -> dict[str, np.ndarray]:
-        """Columns of the tidy table: a row per method, MDP and checkpoint, the checkpoint running fastest."""
-        method, mdp, checkpoint = np.indices(self.returns.shape).reshape(3, -1)
-        return {
-            "label": np.array(self.labels, object)[method],
-            "mdp": self.mdp_ids[mdp],
-            "iteration": self.iterations[checkpoint],
-            "return": self.returns.reshape(-1),
-            "length": self.lengths.reshape(-1),
-        }
+        uniform = mean_interval(self.uniform_returns).estimate
+        optimal = mean_interval(self.optimal_returns).estimate
+        return returns, f"{quantity}, {self.num_mdps} MDPs (uniform policy {uniform:.3f}, optimal policy {optimal:.3f})"
 
     def to_dataframe(self) -> Any:
         """Tidy pandas DataFrame with the columns label, mdp, iteration, return, length; needs pandas."""
-        return statistics.import_pandas().DataFrame(self._tidy())
+        return import_pandas().DataFrame(tidy_columns(self))
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Writes the table of `to_dataframe` as csv, gzipped if `path` ends in .gz; does not need pandas.
@@ -239,25 +220,26 @@ class Result:
         Each number is the shortest text that reads back as the same float. OSError, one line, if it cannot be
         written.
         """
-        columns = self._tidy()
+        return write_csv(tidy_columns(self), path)
 
-        def write(file: IO[bytes]) -> None:
-            for start in range(0, self.returns.size, 2**16):  # bounds the text held in memory
-                text = io.StringIO(newline="")
-                writer = csv.writer(text, lineterminator="\n")
-                if start == 0:
-                    writer.writerow(columns)
-                part = (column[start : start + 2**16].astype(str).tolist() for column in columns.values())
-                writer.writerows(zip(*part, strict=True))
-                file.write(text.getvalue().encode())
+    def to_xarray(self) -> Any:
+        """All arrays as an `xarray.Dataset` whose dimensions are the named axes of `Result.axes`; needs xarray.
 
-        def write_gzipped(file: IO[bytes]) -> None:
-            buffer = io.BytesIO()  # GzipFile speaks up again, when it is collected, about a disk that was full
-            with gzip.GzipFile("", "wb", 4, buffer, mtime=0) as packed:
-                write(packed)  # type: ignore[arg-type]
-            file.write(buffer.getvalue())
+        The coordinates `method`, `mdp`, `checkpoint` and `measure` hold the labels, the MDP ids, the iterations and the
+        names of the measures, and select students by name::
 
-        return write_atomically(path, write_gzipped if str(path).endswith(".gz") else write)
+            ds = result.to_xarray()
+            ds.returns.sel({"method": "n_distill"}).mean("mdp")  # a learning curve
+            ds.returns.sel(checkpoint=2000)  # [method, mdp]
+
+        Give the method in a dict: xarray would take `method` in `sel(method="n_distill")` for the rule of inexact
+        matches, and select nothing. Likewise, `ds["values"]` is the array and `ds.values` a method of every Dataset.
+
+        `curve_kind` is a second coordinate of the method axis. Settings, versions and faults are JSON strings in
+        `ds.attrs`, so that `ds.to_netcdf(path)` writes the whole dataset. Optional arrays that the result lacks are
+        left out. The dataset shares the memory of the result's arrays; `ds.copy(deep=True)` is independent of them.
+        """
+        return to_dataset(self)
 
     def plot(self, *args: Any, **kwargs: Any) -> Any:
         """Learning curves with 95 % bands as a matplotlib Figure; arguments as in `plotting.plot_result`."""
@@ -268,25 +250,12 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes everything to one npz file, without pickle, with the metadata as JSON inside; see `load`.
 
-        The file appears whole or not at all, and equal results give equal bytes. OSError, one line, if it
-        cannot be written.
+        The file appears as a whole or not at all, and equal results give equal bytes. OSError, one line, if it cannot
+        be written.
         """
         arrays = {name: getattr(self, name) for name in AXES if getattr(self, name) is not None}
-        metadata = {"format": FORMAT, "version": FORMAT_VERSION}
-        metadata |= {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in AXES}
-        metadata["checksum"] = _checksum(metadata, arrays)
-
-        def write(file: IO[bytes]) -> None:
-            # Most rows of the tables are of states never visited: level 1 packs them as well as level 6 does.
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-                archive.writestr(zipfile.ZipInfo(_METADATA, _NO_DATE), json.dumps(metadata, indent=1))
-                for name, array in arrays.items():
-                    entry = zipfile.ZipInfo(f"{name}.npy", _NO_DATE)
-                    entry.compress_type = zipfile.ZIP_DEFLATED
-                    with archive.open(entry, "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
-
-        return write_atomically(path, write)
+        metadata = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in AXES}
+        return write_archive(path, metadata, arrays)
 
 
 def load(path: str | os.PathLike[str]) -> Result:
@@ -302,53 +271,12 @@ def load(path: str | os.PathLike[str]) -> Result:
 
 
 def read(data: bytes, path: str | os.PathLike[str]) -> Result:
-    """The `Result` in the bytes of a file; ValueError as `load`, calling it `path`."""
-    if data[:2] != b"PK":
-        raise ValueError(f"{path} is not a results file: expected an npz written by Result.save")
+    """The `Result` in the bytes of a file; raises a ValueError as `load` does, with `path` as the file's name."""
+    metadata, arrays = read_archive(data, path)
     try:
-        arrays, metadata = _read(io.BytesIO(data))
-        found = _checksum(metadata, arrays) if isinstance(metadata, dict) else None
-    except Exception as error:  # damage can show in any way that the zip, zlib, npy and JSON readers have
-        raise ValueError(f"{path} is truncated or damaged: {one_line(error)}; recompute it") from error
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a results file: it is an npz, but not one written by Result.save")
-    if metadata.get("version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has results format version {checks.shown(metadata.get('version'))}, this jaxdistill reads "
-            f"{FORMAT_VERSION}; read it with the release that wrote it"
-        )
-    if metadata.get("checksum") != found:
-        raise ValueError(f"{path} is damaged: its contents do not match their checksum; recompute it")
-    fields = {name: value for name, value in metadata.items() if name not in ("format", "version", "checksum")}
-    try:
-        return Result(**fields, **arrays)
-    except (TypeError, ValueError, AttributeError) as error:  # whoever wrote it knew another Result
+        return Result(**metadata, **arrays)
+    except (TypeError, ValueError, AttributeError) as error:  # the file was written with other fields than these
         raise ValueError(f"{path} does not hold a result: {one_line(error)}; recompute it") from error
-
-
-def _read(file: IO[bytes]) -> tuple[dict[str, Any], Any]:
-    """Arrays and metadata (None where there is none) of an npz; reading a member checks its CRC."""
-    with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-        if _METADATA not in names:
-            return {}, None
-        metadata, arrays = json.loads(archive.read(_METADATA)), {}
-        for name in names:
-            if name.endswith(".npy"):
-                member = io.BytesIO(archive.read(name))
-                arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
-    return arrays, metadata
-
-
-def _checksum(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """sha256 over the metadata, but for the checksum, and over name, type, shape and bytes of every array."""
-    metadata = {name: value for name, value in metadata.items() if name != "checksum"}
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 class Stopped(KeyboardInterrupt):
@@ -367,27 +295,12 @@ class Stopped(KeyboardInterrupt):
 def concatenate(results: Sequence[Result], axis: str = "mdp") -> Result:
     """Joins results of the same methods on other MDPs ("mdp") or other methods on the same MDPs ("method").
 
-    Students with fewer observations get zero rows at the end of their tables: what an unvisited row holds.
-    Settings that differ are kept side by side under "parts". ValueError, one line, if the results do not fit.
+    Students with fewer observations get zero rows at the end of their tables, which is the content of a row that was
+    never visited. Settings that differ are kept side by side under "parts". ValueError, one line, if the results do not
+    fit.
     """
     results = checks.listed(results)
-    if not isinstance(axis, str) or axis not in ("mdp", "method") or not results:
-        raise ValueError(f"concatenate needs results and an axis 'mdp' or 'method', got axis {checks.shown(axis)}")
-    if not all(isinstance(result, Result) for result in results):
-        raise ValueError(f"concatenate takes a list of Results, got {checks.shown(results)}")
-    first = results[0]
-    shared = {"mdp": ("labels", "curve_kind"), "method": ("mdp_ids", "uniform_returns")}[axis] + ("measure_names",)
-    for other in results[1:]:
-        for name in (*shared, "iterations"):
-            if not np.array_equal(getattr(first, name), getattr(other, name)):
-                raise ValueError(f"results do not fit along {axis!r}: their {name} differ")
-    if axis == "mdp":
-        ids = np.concatenate([result.mdp_ids for result in results])
-        if len(np.unique(ids)) < len(ids):
-            raise ValueError(
-                "results share MDP ids, which would count MDPs twice; if the MDPs are different, give them "
-                "different ids: dataclasses.replace(result, mdp_ids=...)"
-            )
+    _check_joinable(results, axis)
     changes: dict[str, Any] = {name: _join(results, name, axis) for name in AXES}
     if axis == "method":
         changes["labels"] = tuple(label for result in results for label in result.labels)
@@ -396,10 +309,31 @@ def concatenate(results: Sequence[Result], axis: str = "mdp") -> Result:
         parts = [getattr(result, name) for result in results]
         changes[name] = parts[0] if all(part == parts[0] for part in parts) else {"parts": parts}
     changes["faults"] = [fault for result in results for fault in result.faults]
-    return dataclasses.replace(first, **changes)
+    return dataclasses.replace(results[0], **changes)
+
+
+def _check_joinable(results: list[Any], axis: str) -> None:
+    """Raises a ValueError unless the results agree on what they share when they are joined along `axis`."""
+    if not isinstance(axis, str) or axis not in ("mdp", "method") or not results:
+        raise ValueError(f"concatenate needs results and an axis 'mdp' or 'method', got axis {checks.shown(axis)}")
+    if not all(isinstance(result, Result) for result in results):
+        raise ValueError(f"concatenate takes a list of Results, got {checks.shown(results)}")
+    shared = {"mdp": ("labels", "curve_kind"), "method": ("mdp_ids", "uniform_returns")}[axis] + ("measure_names",)
+    for other in results[1:]:
+        for name in (*shared, "iterations"):
+            if not np.array_equal(getattr(results[0], name), getattr(other, name)):
+                raise ValueError(f"results do not fit along {axis!r}: their {name} differ")
+    if axis == "mdp":
+        ids = np.concatenate([result.mdp_ids for result in results])
+        if len(np.unique(ids)) < len(ids):
+            raise ValueError(
+                "results share MDP ids, which would count MDPs twice; if the MDPs are different, give them "
+                "different ids: dataclasses.replace(result, mdp_ids=...)"
+            )
 
 
 def _join(results: Sequence[Result], name: str, axis: str) -> np.ndarray | None:
+    """The array `name` of all results in one; that of the first if the array does not have `axis`."""
     arrays = [getattr(result, name) for result in results]
     if axis not in AXES[name] or all(array is None for array in arrays):
         return arrays[0]
@@ -413,22 +347,8 @@ def _join(results: Sequence[Result], name: str, axis: str) -> np.ndarray | None:
     return np.concatenate(arrays, axis=AXES[name].index(axis))
 
 
-def jsonable(value: Any) -> Any:
-    """`value` as JSON can hold it: dataclasses as dicts, arrays and tuples as lists, functions by name."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [jsonable(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if hasattr(value, "tolist"):
-        return jsonable(value.tolist())
-    return getattr(value, "__qualname__", None) or str(value)
-
-
 def _as_names(name: str, value: Any) -> tuple[str, ...]:
+    """`value` as a tuple of strings; ValueError, with the field's `name`, unless it is a list of strings."""
     names = (None,) if isinstance(value, str) else tuple(checks.listed(value))
     if not all(isinstance(item, str) for item in names):
         raise ValueError(f"{name} must be a list of names, got {checks.shown(value)}")
@@ -436,6 +356,7 @@ def _as_names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _as_numbers(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of the kind that the field `name` has: integers or floats."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # rows of different lengths, or a random key
@@ -449,5 +370,6 @@ def _as_numbers(name: str, value: Any) -> np.ndarray:
 
 
 def _are_whole(array: np.ndarray) -> bool:
+    """True if all numbers are whole and fit into 64 bits."""
     array = array.astype(np.float64)
     return bool((np.isfinite(array) & (array == np.round(array)) & (np.abs(array) < 2.0**63)).all())

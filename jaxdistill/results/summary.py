@@ -1,4 +1,4 @@
-"""The table of an experiment: a row for each method, to print or to paste as Markdown or LaTeX."""
+"""`Summary`, a table with one row for each method, which prints as text, Markdown or LaTeX."""
 
 import dataclasses
 import re
@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.statistics import Interval, bootstrap_interval, import_pandas, iqm, mean_interval
+from jaxdistill.runtime.optional import import_pandas
+from jaxdistill.statistics import Interval, bootstrap_interval, iqm, mean_interval
 
 
 @dataclasses.dataclass(frozen=True)
 class SummaryRow:
-    """One method: mean and IQM over MDPs, mean paired difference to the baseline (None for the baseline)."""
+    """A method in a `Summary`: mean and IQM of its returns, and their mean paired difference to the baseline's."""
 
     label: str
     num_mdps: int  # MDPs with a finite return
     mean: Interval
     iqm: Interval
-    difference: Interval | None
+    difference: Interval | None  # None for the baseline
     teacher: float  # mean return of this method's teacher, nan without one
 
     def record(self) -> dict[str, Any]:
@@ -34,13 +35,13 @@ Column = tuple[str, Callable[[Any], str]]  # header, and the cell of a row
 class Summary:
     """Returns per method with bootstrap 95 % intervals over MDPs; prints as a table.
 
-    `rows` keeps the order of the methods, `summary[label]` is one row. The difference of a method is the mean
-    over MDPs of (its return - the baseline's return in the same MDP).
+    `rows` keeps the order of the methods, and `summary[label]` is the row of one method. The difference of a method is
+    the mean over MDPs of (its return - the baseline's return in the same MDP).
     """
 
     rows: tuple[Any, ...]  # of SummaryRow, or of a subclass
     baseline: str
-    quantity: str  # what was summarised, in words
+    quantity: str  # description of the returns, printed above the table
     notes: tuple[str, ...] = ()
 
     def __getitem__(self, label: str) -> Any:
@@ -50,6 +51,7 @@ class Summary:
         raise KeyError(f"no method {label!r} in this summary; it has {', '.join(r.label for r in self.rows)}")
 
     def _columns(self) -> dict[str, Column]:
+        """The columns by name, in the order of the table."""
         columns: dict[str, Column] = {
             "num_mdps": ("MDPs", lambda row: str(row.num_mdps)),
             "mean": ("mean [95 %]", lambda row: cell(row.mean)),
@@ -61,14 +63,14 @@ class Summary:
         return columns
 
     def _cells(self, columns: Sequence[str] | None = None) -> list[list[str]]:
-        """Lines of cells, the header first, of the columns asked for (the label always) or of all."""
-        known = self._columns()
+        """Lines of cells, the header first: the label, and then the given columns or all."""
+        all_columns = self._columns()
         for name in columns or ():
-            if name not in known:
-                raise ValueError(f"no column {name!r} in this table; it has {', '.join(known)}")
-        chosen = [known[name] for name in (known if columns is None else columns)]
-        header = ["method", *(text for text, _ in chosen)]
-        return [header] + [[row.label, *(show(row) for _, show in chosen)] for row in self.rows]
+            if name not in all_columns:
+                raise ValueError(f"no column {name!r} in this table; it has {', '.join(all_columns)}")
+        selected = [all_columns[name] for name in (all_columns if columns is None else columns)]
+        header = ["method", *(text for text, _ in selected)]
+        return [header] + [[row.label, *(cell_text(row) for _, cell_text in selected)] for row in self.rows]
 
     def __str__(self) -> str:
         lines = self._cells()
@@ -91,8 +93,8 @@ class Summary:
         """The table as a LaTeX tabular with the rules of the package booktabs, without a trailing newline.
 
         Args:
-          columns: names of columns in this order, such as ["mean", "difference"]; None: all. ValueError for an unknown
-            name, naming those that there are.
+          columns: names of columns in this order, such as ["mean", "difference"]; None for all. ValueError for an
+            unknown name, with a list of the known ones.
         """
         header, *lines = self._cells(columns)
         body = [[_latex(label), *map(_latex_numbers, cells)] for label, *cells in lines]
@@ -106,7 +108,7 @@ class Summary:
 
 
 def named(intervals: dict[str, Interval | None]) -> dict[str, float]:
-    """{name: estimate, name_low: ..., name_high: ...} of every interval; nan for None."""
+    """Numbers of the intervals as {name: estimate, name_low: low, name_high: high}; nan where the interval is None."""
     record: dict[str, float] = {}
     for name, interval in intervals.items():
         estimate, low, high = interval or (np.nan, np.nan, np.nan)
@@ -115,7 +117,7 @@ def named(intervals: dict[str, Interval | None]) -> dict[str, float]:
 
 
 def cell(interval: Interval | None, sign: str = "-", digits: int = 3) -> str:
-    """An interval as text; `sign` as in a format, "+" to show it always."""
+    """An interval as the text of a cell; `sign` is that of a format specification: "+" shows a plus sign too."""
     if interval is None or not np.isfinite(interval.estimate):
         return "-"
     form = f"{sign}.{digits}f"
@@ -130,11 +132,12 @@ _LATEX = {
 
 
 def _latex(text: str) -> str:
+    """`text` with the special characters of LaTeX escaped."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
 def _latex_numbers(text: str) -> str:
-    """A cell of numbers: signs and comparisons in mathematics, where a minus is not a hyphen."""
+    """A cell of numbers in LaTeX: in mathematics mode, where a minus sign is not set as a hyphen."""
     if text == "-":
         return "--"
     return re.sub(r"(?:> )?[+-]?\d+(?:\.\d+)?", lambda match: f"${match[0]}$", text)
@@ -143,8 +146,8 @@ def _latex_numbers(text: str) -> str:
 def summarise(
     labels: Sequence[str], returns: np.ndarray, teacher_returns: np.ndarray, baseline: str, quantity: str
 ) -> Summary:
-    """Builds the `Summary` of `returns` [P, M]; MDPs that are not finite are left out and counted."""
-    reference = np.asarray(returns[list(labels).index(baseline)], np.float64)
+    """Builds the `Summary` of `returns` [P, M]; MDPs without a finite return are left out and counted in a note."""
+    baseline_returns = np.asarray(returns[list(labels).index(baseline)], np.float64)
     rows, notes = [], []
     for p, label in enumerate(labels):
         x = np.asarray(returns[p], np.float64)
@@ -152,9 +155,9 @@ def summarise(
         if num_finite < x.size:
             missing = f"{x.size - num_finite} of {x.size} MDPs are not finite and are left out"
             notes.append(f"note: {label}: {missing}")
-        mean, middle = bootstrap_interval(x), bootstrap_interval(x, iqm)
-        with np.errstate(invalid="ignore"):  # inf - inf: left out as well
-            difference = None if label == baseline else bootstrap_interval(x - reference)
+        mean, iqm_interval = bootstrap_interval(x), bootstrap_interval(x, iqm)
+        with np.errstate(invalid="ignore"):  # inf - inf is nan, which is left out too
+            difference = None if label == baseline else bootstrap_interval(x - baseline_returns)
         teacher = float(mean_interval(teacher_returns[p]).estimate)
-        rows.append(SummaryRow(label, num_finite, mean, middle, difference, teacher))
+        rows.append(SummaryRow(label, num_finite, mean, iqm_interval, difference, teacher))
     return Summary(tuple(rows), baseline, quantity, tuple(notes))

@@ -1,7 +1,8 @@
-"""Training that survives being stopped: what was handed out, and the carry of every student on its way, on disk.
+"""Training that survives being stopped: the outputs handed out and the state of every unfinished student, on disk.
 
-A student's numbers depend on nothing that is trained beside it, so a save needs no common moment: each block of lanes
-gives its students when it comes to it, and whatever a save does not know is simply trained again, to the same bits.
+A student's numbers depend on nothing that is trained beside it, so the students of a save need not be of the same
+moment: each block of lanes publishes its students between two chunks. What a save does not hold is trained again, to
+the same bits.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ class Output:
 
     Attributes:
       params: [O, num_params].
-      curves: [C, 2], as in `lanes.Lanes`.
+      curves: [C, 2], as in `lanes.LaneTables`.
       truncated: episodes cut at max_steps.
       count: steps taken.
-      fault: iteration, counted from 1, at which it met a number that is not finite and stopped; 0: none.
+      fault: iteration, counted from 1, at which a parameter was not finite and the student stopped; 0: none.
     """
 
     params: np.ndarray
@@ -43,65 +44,75 @@ class Output:
 
 
 @dataclasses.dataclass(frozen=True)
-class OnItsWay:
-    """A student in training: its next pause, the iteration up to which it is settled, its part of the lanes' carry."""
+class StudentSnapshot:
+    """An unfinished student.
+
+    Attributes:
+      pause: index of its next pause.
+      settled: iteration at which its directions were last applied to its whole table.
+      leaves: its part of every array of `lanes.Lanes`.
+    """
 
     pause: int
     settled: int
     leaves: list[np.ndarray]
 
 
-Who = tuple[int, int]  # task, student
+StudentId = tuple[int, int]
+"""(task, student index)."""
+
+OutputId = tuple[int, int, int]
+"""(task, student index, pause)."""
 
 
 class Store:
     """The saves of one training.
 
-    `outputs-<k>.save` holds what was handed out since the save before, `lanes-<k>.save` the students on their way; of
-    the latter the last two are kept, so that one damaged file costs no more than the time between two saves. A file is
-    its SHA-256 and a .npz without pickle; a damaged one is reported and its students are trained again.
+    `outputs-<k>.save` holds what was handed out since the save before, `lanes-<k>.save` the unfinished students. The
+    last two of the latter are kept, so that one damaged file costs no more than the time between two saves. A file is
+    its SHA-256 and a .npz without pickle. A damaged file is reported, and its students are trained again.
 
     Attributes:
-      outputs: read at the start, by (task, student, pause).
-      on_their_way: likewise, by (task, student).
+      outputs: read at the start, by task, student index and pause.
+      snapshots: read at the start, by task and student index.
     """
 
     def __init__(self, folder: Path, seconds: float):
         self.folder, self.seconds = folder, seconds
-        self.outputs: dict[tuple[int, int, int], Output] = {}
-        self.on_their_way: dict[Who, OnItsWay] = {}
-        self._new: list[tuple[tuple[int, int, int], Output]] = []
+        self.outputs: dict[OutputId, Output] = {}
+        self.snapshots: dict[StudentId, StudentSnapshot] = {}
+        self._unsaved: list[tuple[OutputId, Output]] = []
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tmp"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
-        numbers = [int(found[1]) for path in folder.glob("*.save") if (found := re.search(r"-(\d+)\.save$", path.name))]
-        self._number = max(numbers, default=0)
+        matches = [re.search(r"-(\d+)\.save$", path.name) for path in folder.glob("*.save")]
+        self._number = max((int(match[1]) for match in matches if match), default=0)
         for path in sorted(folder.glob("outputs-*.save")):
             self._read(path, self._take_outputs)
         for path in sorted(folder.glob("lanes-*.save"), reverse=True):
-            if self._read(path, self._take_lanes):
+            if self._read(path, self._take_snapshots):
                 break
-        self._last = time.monotonic()
+        self._last_save = time.monotonic()
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether it is time to save again."""
-        return time.monotonic() - self._last >= self.seconds
+        return time.monotonic() - self._last_save >= self.seconds
 
-    def add(self, key: tuple[int, int, int], output: Output) -> None:
-        """Remembers what a student (task, student, pause) hands out for the next save."""
-        self._new.append((key, output))
+    def add_output(self, task: int, student_index: int, pause: int, output: Output) -> None:
+        """Keeps an output for the next save."""
+        self._unsaved.append(((task, student_index, pause), output))
 
-    def save(self, students: dict[Who, OnItsWay]) -> None:
-        """Writes what is new and all students on their way; a full disk is reported, and training goes on."""
-        new, self._number, self._last = list(self._new), self._number + 1, time.monotonic()
+    def save(self, snapshots: Mapping[StudentId, StudentSnapshot]) -> None:
+        """Writes the new outputs and all unfinished students. A full disk is reported, and training goes on."""
+        outputs, self._number, self._last_save = list(self._unsaved), self._number + 1, time.monotonic()
         try:
-            if new:
-                self._write("outputs", _packed_outputs(new))
-            self._write("lanes", _packed_students(students))
+            if outputs:
+                self._write("outputs", _packed_outputs(outputs))
+            self._write("lanes", _packed_snapshots(snapshots))
         except OSError as error:
             warnings.warn(f"the state of the training could not be saved ({error}); it goes on.", stacklevel=2)
             return
-        del self._new[: len(new)]
+        del self._unsaved[: len(outputs)]
         for path in sorted(self.folder.glob("lanes-*.save"))[:-2]:
             path.unlink(missing_ok=True)
 
@@ -112,7 +123,8 @@ class Store:
         parts = [hashlib.sha256(data).digest(), data]
         write_atomically(self.folder / f"{kind}-{self._number:08d}.save", lambda file: file.writelines(parts))
 
-    def _read(self, path: Path, take: Any) -> bool:
+    def _read(self, path: Path, take: Callable[[dict[str, np.ndarray]], None]) -> bool:
+        """Reads a file and passes its arrays to `take`; False if it is damaged."""
         try:
             data = path.read_bytes()
             if hashlib.sha256(data[32:]).digest() != data[:32]:
@@ -120,50 +132,51 @@ class Store:
             with np.load(io.BytesIO(data[32:]), allow_pickle=False) as file:
                 take({name: file[name] for name in file.files})
         except (OSError, ValueError) as error:
-            warnings.warn(f"{path} is damaged ({one_line(error)}); what it held is trained again.", stacklevel=4)
+            warnings.warn(f"{path} is damaged ({one_line(error)}); its contents are trained again.", stacklevel=4)
             path.unlink(missing_ok=True)
             return False
         return True
 
     def _take_outputs(self, arrays: dict[str, np.ndarray]) -> None:
-        found = {}
+        outputs = {}
         keys = arrays["keys"]
         for task in np.unique(keys[:, 0]).tolist():
             columns = [arrays[f"{task}.{field.name}"] for field in dataclasses.fields(Output)]
             for key, params, curves, *counts in zip(keys[keys[:, 0] == task], *columns, strict=True):
-                found[tuple(key.tolist())] = Output(params, curves, *map(int, counts))
-        self.outputs |= found
+                outputs[tuple(key.tolist())] = Output(params, curves, *map(int, counts))
+        self.outputs |= outputs
 
-    def _take_lanes(self, arrays: dict[str, np.ndarray]) -> None:
-        found = {}
-        for name in [name for name in arrays if name.endswith(".who")]:
+    def _take_snapshots(self, arrays: dict[str, np.ndarray]) -> None:
+        snapshots = {}
+        for name in [name for name in arrays if name.endswith(".students")]:
             task = int(name.split(".")[0])
-            leaves = [arrays[f"{task}.leaf{i}"] for i in range(sum(k.startswith(f"{task}.leaf") for k in arrays))]
-            for i, (who, (pause, settled)) in enumerate(
-                zip(arrays[name].tolist(), arrays[f"{task}.place"].tolist(), strict=True)
-            ):
-                found[task, who] = OnItsWay(pause, settled, [leaf[i] for leaf in leaves])
-        self.on_their_way = found
+            num_leaves = sum(key.startswith(f"{task}.leaf") for key in arrays)
+            leaves = [arrays[f"{task}.leaf{i}"] for i in range(num_leaves)]
+            positions = arrays[f"{task}.positions"].tolist()
+            for i, (student_index, position) in enumerate(zip(arrays[name].tolist(), positions, strict=True)):
+                pause, settled = position
+                snapshots[task, student_index] = StudentSnapshot(pause, settled, [leaf[i] for leaf in leaves])
+        self.snapshots = snapshots
 
 
-def _packed_outputs(outputs: list[tuple[tuple[int, int, int], Output]]) -> dict[str, np.ndarray]:
+def _packed_outputs(outputs: list[tuple[OutputId, Output]]) -> dict[str, np.ndarray]:
     keys = np.array([key for key, _ in outputs])
     arrays = {"keys": keys}
     for task in np.unique(keys[:, 0]):  # shapes may differ between tasks
-        mine = [output for key, output in outputs if key[0] == task]
+        outputs_of_task = [output for key, output in outputs if key[0] == task]
         for field in dataclasses.fields(Output):
-            arrays[f"{task}.{field.name}"] = np.stack([getattr(output, field.name) for output in mine])
+            arrays[f"{task}.{field.name}"] = np.stack([getattr(output, field.name) for output in outputs_of_task])
     return arrays
 
 
-def _packed_students(students: dict[Who, OnItsWay]) -> dict[str, np.ndarray]:
+def _packed_snapshots(snapshots: Mapping[StudentId, StudentSnapshot]) -> dict[str, np.ndarray]:
     arrays = {}
-    for task in {task for task, _ in students}:
-        whose = [who for t, who in students if t == task]
-        mine = [students[task, who] for who in whose]
-        arrays[f"{task}.who"] = np.array(whose)
-        arrays[f"{task}.place"] = np.array([(one.pause, one.settled) for one in mine])
-        for i, leaf in enumerate(zip(*(one.leaves for one in mine), strict=True)):
+    for task in {task for task, _ in snapshots}:
+        indices = [student_index for t, student_index in snapshots if t == task]
+        snapshots_of_task = [snapshots[task, student_index] for student_index in indices]
+        arrays[f"{task}.students"] = np.array(indices)
+        arrays[f"{task}.positions"] = np.array([(s.pause, s.settled) for s in snapshots_of_task])
+        for i, leaf in enumerate(zip(*(snapshot.leaves for snapshot in snapshots_of_task), strict=True)):
             arrays[f"{task}.leaf{i}"] = np.stack(leaf)
     return arrays
 
@@ -194,32 +207,34 @@ def resumable(folder: Any, *, seconds: float = 30.0) -> Iterator[Path]:
     if not seconds > 0:
         raise ValueError(f"seconds must be > 0; got {seconds!r}.")
     folder = Path(folder)
-    mine = folder / f"process-{processes.rank()}-of-{processes.count()}" if processes.count() > 1 else folder
-    with locked(mine):
-        token, whole = _ACTIVE.set((mine, seconds)), False
+    is_shared = processes.count() > 1
+    process_folder = folder / f"process-{processes.rank()}-of-{processes.count()}" if is_shared else folder
+    with locked(process_folder):
+        token, is_complete = _ACTIVE.set((process_folder, seconds)), False
         try:
             yield folder
-            whole = True
+            is_complete = True
         finally:
             _ACTIVE.reset(token)
-            if whole or not list(mine.glob("[!.]*")):  # nothing to go on from
-                shutil.rmtree(mine, ignore_errors=True)
-    if mine != folder:
+            if is_complete or not list(process_folder.glob("[!.]*")):  # there is nothing to go on from
+                shutil.rmtree(process_folder, ignore_errors=True)
+    if is_shared:
         with contextlib.suppress(OSError):  # while another process is still in it
             folder.rmdir()
 
 
-def active() -> bool:
-    """Whether a training begun now is to be saved."""
+def is_active() -> bool:
+    """Whether a training that begins now is to be saved."""
     return _ACTIVE.get() is not None
 
 
 def open_store(identity: Iterable[bytes]) -> Store:
-    """The store of the training that `identity` tells apart from every other; only inside `resumable`."""
-    found = _ACTIVE.get()
-    assert found is not None
+    """The store of the training with this `identity`, which differs from every other; only inside `resumable`."""
+    active = _ACTIVE.get()
+    assert active is not None
+    folder, seconds = active
     digest = hashlib.sha256()
     for part in identity:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
-    return Store(found[0] / digest.hexdigest()[:16], found[1])
+    return Store(folder / digest.hexdigest()[:16], seconds)

@@ -1,4 +1,4 @@
-"""What users pass in, checked: a ValueError in one line says what was wrong, what was expected and what was given."""
+"""Checks of arguments: each raises a ValueError of one line that says what was expected and what was given."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,20 +21,23 @@ def shown(value: Any) -> str:
 
 
 def is_whole(value: Any, least: int, most: int = MOST) -> bool:
-    """Whether `value` is an integer in [least, most]; a bool is none."""
+    """True if `value` is an integer in [least, most]; a bool does not count as one."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(least <= value <= most)
 
 
 def whole(name: str, value: Any, least: int, most: int = MOST) -> int:
-    """`value` as an int; ValueError unless it is a whole number in [least, most]."""
+    """Returns `value` as an int; raises ValueError unless it is a whole number in [least, most]."""
     if not is_whole(value, least, most):
-        wanted = f"in [{least}, {most}]" if is_whole(value, least, value) else f"of at least {least}"
-        raise ValueError(f"{name} must be a whole number {wanted}; got {shown(value)}.")
+        allowed = f"in [{least}, {most}]" if is_whole(value, least, value) else f"of at least {least}"
+        raise ValueError(f"{name} must be a whole number {allowed}; got {shown(value)}.")
     return int(value)
 
 
 def reals(name: str, value: Any) -> np.ndarray:
-    """`value` as an array, not copied; ValueError unless it holds real numbers, NaN and infinity included."""
+    """Returns `value` as an array, not copied; raises ValueError unless it holds real numbers.
+
+    NaN and infinity are allowed.
+    """
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # rows of different lengths, or a random key
@@ -45,7 +48,10 @@ def reals(name: str, value: Any) -> np.ndarray:
 
 
 def numbers(name: str, value: Any) -> np.ndarray:
-    """`value` as float64; ValueError unless it holds real numbers that float32 can hold, NaN and infinity included."""
+    """Returns `value` as a float64 array; raises ValueError unless it holds real numbers within float32's range.
+
+    NaN and infinity are allowed.
+    """
     array = reals(name, value).astype(np.float64)
     if (np.isfinite(array) & (np.abs(array) > _LARGEST)).any():
         raise ValueError(f"{name} must hold numbers of at most {_LARGEST:.1e}, which float32 can hold; got more.")
@@ -53,23 +59,23 @@ def numbers(name: str, value: Any) -> np.ndarray:
 
 
 def number(name: str, value: Any, least: float = -np.inf, most: float = np.inf) -> float:
-    """`value` as a float; ValueError unless it is one finite number in [least, most]."""
+    """Returns `value` as a float; raises ValueError unless it is one finite number in [least, most]."""
     array = numbers(name, value)
     if array.shape != () or not np.isfinite(array) or not least <= array <= most:
-        wanted = "a finite number"
+        allowed = "a finite number"
         if np.isfinite(least):
-            wanted = f"in [{least:g}, {most:g}]" if np.isfinite(most) else f"finite and >= {least:g}"
-        raise ValueError(f"{name} must be {wanted}; got {shown(value)}.")
+            allowed = f"in [{least:g}, {most:g}]" if np.isfinite(most) else f"finite and >= {least:g}"
+        raise ValueError(f"{name} must be {allowed}; got {shown(value)}.")
     return float(array)
 
 
 def seed(value: Any) -> int:
-    """`value` as an int; ValueError unless it fits into the 32 bits of which JAX makes keys; the rest it would cut."""
+    """Returns `value` as an int; raises ValueError unless it fits into 32 bits, since JAX ignores the bits above."""
     return whole("--seed", value, 0, 2**32 - 1)
 
 
 def one_of(name: str, value: Any, valid: Iterable[str]) -> str:
-    """`value`; ValueError unless it is one of the words in `valid`."""
+    """Returns `value`; raises ValueError unless it is one of the words in `valid`."""
     valid = list(valid)
     if not isinstance(value, str) or value not in valid:
         raise ValueError(f"{name} must be {', '.join(map(repr, valid[:-1]))} or {valid[-1]!r}; got {shown(value)}.")
@@ -77,7 +83,7 @@ def one_of(name: str, value: Any, valid: Iterable[str]) -> str:
 
 
 def as_key(key: Any) -> jax.Array:
-    """A typed key from a typed key or the raw words of an old one; ValueError for anything else."""
+    """Returns a typed key for a typed key or for the two words of an old one; raises ValueError for anything else."""
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
         return key
     if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,):
@@ -86,7 +92,7 @@ def as_key(key: Any) -> jax.Array:
 
 
 def listed(value: Any) -> list[Any]:
-    """The items of `value`; `[value]` where it is a string or has none."""
+    """Returns the items of `value` as a list; `[value]` if it is a string or not iterable."""
     try:
         return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
     except TypeError:  # an array without axes
@@ -94,7 +100,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def why(error: Exception) -> str:
-    """Why a user's function failed where it was compiled, without what only JAX's authors know."""
+    """Says why a user's function failed to compile, in terms of that function and not of JAX's internals."""
     text = one_line(error)
     if "not a valid JAX type" in text:
         return "it must return a number"
@@ -104,18 +110,24 @@ def why(error: Exception) -> str:
 
 
 def positions(index: Any, size: int, what: str) -> np.ndarray:
-    """The positions in a stack of `size` that an int, a slice, an int or a bool array means; int32 [] or [N].
+    """Returns the positions in a stack of `size` that an index selects, int32 [] or [N].
 
-    IndexError outside the stack, where JAX would silently clamp, and for anything else; `what` names the stack.
+    Args:
+      index: an int, a slice, an int array or a bool array [size].
+      size: number of entries of the stack.
+      what: the name of the entries, for the messages.
+
+    Raises:
+      IndexError: a position is outside the stack, which JAX would silently clamp, or `index` is of another kind.
     """
     try:
-        chosen = np.arange(size)[index] if isinstance(index, slice) else np.asarray(index)
+        selected = np.arange(size)[index] if isinstance(index, slice) else np.asarray(index)
     except (TypeError, ValueError):
-        chosen = np.asarray(None)
-    if chosen.dtype == bool and chosen.shape == (size,):
-        chosen = np.flatnonzero(chosen)
-    if chosen.ndim > 1 or chosen.dtype.kind not in "iu":
+        selected = np.asarray(None)
+    if selected.dtype == bool and selected.shape == (size,):
+        selected = np.flatnonzero(selected)
+    if selected.ndim > 1 or selected.dtype.kind not in "iu":
         raise IndexError(f"index {size} {what} by an int, a slice, a 1-D int array or a bool array [{size}]")
-    if chosen.size and not -size <= chosen.min() <= chosen.max() < size:
+    if selected.size and not -size <= selected.min() <= selected.max() < size:
         raise IndexError(f"index out of range for a stack of {size} {what}")
-    return (chosen % max(size, 1)).astype(np.int32)
+    return (selected % max(size, 1)).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Files that are never half written, and folders that one process at a time writes to."""
+"""Files that are written completely or not at all, and folders that only one run at a time may use."""
 
 import contextlib
 import os
@@ -11,9 +11,10 @@ import filelock
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], None]) -> Path:
-    """Calls `write(file)` on a temporary file beside `path`, then renames it: `path` is never half written.
+    """Calls `write(file)` on a temporary file beside `path`, then renames that file to `path`.
 
-    Returns the path. OSError, one line, if it cannot be written; then the old file, if any, is still there.
+    Returns the path. Raises an OSError of one line if the file cannot be written; an older file at `path` is then
+    unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -34,20 +35,20 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds `folder`, made where it is missing; ValueError, at once, where another process holds it.
+    """Locks `folder`, which is made if it is missing; raises ValueError at once if another process holds the lock.
 
-    The operating system lets go of what a process held, however it ended.
+    The operating system frees the lock when its process ends, after a crash too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     try:
-        held = lock.acquire(timeout=0)
+        acquired = lock.acquire(timeout=0)
     except filelock.Timeout:
         raise ValueError(f"{folder} is in use by another run; wait for its end, or use another folder.") from None
-    with held:
+    with acquired:
         yield
 
 
 def one_line(error: BaseException) -> str:
-    """An exception in one line."""
+    """The type and the message of an exception, in one line of at most 200 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

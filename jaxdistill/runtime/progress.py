@@ -1,18 +1,20 @@
-"""Progress of long work, from the host: a bar on a terminal, a line in a notebook, lines in a log, or a hook."""
+"""Progress of long work: a bar on a terminal or in a notebook, lines in a log, and calls of a hook."""
 
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
-from tqdm import tqdm
+from tqdm import TqdmWarning, tqdm
 
 from jaxdistill.runtime import processes
 
 Hook = Callable[[float, int, float], None]
 _LINE_SECONDS = 10.0  # between lines of a log
 _HOOK_SECONDS = 0.5
+_BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
+_BAR_PARTS = 1000
 
 
 def duration(seconds: float) -> str:
@@ -26,42 +28,45 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Called with (fraction done, environment steps, seconds left if known better than from these); a context manager.
+    """Shows the progress of one piece of work; a context manager, called with what has been done so far.
 
-    Writes to stderr, or below a notebook's cell. Only a terminal is sent control characters: a notebook's line is
-    replaced, and a log gets whole lines.
+    A call takes the fraction done, the environment steps so far, and the seconds left where a better estimate than the
+    one from these two exists. Bars and lines go to stderr. A notebook shows tqdm's widget where ipywidgets is
+    installed, else a bar of text. A log is sent whole lines without control characters. Of several processes, only the
+    first one reports.
 
     Args:
       label: what is being done.
-      show: True: a bar on a terminal, a line in a notebook, a line every ten seconds elsewhere; None: the same, but
-        elsewhere nothing of what ends within ten seconds; False: nothing.
+      show: True: a bar on a terminal or in a notebook, a line every ten seconds elsewhere; None: the same, but
+        elsewhere nothing for work that ends within ten seconds; False: nothing.
       hook: called about twice a second with (fraction, steps, seconds left), and once at the end.
     """
 
     def __init__(self, label: str, show: bool | None = None, hook: Hook | None = None):
-        show = show if processes.is_writer() else False  # one voice is enough
-        terminal = sys.stderr.isatty()
-        display = None if terminal or show is False else _notebook()
+        show = show if processes.is_writer() else False  # only the first process reports
+        on_terminal = sys.stderr.isatty()
+        self.in_notebook = not on_terminal and _in_notebook()
         self.label, self.hook, self.steps = label, hook, 0
-        self.lines = show is not False and not terminal and display is None
-        self.says_done = terminal if show is None else show
-        self.cell = display({"text/plain": label}, raw=True, display_id=True) if display else None
+        self.writes_lines = show is not False and not (on_terminal or self.in_notebook)
+        self.writes_end = not self.in_notebook and (on_terminal if show is None else show)
         self.started = time.perf_counter()
         self.last_line = self.last_hook = self.started
-        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-        self.bar = tqdm(total=1000, disable=show is False or not terminal, bar_format=form, desc=label, leave=False)
+        bar_type = _notebook_bar() if self.in_notebook and show is not False else tqdm
+        self.bar = bar_type(
+            total=_BAR_PARTS, desc=label, bar_format=_BAR_FORMAT,
+            disable=show is False or self.writes_lines,
+            leave=self.in_notebook,  # a notebook keeps the bar, and a terminal one line in its place
+        )  # fmt: skip
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+        if self.in_notebook:
+            self._draw(self.bar.n if kind else _BAR_PARTS, f"{'stopped' if kind else 'done'}, {self._rate()}")
         self.bar.close()
-        end = "done in" if kind is None else "stopped after"
-        text = f"{self.label}: {end} {duration(self._seconds())}, {self._rate()}"
-        if self.cell is not None:
-            self.cell.update({"text/plain": text}, raw=True)
-        elif kind is None and self.says_done:
-            print(text, file=sys.stderr, flush=True)
+        if kind is None and self.writes_end:
+            self._write_line(f"done in {duration(self._seconds())}, {self._rate()}")
 
     def __call__(self, fraction: float, steps: int, left: float | None = None) -> None:
         now = time.perf_counter()
@@ -71,18 +76,20 @@ class Progress:
         self.last_hook = now
         if left is None:
             left = self._seconds() * (1 - fraction) / fraction if fraction > 0 else float("inf")
-        ahead = f"{duration(left)} left, {self._rate()}"
-        self.bar.set_postfix_str(ahead, refresh=False)
-        self.bar.update(int(1000 * fraction) - self.bar.n)
-        if self.cell is not None:
-            text = f"{self.label}: {fraction:.0%}, {ahead}"
-            html = f'<progress value="{fraction:.3f}"></progress> {text}'
-            self.cell.update({"text/plain": text, "text/html": html}, raw=True)
-        if self.lines and fraction < 1 and now - self.last_line >= _LINE_SECONDS:
-            self.last_line, self.says_done = now, True
-            print(f"{self.label}: {fraction:.0%}, {ahead}", file=sys.stderr, flush=True)
+        outlook = f"{duration(left)} left, {self._rate()}"
+        self._draw(int(_BAR_PARTS * fraction), outlook)
+        if self.writes_lines and fraction < 1 and now - self.last_line >= _LINE_SECONDS:
+            self.last_line, self.writes_end = now, True
+            self._write_line(f"{fraction:.0%}, {outlook}")
         if self.hook is not None:
             self.hook(fraction, steps, left)
+
+    def _draw(self, num_parts: int, text: str) -> None:
+        self.bar.n = num_parts
+        self.bar.set_postfix_str(text)  # draws, unless the bar is disabled
+
+    def _write_line(self, text: str) -> None:
+        print(f"{self.label}: {text}", file=sys.stderr, flush=True)
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.started
@@ -91,9 +98,17 @@ class Progress:
         return f"{self.steps / max(self._seconds(), 1e-9) / 1e6:.1f} M steps/s"
 
 
-def _notebook() -> Any:
-    """IPython's `display` where code runs in a notebook, else None; IPython is never imported for it."""
+def _in_notebook() -> bool:
+    """True where IPython runs as the kernel of a notebook. IPython is not imported for the answer."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if getattr(shell, "kernel", None) is None or "IPython.display" not in sys.modules:
-        return None
-    return sys.modules["IPython.display"].display
+    return getattr(shell, "kernel", None) is not None
+
+
+def _notebook_bar() -> type[tqdm]:
+    """tqdm's bar for the notebook that runs: a widget, or text where ipywidgets is missing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", TqdmWarning
+        )  # tqdm's advice to install ipywidgets; its bar of text does as well
+        from tqdm.auto import tqdm as auto_tqdm
+    return auto_tqdm

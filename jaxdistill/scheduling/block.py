@@ -1,267 +1,197 @@
-"""A block of lanes of one program, and the task whose students are in them."""
+"""A block of lanes of one program, and which student is in each lane."""
 
-import collections
-import dataclasses
-import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 
-from jaxdistill.engine.lanes import Lanes, Program, empty, extract, load, settle
-from jaxdistill.engine.packing import Worlds
-from jaxdistill.engine.rules import Student
+from jaxdistill.engine.lanes import Lanes, empty, extract, load, settle
 from jaxdistill.engine.tick import advance
-from jaxdistill.runtime.checkpoints import OnItsWay, Output
-from jaxdistill.scheduling.chunks import Pace
-from jaxdistill.scheduling.forecast import Lengths, TickCost
+from jaxdistill.runtime.checkpoints import Output, StudentSnapshot
+from jaxdistill.scheduling.chunks import ChunkSize
+from jaxdistill.scheduling.forecast import IterationLengths, TickCost
+from jaxdistill.scheduling.task import Task
 
 _EXTRACT_ENTRIES = 2**20  # table entries copied out per call
-_SAMPLED, _FEWEST_ALIKE = 4, 5  # see `Task.__post_init__`, `Task.pace`
-
-
-@dataclasses.dataclass(eq=False)  # two tasks may have equal programs; arrays do not compare
-class Task:
-    """Students that one program trains.
-
-    Attributes:
-      program, worlds, teachers: as `engine.advance` takes them.
-      students: `Student` of NumPy arrays with a leading axis [N].
-      num_iterations: episodes of each student.
-      cost: [N], expected ticks per episode; dear ones start first, and progress is weighted by it.
-      pauses: iterations before the last at which parameters are handed out, increasing.
-      initial: float32 [N, O, num_params] parameters to start from, or None for zeros.
-      on_output: called with (student, pause index or -1 at the end, `Output`); never by two workers at once.
-    """
-
-    program: Program
-    worlds: Worlds
-    teachers: jax.Array
-    students: Student
-    num_iterations: int
-    cost: np.ndarray
-    on_output: Callable[[int, int, Output], None]
-    pauses: Sequence[int] = ()
-    initial: np.ndarray | None = None
-
-    def __post_init__(self):
-        self.cost = np.asarray(self.cost, np.float64)
-        # First some of all, who show how long the others take; then dear ones before cheap ones.
-        self.is_sample = np.zeros(len(self.cost), bool)
-        sample = np.random.default_rng(0).permutation(len(self.cost))[: len(self.cost) // _SAMPLED]
-        self.is_sample[sample] = True
-        dear_first = np.argsort(-self.cost, kind="stable")
-        order = np.concatenate([sample, dear_first[~self.is_sample[dear_first]]])
-        self.take(order.tolist())
-        self.ticks = np.full(len(self.cost), np.nan)  # of each student from first to last; expected, while it runs
-        self.tick_cost = np.nan  # seconds of a worker, see `forecast.Outlook`
-        self.num_finished = 0
-        self.on_their_way: dict[int, OnItsWay] = {}  # students whom an earlier run had begun
-        self.record: Callable[[int, int, Output], None] | None = None  # as on_output, of what is to be saved
-
-    def take(self, students: Sequence[int]) -> None:
-        """Makes these the students to train, in this order."""
-        self.queue = collections.deque(students)
-        self.num_students = len(students)
-        self.waiting = float(self.cost[list(students)].sum())  # expected ticks per iteration of the queue
-        self.total_work = self.waiting * self.num_iterations
-
-    def pace(self) -> float:
-        """Ticks that students take for one that was expected; of those like the ones who wait, if some are known."""
-        known = np.isfinite(self.ticks)
-        if self.queue:
-            dearest = self.cost[list(itertools.islice(self.queue, 8))].max()
-            alike = known & self.is_sample & (self.cost <= dearest)
-            known = alike if alike.sum() >= _FEWEST_ALIKE else known
-        expected = self.cost[known].sum() * self.num_iterations
-        return float(self.ticks[known].sum() / expected) if expected else np.nan
-
-    def identity(self) -> Iterator[bytes]:
-        """All that decides the numbers: the compiled program, functions of the user's included, and its inputs."""
-        program, total = self.program, np.int32(self.num_iterations)
-        lanes = jax.eval_shape(lambda: empty(program, self.worlds, self.one_block(program.num_lanes)))
-        until = np.zeros(program.num_lanes, np.int32)
-        lowered = advance.lower(program, lanes, self.worlds, self.teachers, total, until, np.int32(0))
-        yield lowered.as_text().encode()
-        yield repr((self.num_iterations, tuple(self.pauses))).encode()
-        for leaf in jax.tree.leaves((self.worlds, self.teachers, self.students, self.initial)):
-            yield np.ascontiguousarray(leaf).tobytes()
-
-    def one_block(self, num_lanes: int) -> Student:
-        """`Student` of zeros for every lane of a block."""
-        return jax.tree.map(lambda x: np.zeros((num_lanes, *x.shape[1:]), x.dtype), self.students)
-
-    def forget(self, outputs: Mapping[tuple[int, int], Output], on_their_way: Mapping[int, OnItsWay]) -> int:
-        """Hands out what an earlier run had finished; it is not trained again. The steps that it took."""
-        steps, done = 0, set()
-        for (who, pause), output in outputs.items():
-            self.on_output(who, pause, output)
-            if pause < 0:
-                done.add(who)
-                steps += output.count
-        self.queue = collections.deque(who for who in self.queue if who not in done)
-        self.num_finished = len(done)
-        self.waiting = float(self.cost[list(self.queue)].sum())
-        # One whose earlier pauses are lost with a damaged file begins anew.
-        known = {who: all((who, p) in outputs for p in range(one.pause)) for who, one in on_their_way.items()}
-        self.on_their_way = {who: one for who, one in on_their_way.items() if known[who] and who not in done}
-        return steps
 
 
 class Block:
-    """A block of lanes of one program, and who is in them."""
+    """A block of lanes of one program, filled from the queue of one task by one worker.
+
+    Attributes:
+      occupant: int [W], index of the student in each lane; -1 where there is none.
+      pause: int [W], index of each lane's next pause.
+      settled: int [W], iteration at which the lane's directions were last applied to its whole table.
+      iteration, count, fault, idle: [W], the status of the lanes after the last chunk.
+      steps, work_done: environment steps of this block, and cost x iterations.
+      ticks_left: [busy lanes], ticks that the student in each has to go.
+    """
 
     def __init__(self, task: Task, device: jax.Device, share: int):
         self.task, self.program, self.device = task, task.program, device
-        self.ticks_per_step = 2 if task.program.monte_carlo else 1  # forward and, for Monte Carlo, backward
+        self.ticks_per_step = task.program.estimator.ticks_per_step
         self.worlds, self.teachers, self.students = jax.device_put((task.worlds, task.teachers, task.students), device)
         width = self.program.num_lanes
         self.capacity = min(width, max(share, 1))
         self.occupant = np.full(width, -1)
-        self.pause = np.zeros(width, int)  # index of the lane's next pause
+        self.pause = np.zeros(width, int)
         self.settled = np.zeros(width, np.int64)
         self.lanes: Lanes | None = None
-        self._see(np.zeros((4, width), np.int32))
-        self.pace = Pace()
-        self.lengths, self._tick_cost = Lengths(width, task.num_iterations), TickCost()
-        self.left, self._ticks_before, self._round_began = np.zeros(0), 0, np.nan
-        self.steps, self.work_done = 0, 0.0  # of this block: environment steps, and cost x iterations
-        self._steps_before, self._work_before = 0, 0.0  # of students that have left
+        self._read_status(np.zeros((4, width), np.int32))
+        self.chunk_size = ChunkSize()
+        self.lengths, self._tick_cost = IterationLengths(width, task.num_iterations), TickCost()
+        self.ticks_left, self._ticks_before, self._round_start = np.zeros(0), 0, np.nan
+        self.steps, self.work_done = 0, 0.0
+        self._steps_of_finished, self._work_of_finished = 0, 0.0
 
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
+        """Whether any lane has a student."""
         return bool((self.occupant >= 0).any())
 
-    def draining(self) -> bool:
-        """Whether nobody waits and most lanes are free."""
+    def is_draining(self) -> bool:
+        """Whether the queue is empty and most lanes are free."""
         return not self.task.queue and 2 * int((self.occupant >= 0).sum()) < self.capacity
 
     def refill(self) -> None:
-        """Gives every free lane the next student of the queue; a round begins."""
-        self._round_began = time.perf_counter()
+        """Starts a round: gives every free lane the next student of the queue."""
+        self._round_start = time.perf_counter()
         free = np.flatnonzero(self.occupant < 0)
         free = free[: max(self.capacity - int((self.occupant >= 0).sum()), 0)]
         free = free[: len(self.task.queue)]
         if not len(free):
             return
         if self.lanes is None:
-            # On the device from the start: arrays of no device would make `advance` compile once more.
-            student = self.task.one_block(self.program.num_lanes)
-            self.lanes = jax.device_put(empty(self.program, self.worlds, student), self.device)
-            self._ticks(0)  # so that the first worker compiles, under the pool's lock, and the others find it done
-            self._round_began = time.perf_counter()
-        who = np.array([self.task.queue.popleft() for _ in free])
+            self._make_lanes()
+        entering = self.task.next_students(len(free))
         mask = np.zeros(len(self.occupant), bool)
-        mask[free], self.occupant[free], self.pause[free], self.settled[free] = True, who, 0, 0
+        mask[free], self.occupant[free], self.pause[free], self.settled[free] = True, entering, 0, 0
         self.iteration[free], self.count[free] = 0, 0
-        self.lengths.forget(free)
-        self.task.waiting -= float(self.task.cost[who].sum())
+        self.lengths.reset(free)
         initial = None
         if self.task.initial is not None:
             initial = np.zeros((len(mask), *self.task.initial.shape[1:]), np.float32)
-            initial[free] = self.task.initial[who]
+            initial[free] = self.task.initial[entering]
         occupant = np.maximum(self.occupant, 0).astype(np.int32)
         self.lanes = load(self.program, self.lanes, self.worlds, mask, self.students, occupant, initial)
-        begun = self.task.on_their_way
-        self._go_on([(lane, w) for lane, w in zip(free.tolist(), who.tolist(), strict=True) if w in begun])
+        snapshots = self.task.snapshots
+        pairs = zip(free.tolist(), entering.tolist(), strict=True)
+        self._resume([(lane, student_index) for lane, student_index in pairs if student_index in snapshots])
 
-    def _go_on(self, begun: list[tuple[int, int]]) -> None:
-        """Puts students (lane, who) where an earlier run had left them."""
-        if not begun:
+    def _make_lanes(self) -> None:
+        """Makes empty lanes and compiles their program.
+
+        The first worker compiles, under the pool's lock, and the others find the program compiled. The lanes are put on
+        the device at once, because arrays without a device would make `advance` compile a second time.
+        """
+        students = self.task.blank_students(self.program.num_lanes)
+        self.lanes = jax.device_put(empty(self.program, self.worlds, students), self.device)
+        self._run_ticks(0)
+        self._round_start = time.perf_counter()
+
+    def _resume(self, pairs: list[tuple[int, int]]) -> None:
+        """Puts students (lane, student index) where an earlier run had left them."""
+        if not pairs:
             return
         leaves, structure = jax.tree.flatten(self.lanes)
         leaves = [np.array(leaf) for leaf in leaves]
-        for lane, who in begun:
-            one = self.task.on_their_way.pop(who)
-            self.pause[lane], self.settled[lane] = one.pause, one.settled
-            for leaf, saved in zip(leaves, one.leaves, strict=True):
+        for lane, student_index in pairs:
+            snapshot = self.task.snapshots.pop(student_index)
+            self.pause[lane], self.settled[lane] = snapshot.pause, snapshot.settled
+            for leaf, saved in zip(leaves, snapshot.leaves, strict=True):
                 leaf.reshape(len(self.occupant), -1, *leaf.shape[1:])[lane] = saved
         self.lanes = jax.device_put(jax.tree.unflatten(structure, leaves), self.device)
-        self._ticks(0)
+        self._run_ticks(0)
 
-    def on_their_way(self) -> dict[int, OnItsWay]:
-        """The students in the lanes, as a later run can go on with them."""
+    def snapshots(self) -> dict[int, StudentSnapshot]:
+        """The students in the lanes, by index, as a later run can go on with them."""
         busy = np.flatnonzero(self.occupant >= 0)
         if self.lanes is None or not len(busy):
             return {}
         leaves = [np.asarray(leaf) for leaf in jax.device_get(jax.tree.leaves(self.lanes))]
-        by_lane = [leaf.reshape(len(self.occupant), -1, *leaf.shape[1:])[busy] for leaf in leaves]
+        busy_leaves = [leaf.reshape(len(self.occupant), -1, *leaf.shape[1:])[busy] for leaf in leaves]
         return {
-            int(self.occupant[lane]): OnItsWay(int(self.pause[lane]), int(self.settled[lane]), [x[i] for x in by_lane])
+            int(self.occupant[lane]): StudentSnapshot(
+                int(self.pause[lane]), int(self.settled[lane]), [leaf[i] for leaf in busy_leaves]
+            )
             for i, lane in enumerate(busy)
         }
 
-    def _ticks(self, number: int) -> None:
-        """Runs so many ticks and takes note of where the lanes are."""
+    def _run_ticks(self, number: int) -> None:
+        """Runs so many ticks and reads the status of the lanes."""
         assert self.lanes is not None
-        # A lane stops before it would write over scales that rows still wait for.
-        until = np.minimum(self._ends(), self.settled + self.program.ring - 2)
+        # A lane stops before it would overwrite scales that pending directions still need.
+        until = np.minimum(self._next_pauses(), self.settled + self.program.ring - 2)
         self._until = np.where(self.occupant >= 0, until, 0).astype(np.int32)
-        total = np.int32(self.task.num_iterations)
-        self.lanes, seen = advance(
-            self.program, self.lanes, self.worlds, self.teachers, total, self._until, np.int32(number)
+        num_iterations = np.int32(self.task.num_iterations)
+        self.lanes, status = advance(
+            self.program, self.lanes, self.worlds, self.teachers, num_iterations, self._until, np.int32(number)
         )
-        self._see(np.array(seen))
+        self._read_status(np.array(status))
 
-    def _see(self, seen: np.ndarray) -> None:
-        here = self.occupant >= 0
-        self.iteration, self.count = np.where(here, seen[0], 0), np.where(here, seen[1].view(np.uint32), 0)
-        self.fault, self.idle = here & (seen[2] > 0), here & (seen[3] > 0)
+    def _read_status(self, status: np.ndarray) -> None:
+        """Takes over the status that `advance` returns, int32 [4, W]."""
+        busy = self.occupant >= 0
+        self.iteration, self.count = np.where(busy, status[0], 0), np.where(busy, status[1].view(np.uint32), 0)
+        self.fault, self.idle = busy & (status[2] > 0), busy & (status[3] > 0)
 
-    def _ends(self) -> np.ndarray:
-        """Iteration of every lane's next pause, or its last."""
+    def _next_pauses(self) -> np.ndarray:
+        """Iteration of every lane's next pause, or its last, [W]."""
         return np.array([*self.task.pauses, self.task.num_iterations])[self.pause]
 
     def advance(self) -> None:
         """Runs a chunk of ticks."""
-        started = time.perf_counter()
-        self._ticks(self.pace.num_ticks)
-        here = self.occupant >= 0
-        stopped = int((self.iteration >= self._until)[here].sum())
-        self.pace.look(started, time.perf_counter(), int(here.sum()), stopped)
+        start = time.perf_counter()
+        self._run_ticks(self.chunk_size.num_ticks)
+        busy = self.occupant >= 0
+        num_stopped = int((self.iteration >= self._until)[busy].sum())
+        self.chunk_size.update(start, time.perf_counter(), int(busy.sum()), num_stopped)
         if (self.iteration - self.settled).max() > self.program.ring // 2:
             self.lanes, self.settled = settle(self.program, self.lanes), self.iteration.astype(np.int64)
 
-    def look(self) -> None:
-        """Takes note, at the end of a round, of how long the students in the lanes will take, and what a tick costs."""
-        task, here = self.task, self.occupant >= 0
-        self.left = (self.lengths.per_iteration() * np.maximum(task.num_iterations - self.iteration, 0))[here]
-        task.ticks[self.occupant[here]] = self.ticks_per_step * self.count[here] + self.left
-        seconds, gained = time.perf_counter() - self._round_began, self.ticks_per_step * self.steps - self._ticks_before
-        self._ticks_before += gained
+    def measure_round(self) -> None:
+        """Ends a round: estimates how long the students in the lanes will take, and what a tick costs."""
+        task, busy = self.task, self.occupant >= 0
+        iterations_left = np.maximum(task.num_iterations - self.iteration, 0)
+        self.ticks_left = (self.lengths.per_iteration() * iterations_left)[busy]
+        task.ticks[self.occupant[busy]] = self.ticks_per_step * self.count[busy] + self.ticks_left
+        seconds = time.perf_counter() - self._round_start
+        new_ticks = self.ticks_per_step * self.steps - self._ticks_before
+        self._ticks_before += new_ticks
         if task.queue:
-            task.tick_cost = self._tick_cost.look(seconds, gained)
+            task.tick_cost = self._tick_cost.update(seconds, new_ticks)
 
     def hand_out(self) -> None:
-        """Hands out the parameters of lanes that reached a pause, the end or a fault, and frees the latter two."""
+        """Hands out the parameters of lanes at a pause, at the end or with a fault, and frees the latter two."""
         task = self.task
-        ready = np.flatnonzero(self.idle & ((self.iteration >= self._ends()) | self.fault))
+        ready = np.flatnonzero(self.idle & ((self.iteration >= self._next_pauses()) | self.fault))
         cost = task.cost[np.maximum(self.occupant, 0)]
-        self.work_done = self._work_before + float((cost * self.iteration).sum())
-        self.steps = int(self._steps_before + self.count.sum())
-        self.lengths.look(self.count * self.ticks_per_step, self.iteration)
+        self.work_done = self._work_of_finished + float((cost * self.iteration).sum())
+        self.steps = int(self._steps_of_finished + self.count.sum())
+        self.lengths.update(self.count * self.ticks_per_step, self.iteration)
         if not len(ready):
             return
-        # A fixed number of students per call, so that nothing recompiles.
+        # A fixed number of lanes per call, so that nothing recompiles.
         entries = task.worlds.num_observations * self.program.rule.num_params
         size = max(1, min(len(self.occupant), _EXTRACT_ENTRIES // entries))
         for start in range(0, len(ready), size):
-            chosen = ready[start : start + size]
+            lanes = ready[start : start + size]
             padded = np.zeros(size, np.int32)
-            padded[: len(chosen)] = chosen
-            out = jax.device_get(extract(self.program, self.lanes, padded))
-            for lane, params, curves, *counts in zip(chosen, *out, strict=False):
-                output = Output(params, curves, *map(int, counts))
-                last = output.fault > 0 or self.pause[lane] == len(task.pauses)
-                who = int(self.occupant[lane])
-                pause = -1 if last else int(self.pause[lane])
-                task.on_output(who, pause, output)
-                if task.record is not None:
-                    task.record(who, pause, output)
-                self.pause[lane] += 1
-                if last:
-                    self.occupant[lane], self.pause[lane] = -1, 0
-                    task.num_finished += 1
-                    self._work_before += float(task.cost[who]) * task.num_iterations
-                    self._steps_before += output.count
-                    task.ticks[who] = self.ticks_per_step * output.count
+            padded[: len(lanes)] = lanes
+            arrays = jax.device_get(extract(self.program, self.lanes, padded))
+            for lane, params, curves, *counts in zip(lanes, *arrays, strict=False):
+                self._hand_out_lane(lane, Output(params, curves, *map(int, counts)))
+
+    def _hand_out_lane(self, lane: int, output: Output) -> None:
+        task, student_index = self.task, int(self.occupant[lane])
+        is_last = output.fault > 0 or self.pause[lane] == len(task.pauses)
+        pause = -1 if is_last else int(self.pause[lane])
+        task.on_output(student_index, pause, output)
+        if task.save_output is not None:
+            task.save_output(student_index, pause, output)
+        self.pause[lane] += 1
+        if is_last:
+            self.occupant[lane], self.pause[lane] = -1, 0
+            task.num_finished += 1
+            self._work_of_finished += float(task.cost[student_index]) * task.num_iterations
+            self._steps_of_finished += output.count
+            task.ticks[student_index] = self.ticks_per_step * output.count

@@ -1,37 +1,44 @@
-"""How many ticks a block runs before the host looks: as few as keep its lanes busy, as many as keep the host idle."""
+"""How many ticks a block runs before the host acts: few enough to keep its lanes busy, enough to keep the host idle."""
 
 import numpy as np
 
 _FIRST, _FEWEST, _MOST = 256, 16, 2**24  # ticks of a chunk
 _CHUNK_SECONDS = 0.4  # the longest chunk
-_MEMORY = 0.9  # of a chunk, in what is known about host and lanes, when the next one has run
+_MEMORY = 0.9  # weight of what was measured before, when a new chunk has run
 
 
-class Pace:
-    """How many ticks the next chunk has, by what the last ones took.
+class ChunkSize:
+    """The number of ticks of the next chunk, from what the last chunks took.
 
-    Lanes whose students are done wait for the end of the chunk, and all lanes wait for the host between two chunks. If
-    a lane needs the host every T ticks and the host takes as long as H ticks, a chunk of C makes lanes idle for C / 2T
-    and H / C of the time; the sum is least where both are equal.
+    A lane whose student is done is idle until the end of the chunk, and all lanes are idle while the host works between
+    two chunks. If a lane needs the host every T ticks and the host takes as long as H ticks, a chunk of C ticks makes
+    lanes idle for C / 2T and H / C of the time. The sum is least where both are equal.
 
     Attributes:
-      num_ticks: of the next chunk.
-      tick_seconds: what a tick of the last one took; NaN before the first.
+      num_ticks: ticks of the next chunk.
+      tick_seconds: what a tick of the last chunk took; NaN before the first.
     """
 
     def __init__(self) -> None:
         self.num_ticks, self.tick_seconds = _FIRST, np.nan
-        self._seen = np.zeros(4)  # decayed sums: ticks of busy lanes, lanes that stopped, seconds of the host, chunks
-        self._ended = np.nan
+        # Decayed sums: ticks of busy lanes, lanes that stopped, seconds of the host, chunks.
+        self._sums = np.zeros(4)
+        self._last_end = np.nan
 
-    def look(self, started: float, ended: float, busy: int, stopped: int) -> None:
-        """Takes note of a chunk that ran from `started` to `ended`, at whose end `stopped` of `busy` lanes waited."""
-        host = 0.0 if np.isnan(self._ended) else started - self._ended
-        self._seen = _MEMORY * self._seen + np.array([busy * self.num_ticks, stopped, host, 1.0])
-        self.tick_seconds, self._ended = (ended - started) / self.num_ticks, ended
-        ticks, stops, seconds, chunks = self._seen
+    def update(self, start: float, end: float, num_busy: int, num_stopped: int) -> None:
+        """Takes a chunk into account that ran from `start` to `end`, after which `num_stopped` of `num_busy` lanes wait.
+
+        Args:
+          start, end: seconds, of one clock.
+          num_busy: lanes with a student.
+          num_stopped: lanes among them that need the host.
+        """
+        host_seconds = 0.0 if np.isnan(self._last_end) else start - self._last_end
+        self._sums = _MEMORY * self._sums + np.array([num_busy * self.num_ticks, num_stopped, host_seconds, 1.0])
+        self.tick_seconds, self._last_end = (end - start) / self.num_ticks, end
+        ticks, stops, seconds, chunks = self._sums
         tick_seconds = max(self.tick_seconds, 1e-12)  # a clock may stand still
-        wanted = min(_CHUNK_SECONDS / tick_seconds, 2 * self.num_ticks)
+        num_ticks = min(_CHUNK_SECONDS / tick_seconds, 2 * self.num_ticks)
         if stops:
-            wanted = min(wanted, np.sqrt(2 * ticks / stops * seconds / chunks / tick_seconds))
-        self.num_ticks = int(min(max(wanted, _FEWEST), _MOST))
+            num_ticks = min(num_ticks, np.sqrt(2 * ticks / stops * seconds / chunks / tick_seconds))
+        self.num_ticks = int(min(max(num_ticks, _FEWEST), _MOST))

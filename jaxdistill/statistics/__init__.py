@@ -1,18 +1,15 @@
-"""Averages over MDPs with their uncertainty: `intervals` of means, quartiles, wins and times."""
+"""Statistics over MDPs: `intervals` of averages and of wins, and the speed of `learning_curves`."""
 
 from jaxdistill.statistics.intervals import (
     BOOTSTRAP_SEED,
     NUM_RESAMPLES,
     Interval,
-    Reached,
-    average_height,
     bootstrap_interval,
-    import_pandas,
     improvement_interval,
     iqm,
     mean_interval,
-    reached_interval,
 )
+from jaxdistill.statistics.learning_curves import Reached, average_height, reached_interval
 
 __all__ = [
     "BOOTSTRAP_SEED",
@@ -21,7 +18,6 @@ __all__ = [
     "Reached",
     "average_height",
     "bootstrap_interval",
-    "import_pandas",
     "improvement_interval",
     "iqm",
     "mean_interval",

@@ -1,23 +1,19 @@
 """Teachers that learn on the engine that trains the students: Q-learning and actor-critic (App. A.3, A.4)."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill.engine import packing, rules
-from jaxdistill.engine.lanes import Program
+from jaxdistill.engine import rules
 from jaxdistill.mdp import MDP, Teacher, validate
-from jaxdistill.methods import METHODS
-from jaxdistill.runtime import checks, processes
-from jaxdistill.runtime.checkpoints import Output
+from jaxdistill.methods import METHODS, Method
+from jaxdistill.runtime import checks
 from jaxdistill.runtime.progress import Progress
-from jaxdistill.scheduling import pool
-from jaxdistill.teachers.tabular import _per_world, from_logits, from_q
-from jaxdistill.training import tasks
-from jaxdistill.training.config import Config, Resolved, known
+from jaxdistill.teachers.tabular import check_temperature, from_logits, from_q
+from jaxdistill.training.config import Config, ResolvedCell, config_of, resolve_cell
+from jaxdistill.training.run import run_to_end
 
 
 def q_learning(
@@ -47,7 +43,7 @@ def q_learning(
       progress: as in `train`.
     """
     key = checks.as_key(key)
-    _per_world(validate(mdps), temperature, "temperature", np.inf)  # before the work, not after it
+    check_temperature(validate(mdps), temperature)  # before the training, not after it
     checks.number("discount", discount, 0, 1)
     if not 0 < checks.number("learning_rate", learning_rate) <= 1 or not 0 <= checks.number("epsilon", epsilon) <= 1:
         raise ValueError(
@@ -57,7 +53,9 @@ def q_learning(
         num_iterations=num_iterations, num_checkpoints=1, learning_rate=learning_rate, discount=discount,
         max_episode_steps=max_episode_steps,
     )  # fmt: skip
-    q = learn(key, mdps, config, epsilon, progress)
+    method = Method("q_learning", params={"epsilon": epsilon}, estimator="td", baseline=False, needs_teacher=False)
+    cell = resolve_cell("teacher:q_learning", method, None, config, rules.q_learning_rule)
+    q = _train(key, mdps, cell, "Q-learning", progress)
     return from_q(mdps, q, temperature=temperature, discount=discount)
 
 
@@ -70,88 +68,24 @@ def actor_critic(
     """
     key = checks.as_key(key)
     validate(mdps)
-    if not isinstance(config, Config | None):
-        raise ValueError(f"config must be a Config; got {checks.shown(config)}. Give single fields by name.")
-    config = dataclasses.replace(config or Config(), **known({"num_checkpoints": 1, **changes}))
-    cells = [Resolved("teacher:actor_critic", METHODS["baseline"], None, config)]
-    logits = np.zeros((mdps.num_mdps, mdps.num_observations, mdps.num_actions), np.float32)
-
-    faults, mine = np.zeros(mdps.num_mdps, int), np.zeros(mdps.num_mdps, bool)
-
-    def keep(cell: int, mdp: int, pause: int, output: Output) -> None:
-        logits[mdp], faults[mdp], mine[mdp] = output.params[:, :-1], output.fault, True
-
-    cost = np.ones(mdps.num_mdps)
-    with Progress("actor-critic teachers", progress) as report:
-        pool.run(tasks.make_tasks(key, mdps, cells, cost, keep), report)
-    logits = learned("The actor-critic", mdps, mine, logits, faults)
+    config = config_of(config, {"num_checkpoints": 1, **changes})
+    cell = resolve_cell("teacher:actor_critic", METHODS["baseline"], None, config)
+    params = _train(key, mdps, cell, "actor-critic", progress)
     discount = float(np.max(config.discount))
-    return from_logits(mdps, logits, discount=discount, name="actor_critic")
+    return from_logits(mdps, params[..., :-1], discount=discount, name="actor_critic")
 
 
-def learn(key: jax.Array, mdps: MDP, config: Config, epsilon: float, progress: bool | None) -> np.ndarray:
-    """Q [M, O, A] after training, as one task of the pool; ValueError if it diverged."""
-    num = mdps.num_mdps
-    rule = rules.QLearningRule(mdps.num_actions)
-    q = np.zeros((num, mdps.num_observations, mdps.num_actions), np.float32)
-
-    faults, mine = np.zeros(num, int), np.zeros(num, bool)
-
-    def keep(mdp: int, pause: int, output: Output) -> None:
-        q[mdp], faults[mdp], mine[mdp] = output.params, output.fault, True
-
-    def same(value: Any, dtype: Any = np.float32) -> np.ndarray:
-        return np.full(num, value, dtype)
-
-    learner = rules.Student(
-        mdp=np.arange(num, dtype=np.int32),
-        teacher=same(0, np.int32),
-        key=tasks.stream_keys(key, "teacher:q_learning", np.asarray(mdps.id)),
-        learning_rate=same(config.learning_rate),
-        value_learning_rate=same(0),
-        discount=same(config.discount),
-        probability_floor=same(0),
-        loss_weight=same(0),
-        return_weight=same(0),
-        control=np.tile(np.asarray([1, 0, 0], np.float32), (num, 1)),
-        per_episode=same(False, bool),
-        loss=same(-1, np.int32),
-        reward=same(-1, np.int32),
-        next_reward=same(-1, np.int32),
-        bootstrap=same(0, np.int32),
-        baseline=same(0),
-        params={"epsilon": same(epsilon)},
-    )
-    program = Program(
-        rule=rule,
-        monte_carlo=False,
-        num_lanes=pool.lane_width(mdps.num_observations, rule.num_parts * rule.width),
-        num_checkpoints=1,
-        max_steps=config.max_episode_steps,
-    )
-    nobody = np.zeros((mdps.num_states, mdps.num_actions), np.float32)
-    teachers = packing.pack_teacher(nobody, nobody[:, 0])
-    task = pool.Task(program, packing.pack_worlds(mdps), teachers, learner, config.num_iterations, np.ones(num), keep)
-    with Progress("Q-learning teachers", progress) as report:
-        pool.run([task], report)
-    return learned("Q-learning", mdps, mine, q, faults)
-
-
-def learned(name: str, mdps: MDP, mine: np.ndarray, table: np.ndarray, faults: np.ndarray) -> np.ndarray:
-    """The table [M, ...] of all processes; ValueError if it is not finite.
-
-    Args:
-      name: of the algorithm.
-      mine: bool [M], the worlds of this process.
-      table, faults: what it found there, and the iteration [M] at which it diverged, 0 if not or unknown.
-    """
-    whole = processes.combined(mine, {"table": table, "faults": faults})
-    table, faults = whole["table"], whole["faults"]
-    bad = np.flatnonzero(~np.isfinite(table).reshape(len(table), -1).all(axis=1))
-    if len(bad):
-        when = f" at iteration {faults[bad[0]]}" if faults[bad[0]] else ""
+def _train(key: jax.Array, mdps: MDP, cell: ResolvedCell, algorithm: str, progress: bool | None) -> np.ndarray:
+    """The final tables [M, O, num_params] of one cell; ValueError if any of them is not finite."""
+    with Progress(f"{algorithm} teachers", progress) as report:
+        final = run_to_end(key, mdps, [cell], on_progress=report)
+    params, faults = final.params[0], final.faults[0]
+    diverged = np.flatnonzero(~np.isfinite(params).reshape(len(params), -1).all(axis=1))
+    if len(diverged):
+        first = diverged[0]
+        iteration = f" at iteration {faults[first]}" if faults[first] else ""
         raise ValueError(
-            f"{name} diverged in {len(bad)} of {len(table)} MDPs (first: MDP {int(mdps.id[bad[0]])}{when}); lower the "
-            "learning rate."
+            f"{algorithm[0].upper()}{algorithm[1:]} diverged in {len(diverged)} of {len(params)} MDPs (first: MDP "
+            f"{int(mdps.id[first])}{iteration}); lower the learning rate."
         )
-    return table
+    return params

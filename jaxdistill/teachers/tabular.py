@@ -194,7 +194,7 @@ def from_q(
     mdps: MDP, q: npt.ArrayLike, *, temperature: npt.ArrayLike = 0.0, discount: float = 0.99, name: str = "q_learning"
 ) -> Teacher:
     """The teacher that a table of action values [M, O, A] makes at a temperature >= 0 (App. A.4)."""
-    t = jnp.asarray(_per_world(validate(mdps), temperature, "temperature", np.inf))[..., None, None]
+    t = jnp.asarray(check_temperature(validate(mdps), temperature))[..., None, None]
     q = _by_state(mdps, q, "q")
     if not np.isfinite(q).all():
         raise ValueError("q must be finite; it holds NaN or infinity.")
@@ -222,6 +222,11 @@ def _answer(policy: Callable[[int], npt.ArrayLike], sees: str, row: int, num_act
         f"policy must return {num_actions} probabilities that sum to 1, or an action in [0, {num_actions}); for {sees} "
         f"{row} it returned {shown}."
     )
+
+
+def check_temperature(mdps: MDP, temperature: npt.ArrayLike) -> np.ndarray:
+    """The temperature of each world, float32 [M]; ValueError unless it is >= 0, one number or one for each world."""
+    return _per_world(mdps, temperature, "temperature", np.inf)
 
 
 def _per_world(mdps: MDP, value: npt.ArrayLike, name: str, most: float) -> np.ndarray:

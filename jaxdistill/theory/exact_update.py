@@ -8,21 +8,23 @@ is the single node z = 1.
 
 import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import methods
-from jaxdistill.mdp import MDP
-from jaxdistill.mdp.teacher import Teacher
-from jaxdistill.methods import Method, Step, numerics
+from jaxdistill.estimators import ESTIMATORS
+from jaxdistill.mdp import MDP, Teacher
+from jaxdistill.methods import Method, Step, UpdateOptions, make_step
+from jaxdistill.methods.options import check_options, updated
 from jaxdistill.runtime import checks
 from jaxdistill.theory.elimination import resolve
 
 _MAX_ENTRIES = 2**28  # held at once in the largest array: a gigabyte in float32
-MAX_NODES = 1024  # of Gauss-Legendre, found as eigenvalues
+MAX_NODES = 1024  # of Gauss-Legendre, which are computed as eigenvalues
 
 
 class Update(NamedTuple):
@@ -37,13 +39,29 @@ class Update(NamedTuple):
     values: jax.Array
 
 
-class _Branches(NamedTuple):
-    """Everything that can happen in one step: axes [S, A, K, E], E = (the episode goes on, it ends)."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExactOptions(UpdateOptions):
+    """`UpdateOptions`, and how exactly an expectation is computed.
 
-    probs: jax.Array  # given state and action
-    reward: jax.Array
-    loss_gradient: jax.Array  # [S, A, K, E, A]
-    bootstrap: jax.Array  # V(t + 1) of TD(1)
+    Attributes:
+      num_nodes: Gauss-Legendre nodes for the mean over steps; 64 reach 1e-10 where an episode goes on with probability
+        at most 0.99.
+    """
+
+    num_nodes: int = dataclasses.field(default=64, metadata={"static": True})
+
+
+def keywords(options: ExactOptions) -> dict[str, Any]:
+    """The options as keyword arguments of `expected_update`."""
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+
+
+def exact_options(changes: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> ExactOptions:
+    """`ExactOptions` from those of `base` with `changes`; ValueError for an unknown one or one out of its domain."""
+    options: ExactOptions = updated(ExactOptions(), {**(base or {}), **changes})
+    check_options(options)
+    return dataclasses.replace(options, num_nodes=checks.whole("num_nodes", options.num_nodes, 1, MAX_NODES))
 
 
 def expected_update(
@@ -52,14 +70,7 @@ def expected_update(
     method: str | Method,
     logits: jax.Array,
     values: jax.Array | None = None,
-    *,
-    estimator: Literal["mc", "td"] = "td",
-    reduction: Literal["mean", "sum"] = "mean",
-    discount: float = 0.99,
-    probability_floor: float = 0.01,
-    loss_weight: float = 1.0,
-    return_weight: float = 1.0,
-    num_nodes: int = 64,
+    **options: Any,
 ) -> Update:
     """The expectation of one iteration's update over episodes of the control policy, exactly.
 
@@ -69,83 +80,54 @@ def expected_update(
       method: a name of `METHODS` or a `Method`.
       logits: [O, A]; the result is differentiable with respect to it, and in float64 where it is.
       values: [O], V_theta; zeros if None.
-      estimator: "mc" or "td"; a method that fixes its own keeps it.
-      reduction: "mean" or "sum" over the steps of the episode; a method that fixes its own keeps it.
-      discount: in [0, 1].
-      probability_floor: least probability of the teacher inside a logarithm.
-      loss_weight, return_weight: factors of l and of Rhat.
-      num_nodes: Gauss-Legendre nodes for the mean; 64 reach 1e-10 where an episode goes on with probability <= 0.99.
+      **options: fields of `ExactOptions`: estimator ("td"), reduction ("mean"), discount (0.99), probability_floor
+        (0.01), loss_weight (1), return_weight (1), num_nodes (64). What a method fixes, it keeps.
 
     Returns:
       An `Update`.
 
     Raises:
-      ValueError: tables that do not fit, an unknown method, or an MDP too large for the dense computation.
+      ValueError: tables that do not fit, an unknown method or option, or an MDP too large for the dense computation.
     """
-    method = methods.get(method)
-    logits = _table("logits", logits)
-    values = jnp.zeros(logits.shape[:1], logits.dtype) if values is None else _table("values", values)
-    values = jnp.asarray(values, logits.dtype)
-    reduction = method.reduction or reduction
-    num_nodes = checks.whole("num_nodes", num_nodes, 1, MAX_NODES)
-    found = as_numbers(
-        discount=discount if method.discount is None else method.discount, probability_floor=probability_floor,
-        loss_weight=loss_weight, return_weight=return_weight,
-    )  # fmt: skip
-    _check(mdp, teacher, logits, values, reduction, estimator, num_nodes)
-    methods.check_functions(method, mdp.num_actions, teacher.num_others)
-    static = (method, method.estimator or estimator, reduction, num_nodes)
-    return _expected_update(static, mdp, teacher, logits, values, tuple(found.values()))
+    problem = make_problem(mdp, teacher, method, logits, values, options)
+    return _expected_update(problem.method, problem.options, mdp, teacher, problem.logits, problem.values)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _expected_update(static, mdp: MDP, teacher: Teacher, logits, values, numbers) -> Update:
-    method, estimator, reduction, num_nodes = static
-    discount, floor, loss_weight, return_weight = (jnp.asarray(x, logits.dtype) for x in numbers)
-    step_of = functools.partial(_step, mdp, teacher, logits, values, discount, floor, method)
-    branches = _branches(mdp, method, step_of, values)
-    if reduction == "sum":
+def _expected_update(method: Method, options: ExactOptions, mdp: MDP, teacher: Teacher, logits, values) -> Update:
+    problem = Problem(method, options, mdp, teacher, logits, values)
+    branches = problem.branches()
+    if options.reduction == "sum":
         nodes, node_weights = np.ones(1), np.ones(1)
     else:
-        nodes, node_weights = np.polynomial.legendre.leggauss(num_nodes)
+        nodes, node_weights = np.polynomial.legendre.leggauss(options.num_nodes)
         nodes, node_weights = (nodes + 1) / 2, node_weights / 2
-
-    def at_node(control, z):
-        return _weighted_update(
-            mdp, method, step_of, branches, logits, values, control, z, monte_carlo=estimator == "mc",
-            discount=discount, loss_weight=loss_weight, return_weight=return_weight,
-        )  # fmt: skip
-
+    at_node = functools.partial(_weighted_update, problem, branches)
     total = Update(jnp.zeros_like(logits), jnp.zeros_like(values))
-    for weight, control in _components(method, mdp, teacher, logits):
+    for weight, control in problem.components():
         parts = jax.vmap(at_node, in_axes=(None, 0))(control, jnp.asarray(nodes, logits.dtype))
         weights = weight * jnp.asarray(node_weights, logits.dtype)
         total = jax.tree.map(lambda t, p, w=weights: t + jnp.tensordot(w, p, 1), total, parts)
     return total
 
 
-def as_numbers(**options: Any) -> dict[str, Any]:
-    """These options of `expected_update` as floats, ValueError out of range; traced ones are let through."""
-    found = {}
-    for name, value in options.items():
-        least, most = (0, 1) if name in ("discount", "probability_floor") else (-np.inf, np.inf)
-        found[name] = value if isinstance(value, jax.core.Tracer) else checks.number(name, value, least, most)
-    return found
+def make_problem(
+    mdp: MDP, teacher: Teacher, method: str | Method, logits: Any, values: Any, options: Mapping[str, Any]
+) -> "Problem":
+    """The `Problem` of the arguments of `expected_update`; ValueError as there."""
+    method = methods.get(method)
+    resolved = exact_options(options).resolved(method)
+    logits, values = _check_tables(mdp, teacher, logits, values)
+    check_size(mdp, "the exact update", num_nodes=1 if resolved.reduction == "sum" else resolved.num_nodes)
+    methods.check_functions(method, mdp.num_actions, teacher.num_others)
+    resolved = jax.tree.map(lambda number: jnp.asarray(number, logits.dtype), resolved)
+    return Problem(method, resolved, mdp, teacher, logits, values)
 
 
-def _table(name: str, table: Any) -> jax.Array:
-    """A table as floats, in the precision that it has; ValueError for what is none."""
-    if not isinstance(table, jax.Array):
-        checks.numbers(name, table)
-        table = jnp.asarray(checks.reals(name, table))
-    if not jnp.issubdtype(table.dtype, jnp.floating):
-        table = jnp.asarray(checks.reals(name, table), float)
-    if not isinstance(table, jax.core.Tracer) and not np.isfinite(table).all():
-        raise ValueError(f"{name} must be finite; it holds NaN or infinity.")
-    return table
-
-
-def _check(mdp: MDP, teacher: Teacher, logits, values, reduction, estimator, num_nodes) -> None:
+def _check_tables(mdp: MDP, teacher: Teacher, logits: Any, values: Any) -> tuple[jax.Array, jax.Array]:
+    """The tables of a student as floats; ValueError unless they and the teacher fit a single MDP."""
+    logits = _table("logits", logits)
+    values = jnp.zeros(logits.shape[:1], logits.dtype) if values is None else _table("values", values)
     for name, value, kind in (("mdp", mdp, MDP), ("teacher", teacher, Teacher)):
         if not isinstance(value, kind):
             raise ValueError(f"{name} must be one {kind.__name__}, such as {name}s[0]; got {checks.shown(value)}.")
@@ -159,9 +141,19 @@ def _check(mdp: MDP, teacher: Teacher, logits, values, reduction, estimator, num
     if jnp.shape(teacher.probs) != (s, a) or jnp.shape(teacher.values) != (s,):
         got = f"{jnp.shape(teacher.probs)} and {jnp.shape(teacher.values)}"
         raise ValueError(f"The teacher's probs must be [S, A] = [{s}, {a}] and its values [S]; got {got}.")
-    checks.one_of("reduction", reduction, ("mean", "sum"))
-    checks.one_of("estimator", estimator, ("mc", "td"))
-    check_size(mdp, "the exact update", num_nodes=1 if reduction == "sum" else num_nodes)
+    return logits, jnp.asarray(values, logits.dtype)
+
+
+def _table(name: str, table: Any) -> jax.Array:
+    """A table as floats, in its own precision; ValueError unless it is numeric and finite."""
+    if not isinstance(table, jax.Array):
+        checks.numbers(name, table)
+        table = jnp.asarray(checks.reals(name, table))
+    if not jnp.issubdtype(table.dtype, jnp.floating):
+        table = jnp.asarray(checks.reals(name, table), float)
+    if not isinstance(table, jax.core.Tracer) and not np.isfinite(table).all():
+        raise ValueError(f"{name} must be finite; it holds NaN or infinity.")
+    return table
 
 
 def check_size(mdp: MDP, what: str, *, num_nodes: int = 1, copies: int = 1) -> None:
@@ -177,121 +169,184 @@ def check_size(mdp: MDP, what: str, *, num_nodes: int = 1, copies: int = 1) -> N
         )
 
 
-def _step(mdp, teacher, logits, values, discount, floor, method, state, action, outcome, goes_on) -> Step:
-    """The `Step` of one branch."""
-    row = logits[mdp.observation[state]]
-    probs = jnp.asarray(teacher.probs, logits.dtype)[state]
-    return Step(
-        student_logits=row,
-        frozen_logits=row,
-        student_value=values[mdp.observation[state]],
-        teacher_probs=probs,
-        teacher_log_probs=numerics.log_floored(probs, floor),
-        teacher_value=jnp.asarray(teacher.values, logits.dtype)[state],
-        next_teacher_value=goes_on * jnp.asarray(teacher.values, logits.dtype)[mdp.successor[state, outcome]],
-        action=action,
-        reward=jnp.asarray(mdp.reward, logits.dtype)[state, outcome],
-        discount=discount.astype(logits.dtype),
-        params={name: jnp.asarray(value, logits.dtype) for name, value in method.params.items()},
-        other_probs=jnp.zeros((0, mdp.num_actions), logits.dtype)
-        if teacher.others is None
-        else jnp.asarray(teacher.others, logits.dtype)[:, state],
-    )
+class Branches(NamedTuple):
+    """Everything that can happen in one step: axes [S, A, K, E], E = (the episode goes on, it ends)."""
+
+    probs: jax.Array  # given state and action
+    reward: jax.Array
+    loss_gradient: jax.Array  # [S, A, K, E, A]
 
 
-def _branches(mdp: MDP, method: Method, step_of, values) -> _Branches:
-    dtype = values.dtype
-    outcome_probs = jnp.broadcast_to(
-        jnp.asarray(mdp.outcome_probs, dtype), (mdp.num_states, mdp.num_actions, mdp.num_outcomes)
-    )
-    go = jnp.where(mdp.terminal, 0, jnp.asarray(mdp.continue_prob, dtype)).astype(dtype)[:, None, :]
-    probs = outcome_probs[..., None] * jnp.stack([go, 1 - go], axis=-1)
-    states, actions, outcomes = (
-        jnp.arange(n, dtype=jnp.int32) for n in (mdp.num_states, mdp.num_actions, mdp.num_outcomes)
-    )
+class Chain(NamedTuple):
+    """The chain of states under a control policy, every transition with a factor z."""
 
-    def over_branches(fn):
-        """fn(step, state, outcome, goes_on) on every branch."""
-
-        def at(s, a, k, g):
-            return fn(step_of(s, a, k, g), s, k, g)
-
-        for axis in (3, 2, 1, 0):
-            at = jax.vmap(at, in_axes=[0 if i == axis else None for i in range(4)])
-        return at(states, actions, outcomes, jnp.asarray([1, 0], dtype))
-
-    def reward(step, s, k, g):
-        return jnp.asarray(method.reward(step) if method.reward else 0, dtype)
-
-    def gradient(step, s, k, g):
-        return methods.loss_gradient(method.loss, step) if method.loss else jnp.zeros_like(step.student_logits)
-
-    def bootstrap(step, s, k, g):
-        if method.bootstrap == "student":
-            return g * values[mdp.observation[mdp.successor[s, k]]]
-        return step.next_teacher_value if method.bootstrap == "teacher" else jnp.zeros_like(step.next_teacher_value)
-
-    return _Branches(probs, over_branches(reward), over_branches(gradient), over_branches(bootstrap))
+    taken: jax.Array  # [S, A, K, E], P(branch | s)
+    onward: jax.Array  # [S, A, K], z P(branch | s) of branches that go on
+    transition: jax.Array  # [S, S'], the sum of these by successor
+    weight: jax.Array  # [S, A, K, E], E[1(branch) z^(steps still to come) | s]
+    start: jax.Array  # [S], P(s_0 = s)
 
 
-def _components(method: Method, mdp: MDP, teacher: Teacher, logits):
-    """(weight, control policy [S, A]) of each component that is drawn once per episode; one when drawn per step."""
-    policies = (
-        jax.nn.softmax(logits)[mdp.observation],
-        jnp.asarray(teacher.probs, logits.dtype),
-        jnp.full((mdp.num_states, mdp.num_actions), 1 / mdp.num_actions, logits.dtype),
-    )
-    pairs = [(w, p) for w, p in zip(method.control.weights, policies, strict=True) if w > 0]
-    if method.control.per == "episode":
-        return pairs
-    return [(1.0, sum(w * p for w, p in pairs))]
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A method, its options and a student on one MDP, and what follows from them for every branch of a step.
+
+    Attributes:
+      method: the method.
+      options: resolved options, their numbers arrays of the dtype of `logits`.
+      mdp, teacher: single ones.
+      logits, values: [O, A] and [O], the student.
+    """
+
+    method: Method
+    options: ExactOptions
+    mdp: MDP
+    teacher: Teacher
+    logits: jax.Array
+    values: jax.Array
+
+    @property
+    def dtype(self) -> Any:
+        return self.logits.dtype
+
+    def step(self, state, action, outcome, goes_on) -> Step:
+        """The `Step` of one branch."""
+        mdp, teacher, dtype = self.mdp, self.teacher, self.dtype
+        observation = mdp.observation[state]
+        others = None if teacher.others is None else jnp.asarray(teacher.others, dtype)[:, state]
+        return make_step(
+            self.logits[observation],
+            jnp.asarray(teacher.probs, dtype)[state],
+            action=action,
+            probability_floor=self.options.probability_floor,
+            student_value=self.values[observation],
+            teacher_value=jnp.asarray(teacher.values, dtype)[state],
+            next_teacher_value=goes_on * jnp.asarray(teacher.values, dtype)[mdp.successor[state, outcome]],
+            reward=jnp.asarray(mdp.reward, dtype)[state, outcome],
+            discount=self.options.discount,
+            params={name: jnp.asarray(value, dtype) for name, value in self.method.params.items()},
+            other_probs=others,
+        )
+
+    def branches(self) -> Branches:
+        """What happens in every branch of a step."""
+        mdp, method, dtype = self.mdp, self.method, self.dtype
+        shape = (mdp.num_states, mdp.num_actions, mdp.num_outcomes)
+        outcome_probs = jnp.broadcast_to(jnp.asarray(mdp.outcome_probs, dtype), shape)
+        go = jnp.where(mdp.terminal, 0, jnp.asarray(mdp.continue_prob, dtype)).astype(dtype)[:, None, :]
+        probs = outcome_probs[..., None] * jnp.stack([go, 1 - go], axis=-1)
+
+        def over_branches(fn: Callable[[Step], jax.Array]) -> jax.Array:
+            """fn(step) in every branch."""
+
+            def at(state: Any, action: Any, outcome: Any, goes_on: Any) -> jax.Array:
+                return fn(self.step(state, action, outcome, goes_on))
+
+            at_all: Callable[..., jax.Array] = at
+            for axis in (3, 2, 1, 0):
+                at_all = jax.vmap(at_all, in_axes=[0 if i == axis else None for i in range(4)])
+            return at_all(*(jnp.arange(n, dtype=jnp.int32) for n in shape), jnp.asarray([1, 0], dtype))
+
+        def reward(step: Step) -> jax.Array:
+            return jnp.asarray(method.reward(step) if method.reward else 0, dtype)
+
+        def gradient(step: Step) -> jax.Array:
+            return methods.loss_gradient(method.loss, step) if method.loss else jnp.zeros_like(step.student_logits)
+
+        return Branches(probs, over_branches(reward), over_branches(gradient))
+
+    def next_rewards(self) -> jax.Array:
+        """The part of rhat_{t-1} that action a in state s_t decides, [S, A]."""
+        fn = self.method.next_reward
+        if fn is None:
+            return jnp.zeros((self.mdp.num_states, self.mdp.num_actions), self.dtype)
+        zero = jnp.zeros((), self.dtype)
+
+        def at(state: jax.Array, action: jax.Array) -> jax.Array:
+            # When the action is drawn, neither its reward nor the next state is known.
+            step = dataclasses.replace(self.step(state, action, 0, 0.0), reward=zero, next_teacher_value=zero)
+            return jnp.asarray(fn(step), self.dtype)
+
+        states, actions = (jnp.arange(n, dtype=jnp.int32) for n in (self.mdp.num_states, self.mdp.num_actions))
+        return jax.vmap(jax.vmap(at, (None, 0)), (0, None))(states, actions)
+
+    def bootstrap_values(self) -> jax.Array:
+        """V of every state by which the method bootstraps, [S]."""
+        if self.method.bootstrap == "student":
+            return self.values[self.mdp.observation]
+        if self.method.bootstrap == "teacher":
+            return jnp.asarray(self.teacher.values, self.dtype)
+        return jnp.zeros(self.mdp.num_states, self.dtype)
+
+    def handed_back(self, branches: Branches) -> tuple[jax.Array, jax.Array | float]:
+        """What a step hands back to the return of the step before it, X_t = constant + slope * X_{t+1}.
+
+        X_t = next_reward_t + discount H_t, and Rhat_t = reward_t + X_{t+1}. H_t = continuation(Rhat_t, V_t) is linear,
+        so it is determined by two evaluations. The constant is [S, A, K, E], by branch.
+        """
+        continuation = functools.partial(ESTIMATORS[self.options.estimator].continuation, self.options)
+        values = jnp.broadcast_to(self.bootstrap_values()[:, None, None, None], branches.reward.shape)
+        continued = continuation(branches.reward, values)
+        slope = continuation(1.0, 0.0)
+        is_zero = isinstance(slope, float) and slope == 0  # then no system has to be solved
+        constant = self.next_rewards()[:, :, None, None] + self.options.discount * continued
+        return constant, 0.0 if is_zero else self.options.discount * slope
+
+    def components(self) -> list[tuple[float, jax.Array]]:
+        """(weight, policy [S, A]) of each control policy that is drawn once per episode; one if drawn per step."""
+        mdp, control = self.mdp, self.method.control
+        policies = (
+            jax.nn.softmax(self.logits)[mdp.observation],
+            jnp.asarray(self.teacher.probs, self.dtype),
+            jnp.full((mdp.num_states, mdp.num_actions), 1 / mdp.num_actions, self.dtype),
+        )
+        pairs = [(weight, policy) for weight, policy in zip(control.weights, policies, strict=True) if weight > 0]
+        if control.per == "episode":
+            return pairs
+        return [(1.0, sum(weight * policy for weight, policy in pairs))]  # type: ignore[list-item]
+
+    def scores(self) -> jax.Array:
+        """grad log pi_theta(a|s), [S, A, A]."""
+        probs = jax.nn.softmax(self.logits)[self.mdp.observation]
+        return jnp.eye(self.mdp.num_actions, dtype=self.dtype) - probs[:, None]
+
+    def chain(self, branches: Branches, control: jax.Array, z: jax.Array) -> Chain:
+        """The chain of states under a control policy [S, A], every transition with a factor z."""
+        mdp = self.mdp
+        taken = control[:, :, None, None] * branches.probs
+        onward = z * taken[..., 0]
+        successor_hot = jax.nn.one_hot(mdp.successor, mdp.num_states, dtype=self.dtype)  # [S, K, S']
+        transition = jnp.einsum("sak,skn->sn", onward, successor_hot)
+        to_come = resolve(transition, jnp.sum(taken[..., 1], axis=(1, 2)))
+        after = jnp.stack([z * to_come[mdp.successor], jnp.ones(mdp.successor.shape, self.dtype)], axis=-1)
+        start = jnp.zeros(mdp.num_states, self.dtype).at[mdp.start].add(jnp.asarray(mdp.start_probs, self.dtype))
+        return Chain(taken, onward, transition, taken * after[:, None], start)
 
 
-def _weighted_update(
-    mdp, method, step_of, branches, logits, values, q, z, *, monte_carlo, discount, loss_weight, return_weight
-) -> Update:
-    """E[z^(T-1) sum_t direction_t] for episodes of the control policy q [S, A]."""
-    num_states = mdp.num_states
-    taken = q[:, :, None, None] * branches.probs  # P(branch | state)
-    successor_hot = jax.nn.one_hot(mdp.successor, num_states, dtype=q.dtype)  # [S, K, S']
-    transition = jnp.einsum("sak,skn->sn", taken[..., 0], successor_hot)
+def solve_backward(chain: Chain, slope: jax.Array | float, source: jax.Array) -> jax.Array:
+    """x [S, ...] with x(s) = source(s) + slope E[z x(s') | s]: sums over the steps still to come, for each state."""
+    if isinstance(slope, float) and slope == 0:
+        return source
+    return resolve(slope * chain.transition, source.reshape(len(source), -1)).reshape(source.shape)
 
-    # E[z^(steps still to come after this one)], by state before the step and by branch.
-    weight_from = resolve(z * transition, jnp.sum(taken[..., 1], axis=(1, 2)))
-    weight = jnp.stack([z * weight_from[mdp.successor], jnp.ones_like(mdp.reward, q.dtype)], axis=-1)[:, None]
-    weight = jnp.broadcast_to(weight, taken.shape)
 
-    reward = branches.reward * weight
-    if method.next_reward is not None:
-        # rhat_t's part from step t + 1: its expectation given that the episode goes on to s'.
-        def chosen(s, a):
-            zero = jnp.zeros((), q.dtype)
-            step = dataclasses.replace(step_of(s, a, 0, 0.0), reward=zero, next_teacher_value=zero)
-            return method.next_reward(step)
+def _weighted_update(problem: Problem, branches: Branches, control: jax.Array, z: jax.Array) -> Update:
+    """E[z^(T-1) sum_t direction_t] for episodes of the control policy [S, A]."""
+    mdp, method, options = problem.mdp, problem.method, problem.options
+    chain = problem.chain(branches, control, z)
+    constant, slope = problem.handed_back(branches)
+    handed_back = solve_backward(chain, slope, jnp.einsum("sake,sake->s", chain.weight, constant))
 
-        states, actions = jnp.arange(num_states, dtype=jnp.int32), jnp.arange(mdp.num_actions, dtype=jnp.int32)
-        seen = jax.vmap(jax.vmap(chosen, (None, 0)), (0, None))(states, actions)
-        ahead = jnp.einsum("sake,sake,sa->s", taken, weight, seen)
-        reward = reward.at[..., 0].add(z * ahead[mdp.successor][:, None])
-    if monte_carlo:
-        return_from = resolve(z * discount * transition, jnp.einsum("sake,sake->s", taken, reward))
-        tail = discount * z * return_from[mdp.successor][:, None, :]
-        target = reward.at[..., 0].add(jnp.broadcast_to(tail, taken.shape[:3]))
-    else:
-        target = reward + discount * branches.bootstrap * weight
-
-    start = jnp.zeros(num_states, q.dtype).at[mdp.start].add(jnp.asarray(mdp.start_probs, q.dtype))
-    visits = resolve(z * transition.T, start)  # sum_t z^t P(s_t = s)
-    happens = visits[:, None, None, None] * taken
-    value = values[mdp.observation][:, None, None, None]
+    # E[z^(steps still to come) Rhat_t 1(branch) | s], by branch.
+    target = (chain.weight * branches.reward).at[..., 0].add(chain.onward * handed_back[mdp.successor][:, None])
+    visits = resolve(chain.transition.T, chain.start)  # sum_t z^t P(s_t = s)
+    value = chain.weight * problem.values[mdp.observation][:, None, None, None]
     has_return = 1.0 if method.has_return else 0.0
-    advantage = has_return * return_weight * (target - (value * weight if method.baseline else 0))
-    score = jnp.eye(mdp.num_actions, dtype=q.dtype) - jax.nn.softmax(logits)[mdp.observation][:, None]  # [S, A, A]
-    by_state = jnp.einsum("sake,sake,sab->sb", happens, advantage, score) - loss_weight * jnp.einsum(
-        "sake,sake,sakeb->sb", happens, weight, branches.loss_gradient
-    )
-    value_by_state = has_return * jnp.einsum("sake,sake->s", happens, target - value * weight)
+    advantage = has_return * options.return_weight * (target - (value if method.baseline else 0))
+    direction = jnp.einsum("s,sake,sab->sb", visits, advantage, problem.scores())
+    descent = jnp.einsum("s,sake,sakeb->sb", visits, chain.weight, branches.loss_gradient)
+    value_direction = has_return * jnp.einsum("s,sake->s", visits, target - value)
     return Update(
-        jnp.zeros_like(logits).at[mdp.observation].add(by_state),
-        jnp.zeros_like(values).at[mdp.observation].add(value_by_state),
+        jnp.zeros_like(problem.logits).at[mdp.observation].add(direction - options.loss_weight * descent),
+        jnp.zeros_like(problem.values).at[mdp.observation].add(value_direction),
     )

@@ -6,7 +6,7 @@ It is a gradient where its Jacobian J is symmetric, and then a line integral rec
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill import methods, teachers
-from jaxdistill.mdp import MDP, validate
+from jaxdistill import methods
+from jaxdistill.estimators import ESTIMATORS
+from jaxdistill.mdp import MDP, exact, validate
 from jaxdistill.mdp.teacher import Teacher, check
 from jaxdistill.methods import Method
 from jaxdistill.runtime import checks
 from jaxdistill.statistics import mean_interval
-from jaxdistill.theory.exact_update import check_size, expected_update
+from jaxdistill.theory.exact_update import ExactOptions, check_size, exact_options, expected_update, keywords
 from jaxdistill.theory.precision import float64, one_by_one, precise
-from jaxdistill.theory.stated_losses import TABLE_1, Loss, split_options, stated_losses
+from jaxdistill.theory.stated_losses import TABLE_1, Loss, stated_losses
 from jaxdistill.worlds import garnet
 
 _COLUMNS = 64  # of a Jacobian at once
@@ -31,7 +32,7 @@ _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(32)  # of a line integra
 
 def field(mdp: MDP, teacher: Teacher, method: str | Method, logits: jax.Array, **options: Any) -> jax.Array:
     """g(theta), [O, A], of one MDP: minus `expected_update(...).logits`, by default under `TABLE_1`. May be traced."""
-    return -expected_update(mdp, teacher, method, logits, **(TABLE_1 | options)).logits
+    return -expected_update(mdp, teacher, method, logits, **(dict(TABLE_1) | options)).logits
 
 
 def jacobian(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
@@ -58,10 +59,9 @@ def table(name: str, value: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray
     return array
 
 
-def check_jacobian(mdps: MDP, method: Method, static: tuple[tuple[str, Any], ...]) -> None:
+def check_jacobian(mdps: MDP, method: Method, options: ExactOptions) -> None:
     """ValueError where the Jacobian of the field of one world would not fit into memory."""
-    options = dict(static)
-    num_nodes = 1 if (method.reduction or options["reduction"]) == "sum" else options["num_nodes"]
+    num_nodes = 1 if options.resolved(method).reduction == "sum" else options.num_nodes
     copies = min(mdps.num_observations * mdps.num_actions, _COLUMNS)
     check_size(mdps, "the Jacobian of its update", num_nodes=num_nodes, copies=copies)
 
@@ -79,8 +79,8 @@ def asymmetry(mdps: MDP, teacher: Teacher, method: str | Method, logits: npt.Arr
       float64 [] or [M]; nan where J is 0.
     """
     logits = checks.numbers("logits", logits)
-    found = _examine(*problem(mdps, teacher), methods.get(method), None, logits, np.zeros(logits.shape), options)
-    return found["asymmetry"]
+    numbers = _examine(*problem(mdps, teacher), methods.get(method), None, logits, np.zeros(logits.shape), options)
+    return numbers["asymmetry"]
 
 
 def potential(
@@ -106,11 +106,14 @@ def potential(
 
 
 def _examine(
-    mdps: MDP, teacher: Teacher, method: Method, loss: Loss | None, logits: Any, base: Any, options: dict[str, Any]
+    mdps: MDP, teacher: Teacher, method: Method, loss: Loss | None, logits: Any, base: Any, changes: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Everything that is asked of a field, for one world or a stack; worlds and teachers as `precise` gives them."""
-    static, numbers = split_options(options)
-    check_jacobian(mdps, method, static)
+    """All numbers about a field, for one world or a stack; worlds and teachers as `precise` gives them.
+
+    `changes` are options in place of those of `TABLE_1`.
+    """
+    options = exact_options(changes, TABLE_1)
+    check_jacobian(mdps, method, options)
     methods.check_functions(method, mdps.num_actions, teacher.num_others)
     shape = (*mdps.id.shape, mdps.num_observations, mdps.num_actions)
     logits, base = table("logits", logits, shape), table("base", base, shape)
@@ -118,46 +121,45 @@ def _examine(
         arrays = (mdps, teacher, logits, base)
         if not mdps.is_stacked:
             arrays = jax.tree.map(lambda x: np.asarray(x)[None], arrays)
-        found = jax.device_get(_examined((method, loss, static), numbers, *arrays))
-    return found if mdps.is_stacked else {name: values[0] for name, values in found.items()}
+        numbers = jax.device_get(_examined((method, loss), options, *arrays))
+    return numbers if mdps.is_stacked else {name: values[0] for name, values in numbers.items()}
 
 
 @one_by_one
 def _examined(
-    what: tuple[Method, Loss | None, tuple[tuple[str, Any], ...]],
-    numbers: dict[str, jax.Array],
+    static: tuple[Method, Loss | None],
+    options: ExactOptions,
     mdp: MDP,
     teacher: Teacher,
     logits: jax.Array,
     base: jax.Array,
 ) -> dict[str, jax.Array]:
-    method, loss, static = what
-    options = dict(static) | numbers
+    method, loss = static
 
     def g(x: jax.Array) -> jax.Array:
-        return field(mdp, teacher, method, x, **options)
+        return field(mdp, teacher, method, x, **keywords(options))
 
     matrix = jacobian(g, logits)
     size = jnp.linalg.norm(matrix)
-    way = logits - base
-    places = jnp.asarray(np.append((_NODES + 1) / 2, 1), logits.dtype)  # of the integral, and the end itself
-    forces = jax.lax.map(lambda u: g(base + u * way), places)
+    path = logits - base
+    positions = jnp.asarray(np.append((_NODES + 1) / 2, 1), logits.dtype)  # of the integral, and the end itself
+    forces = jax.lax.map(lambda u: g(base + u * path), positions)
     weights = jnp.asarray(np.append(_NODE_WEIGHTS / 2, 0), logits.dtype)
-    found = {
+    numbers = {
         "asymmetry": jnp.linalg.norm(matrix - matrix.T) / jnp.where(size > 0, size, jnp.nan),
         "field": jnp.linalg.norm(forces[-1]),
-        "potential": jnp.sum(weights[:, None, None] * forces * way),
+        "potential": jnp.sum(weights[:, None, None] * forces * path),
     }
     if loss is not None:
-        value_and_slope = jax.value_and_grad(lambda x: loss(mdp, teacher, x, **options))
+        value_and_slope = jax.value_and_grad(lambda x: loss(mdp, teacher, x, **keywords(options)))
         values, slopes = jax.lax.map(value_and_slope, jnp.stack([base, logits]))
-        # The longest way that the potential could have gone: differences are judged against it, as it may be near 0.
-        length = jnp.sum(weights * jnp.linalg.norm(forces, axis=(1, 2))) * jnp.linalg.norm(way)
-        found["loss"] = values[1] - values[0]
-        found["potential_error"] = jnp.abs(found["potential"] - found["loss"]) / length
-        largest = jnp.maximum(jnp.linalg.norm(slopes[1]), found["field"])
-        found["gradient_error"] = jnp.linalg.norm(slopes[1] - forces[-1]) / largest
-    return found
+        # Differences are compared with the largest possible change of the potential, because it may be near 0.
+        largest_change = jnp.sum(weights * jnp.linalg.norm(forces, axis=(1, 2))) * jnp.linalg.norm(path)
+        numbers["loss"] = values[1] - values[0]
+        numbers["potential_error"] = jnp.abs(numbers["potential"] - numbers["loss"]) / largest_change
+        largest = jnp.maximum(jnp.linalg.norm(slopes[1]), numbers["field"])
+        numbers["gradient_error"] = jnp.linalg.norm(slopes[1] - forces[-1]) / largest
+    return numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -265,7 +267,7 @@ def check_method(
     weights = {name: options[name] for name in ("loss_weight", "return_weight") if name in options}
     if not isinstance(loss, Loss | None):
         raise ValueError(f"loss must be a potentials.Loss or None; got {checks.shown(loss)}.")
-    split_options(options)
+    exact_options(options, TABLE_1)
     losses = stated_losses(method, **weights) if loss is None else (loss, loss)
     key, worlds_key = jax.random.split(jax.random.key(0) if key is None else checks.as_key(key))
     if mdps is None or teacher is None:
@@ -279,14 +281,15 @@ def check_method(
         "start_probs": np.full_like(mdps.start_probs, 1 / mdps.num_states),
     }
 
-    def found(worlds: MDP, stated: Loss | None) -> Findings:
+    def findings(worlds: MDP, stated: Loss | None) -> Findings:
         numbers = _examine(worlds, teacher, method, stated, logits, 0 * logits, options)
         names = ("asymmetry", "field", "gradient_error", "potential_error")
         measured: dict[str, Any] = {name: numbers.get(name) for name in names}
         tolerance = 1e-8 if measured["field"].dtype == np.float64 else 1e-3
         return Findings(loss=stated.text if stated else None, tolerance=tolerance, **measured)
 
-    whole, short = found(mdps, losses[0]), found(dataclasses.replace(mdps, **one_step), losses[1])
+    whole = findings(mdps, losses[0])
+    short = findings(dataclasses.replace(mdps, **one_step), losses[1])
     return Report(method.name, whole, short, _setting(method, mdps, options, whole.tolerance))
 
 
@@ -311,18 +314,24 @@ def random_problems(
     """
     keys = jax.random.split(checks.as_key(key), 2 + checks.whole("num_others", num_others, 0, 1000))
     mdps = garnet.garnet(keys[0], num_mdps, **sizes)
-    policies = [garnet.random_policies(k, mdps, concentration) for k in keys[1:]]
-    teacher, *others = (teachers.from_table(mdps, probs, discount=discount, name="random") for probs in policies)
-    return mdps, teachers.with_others(teacher, *others) if others else teacher
+    probs, *others = (jnp.asarray(garnet.random_policies(k, mdps, concentration), jnp.float32) for k in keys[1:])
+    teacher = Teacher(
+        probs=probs,
+        values=exact.policy_values(mdps, probs, discount),
+        scores=probs,
+        others=jnp.stack(others, axis=-3) if others else None,
+        name="random",
+        discount=discount,
+    )
+    return mdps, teacher
 
 
-def _setting(method: Method, mdps: MDP, options: dict[str, Any], tolerance: float) -> str:
-    options = {**TABLE_1, **options}
-    estimator = {"mc": "Monte Carlo", "td": "TD(1)"}[method.estimator or options["estimator"]]
-    reduction = method.reduction or options["reduction"]
-    discount = options["discount"] if method.discount is None else method.discount
+def _setting(method: Method, mdps: MDP, changes: Mapping[str, Any], tolerance: float) -> str:
+    """The options and the worlds in words."""
+    options = exact_options(changes, TABLE_1).resolved(method)
     precision = "float64" if tolerance < 1e-6 else "float32 only: below 1e-3 nothing can be told from 0"
     return (
-        f"{mdps.num_mdps} MDPs of {mdps.num_states} states and {mdps.num_actions} actions; {estimator} returns, "
-        f"{reduction} over steps, discount {discount:g}; {precision}"
+        f"{mdps.num_mdps} MDPs of {mdps.num_states} states and {mdps.num_actions} actions; "
+        f"{ESTIMATORS[options.estimator].title} returns, {options.reduction} over steps, discount {options.discount:g}; "
+        f"{precision}"
     )

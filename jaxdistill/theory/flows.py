@@ -18,12 +18,12 @@ from jaxdistill.mdp import MDP
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import Method
 from jaxdistill.runtime import checks
-from jaxdistill.theory.exact_update import expected_update
+from jaxdistill.theory.exact_update import exact_options, expected_update, keywords
 from jaxdistill.theory.fields import check_jacobian, jacobian
 from jaxdistill.theory.fields import problem as checked
 from jaxdistill.theory.precision import float64, one_by_one
 from jaxdistill.theory.quality import Quality, quality
-from jaxdistill.theory.stated_losses import split_options
+from jaxdistill.theory.stated_losses import TABLE_1
 
 _GROWTH = 2.0  # most by which an implicit step may grow from one to the next
 _FARTHEST = 2.0  # most by which an implicit step may change a logit
@@ -124,7 +124,7 @@ def flow(
         raise ValueError(f"num_records = {num_records} of these tables are more than fit; record less often.")
     with float64():
         path, speed = jax.device_get(
-            _integrate((*problem.static, num_records, per_record), (problem.numbers, step_size), *problem.arrays)
+            _integrate((problem.method, num_records, per_record), (problem.options, step_size), *problem.arrays)
         )
     path, speed = problem.unstacked((path, speed))
     times = np.arange(num_records + 1) * per_record * step_size
@@ -164,10 +164,10 @@ def fixed_point(
     if not step_size > 0:
         raise ValueError(f"step_size must be > 0; got {step_size!r}.")
     problem = _Problem(mdps, teacher, method, logits, values, options)
-    check_jacobian(problem.mdps, *problem.static)
+    check_jacobian(problem.mdps, problem.method, problem.options)
     with float64():
-        found = _settle(problem.static, (problem.numbers, (step_size, tolerance, max_steps)), *problem.arrays)
-        tables, speed, slopes = problem.unstacked(jax.device_get(found))
+        end = _settle(problem.method, (problem.options, (step_size, tolerance, max_steps)), *problem.arrays)
+        tables, speed, slopes = problem.unstacked(jax.device_get(end))
     growth = np.linalg.eigvals(slopes).real.max(-1)
     stable = growth <= 1e-6 * np.maximum(1, np.abs(slopes).max((-1, -2)))
     where = tables[..., :-1]
@@ -179,10 +179,10 @@ class _Problem:
 
     def __init__(self, mdps: MDP, teacher: Teacher, method: Any, logits: Any, values: Any, options: dict[str, Any]):
         self.mdps, self.teacher = checked(mdps, teacher)
-        static, self.numbers = split_options(options)
+        self.options = exact_options(options, TABLE_1)
         method = methods.get(method)
         methods.check_functions(method, self.mdps.num_actions, self.teacher.num_others)
-        self.static = (method, static)
+        self.method = method
         lead, rows = self.mdps.id.shape, self.mdps.num_observations
         shape = (*lead, rows, self.mdps.num_actions)
         logits = np.zeros(shape) if logits is None else checks.numbers("logits", logits)
@@ -204,20 +204,18 @@ class _Problem:
         return quality(self.mdps, self.teacher, logits)
 
 
-def _velocity(what, numbers, mdp, teacher, tables):
+def _velocity(method, options, mdp, teacher, tables):
     """The expected update of both tables, [O, A + 1]."""
-    method, static = what
-    options = dict(static) | numbers
-    update = expected_update(mdp, teacher, method, tables[:, :-1], tables[:, -1], **options)
+    update = expected_update(mdp, teacher, method, tables[:, :-1], tables[:, -1], **keywords(options))
     return jnp.concatenate([update.logits, update.values[:, None]], axis=-1)
 
 
 @one_by_one
-def _integrate(what, numbers, mdp, teacher, tables):
+def _integrate(static, options, mdp, teacher, tables):
     """Tables [C, O, A + 1] and the speed of the logits [C]."""
-    method, static, num_records, per_record = what
-    numbers, step_size = numbers
-    velocity = functools.partial(_velocity, (method, static), numbers, mdp, teacher)
+    method, num_records, per_record = static
+    options, step_size = options
+    velocity = functools.partial(_velocity, method, options, mdp, teacher)
     stages = jnp.asarray([(0, 1 / 6), (1 / 2, 1 / 3), (1 / 2, 1 / 3), (1, 1 / 6)], tables.dtype)
 
     def step(tables, _):
@@ -237,10 +235,10 @@ def _integrate(what, numbers, mdp, teacher, tables):
 
 
 @one_by_one
-def _settle(what, numbers, mdp, teacher, tables):
-    """Tables, what is left of the update (largest entry), and its Jacobian, at the end of implicit Euler steps."""
-    numbers, (first_step, tolerance, max_steps) = numbers
-    velocity = functools.partial(_velocity, what, numbers, mdp, teacher)
+def _settle(method, options, mdp, teacher, tables):
+    """At the end of implicit Euler steps: the tables, the largest entry of the update there, and its Jacobian."""
+    options, (first_step, tolerance, max_steps) = options
+    velocity = functools.partial(_velocity, method, options, mdp, teacher)
     n = tables.size
 
     def unfinished(state):

@@ -26,14 +26,15 @@ def float64() -> Iterator[None]:
 
 
 def one_by_one(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles fn(what, numbers, *arrays) and maps it over the leading axis [M] of `arrays`, one world at a time.
+    """Compiles fn(static, options, *arrays) and maps it over the leading axis [M] of `arrays`, one world at a time.
 
-    `what` is static. Not `jax.vmap`: a loop then ends for each world by itself, and memory does not grow with M.
+    `static` must be hashable; `options` are shared by all worlds. A map, and not `jax.vmap`, because a loop then ends
+    for each world by itself, and memory does not grow with M.
     """
 
     @functools.partial(jax.jit, static_argnums=0)
-    def mapped(what: Any, numbers: Any, *arrays: Any) -> Any:
-        return jax.lax.map(lambda one: fn(what, numbers, *one), arrays)
+    def mapped(static: Any, options: Any, *arrays: Any) -> Any:
+        return jax.lax.map(lambda world: fn(static, options, *world), arrays)
 
     return functools.wraps(fn)(mapped)
 
@@ -45,24 +46,24 @@ def precise(mdps: MDP, teacher: Teacher) -> tuple[MDP, Teacher]:
     written as one distribution over all S states, so that worlds differ in numbers and not in shapes.
     """
 
-    def wide(x: Any) -> np.ndarray:
+    def as_float64(x: Any) -> np.ndarray:
         x = np.asarray(x)
         return x.astype(np.float64) if x.dtype.kind == "f" else x
 
-    def normal(x: Any) -> np.ndarray:
+    def normalised(x: Any) -> np.ndarray:
         return x / x.sum(-1, keepdims=True)
 
-    mdps, teacher = jax.tree.map(wide, (dataclasses.replace(mdps, grid=None), teacher))
+    mdps, teacher = jax.tree.map(as_float64, (dataclasses.replace(mdps, grid=None), teacher))
     shape = mdps.successor.shape[:-1]
     starts = np.zeros(shape)
     np.add.at(starts, (*np.indices(mdps.start.shape)[:-1], mdps.start), mdps.start_probs)
     world: dict[str, Any] = {
-        "outcome_probs": normal(mdps.outcome_probs),
+        "outcome_probs": normalised(mdps.outcome_probs),
         "start": np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape),
-        "start_probs": normal(starts),
+        "start_probs": normalised(starts),
     }
     policies: dict[str, Any] = {
-        "probs": normal(teacher.probs),
-        "others": None if teacher.others is None else normal(teacher.others),
+        "probs": normalised(teacher.probs),
+        "others": None if teacher.others is None else normalised(teacher.others),
     }
     return dataclasses.replace(mdps, **world), dataclasses.replace(teacher, **policies)

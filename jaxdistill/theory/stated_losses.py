@@ -12,32 +12,13 @@ from jaxdistill import methods
 from jaxdistill.mdp import MDP
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import STUDENT, TEACHER, UNIFORM, Control, Method, Step, StepFn
-from jaxdistill.methods.combinators import Objective
-from jaxdistill.runtime import checks
-from jaxdistill.theory.exact_update import MAX_NODES, as_numbers, expected_update
+from jaxdistill.methods.combinators import Objective, negated
+from jaxdistill.theory.exact_update import expected_update
 
-TABLE_1: dict[str, Any] = {
-    "estimator": "mc", "reduction": "sum", "discount": 1.0, "probability_floor": 1e-12, "loss_weight": 1.0,
-    "return_weight": 1.0, "num_nodes": 64,
+TABLE_1: Mapping[str, Any] = {
+    "estimator": "mc", "reduction": "sum", "discount": 1.0, "probability_floor": 1e-12,
 }  # fmt: skip
 """The options of `expected_update` for which Table 1 states its losses. The floor keeps log 0 finite and no more."""
-
-
-def split_options(options: Mapping[str, Any]) -> tuple[tuple[tuple[str, Any], ...], dict[str, float]]:
-    """`TABLE_1` with `options` in place of its own: what a compiled program depends on, and its numbers.
-
-    Raises:
-      ValueError: an unknown option.
-    """
-    for name in options:
-        if name not in TABLE_1:
-            raise ValueError(f"Unknown option {name!r}; the options are {', '.join(TABLE_1)}.")
-    options = {**TABLE_1, **options}
-    checks.one_of("estimator", options["estimator"], ("mc", "td"))
-    checks.one_of("reduction", options["reduction"], ("mean", "sum"))
-    options["num_nodes"] = checks.whole("num_nodes", options["num_nodes"], 1, MAX_NODES)
-    static = tuple((name, options.pop(name)) for name in ("estimator", "reduction", "num_nodes"))
-    return static, as_numbers(**options)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +42,7 @@ class Loss:
 
     @functools.cached_property
     def _method(self) -> Method:
-        """The update of V_theta = 0 towards TD(1) targets without a bootstrap is E_q sum_t c_t, row by row."""
+        """A method whose update of V_theta = 0, towards targets without a bootstrap, is E_q sum_t c_t, row by row."""
         return Method(
             self.text, reward=self.cost, control=self.control, estimator="td", reduction=self.reduction,
             bootstrap="zero", baseline=False, discount=self.discount, params=self.params,
@@ -69,15 +50,11 @@ class Loss:
 
     def __call__(self, mdp: MDP, teacher: Teacher, logits: jax.Array, **options: Any) -> jax.Array:
         """The loss at `logits` [O, A] of one MDP, []; options as in `TABLE_1`."""
-        return jnp.sum(expected_update(mdp, teacher, self._method, logits, **(TABLE_1 | options)).values)
+        return jnp.sum(expected_update(mdp, teacher, self._method, logits, **(dict(TABLE_1) | options)).values)
 
 
-def _negative(fn: StepFn) -> StepFn:
-    return lambda step: -fn(step)
-
-
-_RETURN = Loss(_negative(methods.environment_reward), "-E_pi_theta sum_t r_t")
-_REVERSE = Loss(_negative(methods.teacher_log_prob), "E_pi_theta sum_t -log pi(a_t)")
+_RETURN = Loss(negated(methods.environment_reward), "-E_pi_theta sum_t r_t")
+_REVERSE = Loss(negated(methods.teacher_log_prob), "E_pi_theta sum_t -log pi(a_t)")
 LOSSES: Mapping[str, Loss] = {
     "teacher_distill": Loss(methods.cross_entropy, "E_pi sum_t H(pi||pi_theta)", TEACHER),
     "entropy_regularised": _REVERSE,
@@ -85,7 +62,7 @@ LOSSES: Mapping[str, Loss] = {
     "exp_entropy_regularised": _REVERSE,
     "teacher_v_reward": _RETURN,
     "baseline": _RETURN,
-    "kl_regularised": Loss(_negative(methods.log_ratio), "E_pi_theta sum_t log pi_theta(a_t) - log pi(a_t)"),
+    "kl_regularised": Loss(negated(methods.log_ratio), "E_pi_theta sum_t log pi_theta(a_t) - log pi(a_t)"),
 }
 """The losses of Table 1, by method (on-policy distillation has none), and of two relatives. The return is descended."""
 
@@ -117,16 +94,17 @@ def stated_losses(method: Method, **weights: float) -> tuple[Loss | None, Loss |
     Table 1's loss (`LOSSES`), or what an `Objective` of the zoo claims; else, and wherever `weights` (options of
     `own_loss`) are given, under which a claim may not hold, `own_loss`.
     """
-    own = own_loss(method, **weights)
+    read_off = own_loss(method, **weights)
     if weights:
-        return own, own
+        return read_off, read_off
     if not isinstance(method, Objective):
-        known = LOSSES.get(method.name, own) if methods.METHODS.get(method.name) is method else own
-        return known, known
+        is_in_table = methods.METHODS.get(method.name) is method
+        stated = LOSSES.get(method.name, read_off) if is_in_table else read_off
+        return stated, stated
 
     def claimed(cost: StepFn) -> Loss:
         text = method.gradient_of.rpartition("in each state visited: ")[2]
         return Loss(cost, text, method.control, method.reduction, method.discount, method.params)
 
-    whole = claimed(method.total_loss) if method.total_loss else own
+    whole = claimed(method.total_loss) if method.total_loss else read_off
     return whole, claimed(method.state_loss) if method.state_loss else whole

@@ -1,4 +1,4 @@
-"""How good a sampled update is: its bias, its variance and its cost, exactly; and samples of it, from the engine."""
+"""How good a sampled update is: its bias, its variance and its cost, exactly."""
 
 import dataclasses
 from typing import Any
@@ -11,11 +11,11 @@ from jaxdistill import methods
 from jaxdistill.mdp import MDP
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import Control, Method
-from jaxdistill.theory.exact_update import expected_update
+from jaxdistill.theory.exact_update import exact_options, expected_update, keywords
 from jaxdistill.theory.fields import problem, table
 from jaxdistill.theory.moments import update_moments
 from jaxdistill.theory.precision import float64, one_by_one
-from jaxdistill.theory.stated_losses import split_options
+from jaxdistill.theory.stated_losses import TABLE_1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,12 +85,12 @@ def assess(
       An `Assessment`.
     """
     method = methods.get(method)
-    wanted = method if target is None else methods.get(target)
+    target_method = method if target is None else methods.get(target)
     method = method if control is None else dataclasses.replace(method, control=control)
     mdps, teacher = problem(mdps, teacher)
-    for one in (method, wanted):
-        methods.check_functions(one, mdps.num_actions, teacher.num_others)
-    static, numbers = split_options(options)
+    for checked_method in (method, target_method):
+        methods.check_functions(checked_method, mdps.num_actions, teacher.num_others)
+    resolved = exact_options(options, TABLE_1)
     shape = (*mdps.id.shape, mdps.num_observations, mdps.num_actions)
     logits = table("logits", logits, shape)
     values = np.zeros(shape[:-1]) if values is None else table("values", values, shape[:-1])
@@ -98,14 +98,14 @@ def assess(
     with float64():
         if not mdps.is_stacked:
             arrays = jax.tree.map(lambda x: np.asarray(x)[None], arrays)
-        found = jax.device_get(_assess((method, wanted, static), numbers, *arrays))
-    moments, wanted_update = found if mdps.is_stacked else jax.tree.map(lambda x: x[0], found)
-    return Assessment(moments.mean, moments.variance, wanted_update, moments.num_steps)
+        assessed = jax.device_get(_assess((method, target_method), resolved, *arrays))
+    moments, target_update = assessed if mdps.is_stacked else jax.tree.map(lambda x: x[0], assessed)
+    return Assessment(moments.mean, moments.variance, target_update, moments.num_steps)
 
 
 @one_by_one
-def _assess(what, numbers, mdp, teacher, logits, values):
-    method, wanted, static = what
-    options = dict(static) | numbers
+def _assess(static, options, mdp, teacher, logits, values):
+    method, target_method = static
+    options = keywords(options)
     moments = update_moments(mdp, teacher, method, logits, values, **options)
-    return moments, expected_update(mdp, teacher, wanted, logits, values, **options).logits
+    return moments, expected_update(mdp, teacher, target_method, logits, values, **options).logits

@@ -1,31 +1,33 @@
 """How students are trained: the configuration, and the cells of an experiment."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdistill.mdp.teacher import Teacher
-from jaxdistill.methods import Method
+from jaxdistill.engine import rules
+from jaxdistill.mdp import Teacher
+from jaxdistill.methods import Method, UpdateOptions
+from jaxdistill.methods.options import check_number, check_options
 from jaxdistill.runtime import checks
 
-_MAX_RECORD = 2**17  # steps that a Monte Carlo student records: 2 MiB each
-
 Rate = float | Callable[[jax.Array], jax.Array] | np.ndarray | Sequence[float]
+RATES = ("learning_rate", "value_learning_rate")
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """How students are trained. Numbers marked [M] may be one value or one per MDP, and never recompile.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(UpdateOptions):
+    """How students are trained. Numbers marked [M] may be one value or one for each MDP, and never recompile.
 
     Attributes:
       num_iterations: episodes, and so updates, of each student; App. A.4's 30 000.
       num_checkpoints: points of the learning curves; each is the mean over an equal share of the iterations.
-      estimator: "mc" (the sampled return) or "td" (TD(1), App. A.3), for methods that do not fix it.
+      estimator: how returns are estimated, where the method leaves it open: "td" (one step, the TD(1) of App. A.3) or
+        "mc" (the sampled return).
       reduction: an episode's update is the "mean" or the "sum" over its steps.
       learning_rate: of the logits, [M], or a schedule (iteration -> rate), such as `optax.linear_schedule`.
       value_learning_rate: of V_theta, [M], or a schedule.
@@ -33,20 +35,14 @@ class Config:
       probability_floor: least teacher probability inside a logarithm, in [0, 1), [M].
       loss_weight, return_weight: factors of l and of Rhat, [M].
       optimizer: an `optax.GradientTransformation` over {"logits": [O, A], "values": [O]} in place of SGD with the two
-        learning rates; slower, because it touches whole tables.
+        learning rates; slower, because it updates whole tables.
       max_episode_steps: an episode is cut there as if it had ended, and counted.
     """
 
     num_iterations: int = 30_000
     num_checkpoints: int = 100
-    estimator: Literal["mc", "td"] = "td"
-    reduction: Literal["mean", "sum"] = "mean"
     learning_rate: Rate = 0.1
     value_learning_rate: Rate = 0.1
-    discount: Any = 0.99
-    probability_floor: Any = 0.01
-    loss_weight: Any = 1.0
-    return_weight: Any = 1.0
     optimizer: optax.GradientTransformation | None = None
     max_episode_steps: int = 4096
 
@@ -58,21 +54,14 @@ class Config:
                 f"num_iterations must be at most {2**24} and num_iterations * num_checkpoints below 2^31; got "
                 f"{self.num_iterations} and {self.num_checkpoints}."
             )
-        for name, valid in (("estimator", ("mc", "td")), ("reduction", ("mean", "sum"))):
+        for name in RATES:
             value = getattr(self, name)
-            if not isinstance(value, str) or value not in valid:
-                raise ValueError(f"{name} must be one of {', '.join(valid)}; got {checks.shown(value)}.")
-        for name in ("learning_rate", "value_learning_rate"):
-            value = getattr(self, name)
-            _schedule(name, value) if callable(value) else _number(name, value, 0, np.inf)
-        _number("discount", self.discount, 0, 1)
-        _number("probability_floor", self.probability_floor, 0, np.nextafter(1, 0))
-        _number("loss_weight", self.loss_weight, -np.inf, np.inf)
-        _number("return_weight", self.return_weight, -np.inf, np.inf)
-        both = (getattr(self.optimizer, name, None) for name in ("init", "update"))
-        if self.optimizer is not None and not all(map(callable, both)):
-            wanted = "an optax.GradientTransformation, such as optax.adam(0.01), or None"
-            raise ValueError(f"optimizer must be {wanted}; got {checks.shown(self.optimizer)}.")
+            _check_schedule(name, value) if callable(value) else check_number(name, value, 0, np.inf)
+        check_options(self, per_world=True)
+        functions = (getattr(self.optimizer, name, None) for name in ("init", "update"))
+        if self.optimizer is not None and not all(map(callable, functions)):
+            expected = "an optax.GradientTransformation, such as optax.adam(0.01), or None"
+            raise ValueError(f"optimizer must be {expected}; got {checks.shown(self.optimizer)}.")
 
     @property
     def checkpoints(self) -> np.ndarray:
@@ -81,31 +70,19 @@ class Config:
         return -(-np.arange(1, c + 1) * self.num_iterations // c)
 
 
-def known(changes: dict[str, Any]) -> dict[str, Any]:
-    """`changes` if all are fields of `Config`, else ValueError naming the fields."""
+def config_of(config: Any, changes: Mapping[str, Any]) -> Config:
+    """`config`, or the default if None, with `changes`; ValueError unless they are a `Config` and fields of one."""
+    if not isinstance(config, Config | None):
+        raise ValueError(f"config must be a Config; got {checks.shown(config)}. Give single fields by name.")
     fields = [field.name for field in dataclasses.fields(Config)]
     for name in changes:
         if name not in fields:
             raise ValueError(f"Unknown option {name!r}; a configuration has {', '.join(fields)}.")
-    return changes
+    return dataclasses.replace(config or Config(), **changes)
 
 
-def _number(name: str, value: Any, least: float, most: float) -> np.ndarray:
-    try:
-        array = checks.numbers(name, value)
-    except ValueError:
-        array = np.zeros(0)
-    if array.size == 0:
-        wanted = "a number or an array of numbers that float32 can hold"
-        raise ValueError(f"{name} must be {wanted}; got {checks.shown(value)}.")
-    if not (np.isfinite(array).all() and (array >= least).all() and (array <= most).all()):
-        wanted = "finite" if np.isinf(least) else f"finite and >= {least:g}" if np.isinf(most) else f"in [{least:g}, 1"
-        wanted += "" if np.isinf(most) else "]" if most == 1 else ")"
-        raise ValueError(f"{name} must be {wanted}; got {checks.shown(value)}.")
-    return array
-
-
-def _schedule(name: str, schedule: Any) -> None:
+def _check_schedule(name: str, schedule: Any) -> None:
+    """ValueError unless a schedule returns one number for an iteration."""
     try:
         rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
     except Exception as error:
@@ -130,14 +107,30 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Resolved:
-    """A cell with nothing left open."""
+class ResolvedCell:
+    """A cell with nothing left open.
+
+    Attributes:
+      label: the label in results; it names the students' random streams.
+      method: the method.
+      teacher: the teachers of the MDPs, or None.
+      config: the configuration, with what the method fixes in its place.
+      make_rule: what a row of the table means, as `rules.student_rule`.
+    """
 
     label: str
     method: Method
     teacher: Teacher | None
     config: Config
+    make_rule: Callable[..., rules.Rule] = rules.student_rule
 
-    @property
-    def estimator(self) -> str:
-        return self.method.estimator or self.config.estimator
+
+def resolve_cell(
+    label: str,
+    method: Method,
+    teacher: Teacher | None,
+    config: Config,
+    make_rule: Callable[..., rules.Rule] = rules.student_rule,
+) -> ResolvedCell:
+    """The cell of a method: what the method fixes takes the place of the configuration's options."""
+    return ResolvedCell(label, method, teacher, config.resolved(method), make_rule)

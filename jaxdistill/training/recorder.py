@@ -15,7 +15,7 @@ from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.results.result import Result
 from jaxdistill.runtime import processes
 from jaxdistill.runtime.checkpoints import Output
-from jaxdistill.training.config import Config, Resolved
+from jaxdistill.training.config import Config, ResolvedCell
 
 Measure = Callable[[MDP, Teacher, jax.Array], Mapping[str, jax.Array]]
 _EVALUATED = 64  # students evaluated together
@@ -27,7 +27,7 @@ class Recorder:
     def __init__(
         self,
         mdps: MDP,
-        cells: Sequence[Resolved],
+        cells: Sequence[ResolvedCell],
         config: Config,
         keep_tables: bool,
         measure: Measure | None,

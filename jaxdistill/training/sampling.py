@@ -13,19 +13,18 @@ from jaxdistill import methods
 from jaxdistill.mdp import MDP, validate
 from jaxdistill.mdp.teacher import Teacher, check
 from jaxdistill.methods import Method
-from jaxdistill.runtime import checks, processes
-from jaxdistill.scheduling import pool
+from jaxdistill.runtime import checks
 from jaxdistill.theory.exact_update import Update
 from jaxdistill.theory.fields import table
-from jaxdistill.training.config import Config, Resolved, known
-from jaxdistill.training.tasks import make_tasks
+from jaxdistill.training.config import config_of, resolve_cell
+from jaxdistill.training.run import run_to_end
 
 
 def sampled_updates(
     key: jax.Array,
     mdps: MDP,
     teacher: Teacher,
-    chosen: Sequence[str | Method],
+    sampled_methods: Sequence[str | Method],
     logits: npt.ArrayLike,
     values: npt.ArrayLike | None = None,
     *,
@@ -37,7 +36,7 @@ def sampled_updates(
     Args:
       key: random key.
       mdps, teacher: stacks of M.
-      chosen: methods, or their names.
+      sampled_methods: methods, or their names.
       logits: [M, O, A].
       values: [M, O], V_theta; zeros if None.
       num_updates: N, of each method on each world.
@@ -47,39 +46,25 @@ def sampled_updates(
       By name of the method, an `Update` of NumPy arrays, logits [M, N, O, A] and values [M, N, O].
     """
     key = checks.as_key(key)
-    wanted = [methods.get(method) for method in checks.listed(chosen)]
-    names = [method.name for method in wanted]
+    resolved_methods = [methods.get(method) for method in checks.listed(sampled_methods)]
+    names = [method.name for method in resolved_methods]
     if len(set(names)) < len(names):
         raise ValueError(f"sampled_updates needs methods of different names; got {', '.join(names)}.")
     check(teacher, (*validate(mdps).successor.shape[:-1], mdps.num_actions))
     num_updates = checks.whole("num_updates", num_updates, 1, checks.MOST // mdps.num_mdps)
-    for method in wanted:
+    for method in resolved_methods:
         methods.check_functions(method, mdps.num_actions, teacher.num_others)
     shape = (mdps.num_mdps, mdps.num_observations, mdps.num_actions)
     logits = table("logits", logits, shape).astype(np.float32)
     values = np.zeros(shape[:-1]) if values is None else table("values", values, shape[:-1])
-    values = values.astype(np.float32)
-    changes = known(changes)
-    config = Config(
-        **{"num_iterations": 1, "num_checkpoints": 1, "learning_rate": 1.0, "value_learning_rate": 1.0, **changes}
-    )
+    before = np.concatenate([logits, values.astype(np.float32)[..., None]], axis=-1)
+    one_update = {"num_iterations": 1, "num_checkpoints": 1, "learning_rate": 1.0, "value_learning_rate": 1.0}
+    config = config_of(None, one_update | changes)
     count = mdps.num_mdps * num_updates
-    many = jax.tree.map(lambda x: jnp.repeat(x, num_updates, axis=0), (mdps, teacher))
-    worlds = dataclasses.replace(many[0], id=jnp.arange(count, dtype=jnp.int32))  # a stream for each student
-    before = np.concatenate([logits, values[..., None]], axis=-1).repeat(num_updates, axis=0)
-    found = np.zeros((len(wanted), *before.shape), np.float32)
-    mine = np.zeros(found.shape[:2], bool)
-
-    def keep(cell, student, pause, output):
-        found[cell, student], mine[cell, student] = output.params - before[student], True
-
-    cells = [
-        Resolved(m.name, m, many[1], dataclasses.replace(config, reduction=m.reduction or config.reduction))
-        for m in wanted
-    ]
-    initial = np.broadcast_to(before, found.shape)
-    pool.run(make_tasks(key, worlds, cells, np.ones(count), keep, initial=initial))
-    found = processes.combined(mine, {"updates": found})["updates"].reshape(
-        len(wanted), mdps.num_mdps, num_updates, *before.shape[1:]
-    )
-    return {name: Update(x[..., :-1], x[..., -1]) for name, x in zip(names, found, strict=True)}
+    copies, teachers = jax.tree.map(lambda x: jnp.repeat(x, num_updates, axis=0), (mdps, teacher))
+    copies = dataclasses.replace(copies, id=jnp.arange(count, dtype=jnp.int32))  # a random stream for each student
+    cells = [resolve_cell(method.name, method, teachers, config) for method in resolved_methods]
+    before = before.repeat(num_updates, axis=0)
+    final = run_to_end(key, copies, cells, np.broadcast_to(before, (len(cells), *before.shape)))
+    updates = (final.params - before).reshape(len(cells), mdps.num_mdps, num_updates, *before.shape[1:])
+    return {name: Update(x[..., :-1], x[..., -1]) for name, x in zip(names, updates, strict=True)}

@@ -1,9 +1,10 @@
 """From cells (a method, a teacher, a configuration) to the tasks that the pool runs.
 
-Cells that differ in numbers only share a task and so a program; the program of a paper's method always holds the same
-functions, so that a student's numbers do not depend on which other methods run beside it.
+Cells that differ only in numbers share a task and so a compiled program. The program of a paper's method always holds
+the same functions, so that a student's numbers do not depend on which other methods run beside it.
 """
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,154 +13,197 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import methods
-from jaxdistill.engine import packing, rules
+from jaxdistill.engine import packing
 from jaxdistill.engine.lanes import Program
+from jaxdistill.engine.rules import Rule, Student
+from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP
-from jaxdistill.methods import Method
+from jaxdistill.methods import METHODS, Method, UpdateOptions
+from jaxdistill.methods.method import BOOTSTRAPS
+from jaxdistill.methods.options import number_fields
 from jaxdistill.runtime.checkpoints import Output
-from jaxdistill.scheduling.pool import Task, lane_width
-from jaxdistill.training.config import Resolved
+from jaxdistill.scheduling.pool import lane_width
+from jaxdistill.scheduling.task import Task
+from jaxdistill.training.config import RATES, ResolvedCell
 
-_MAX_RECORD = 2**17  # steps that a Monte Carlo student records: 2 MiB each
+_MAX_RECORD = 2**17  # steps that a student records where its estimator needs it: 2 MiB
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramKey:
+    """What the cells of one task have in common.
+
+    Attributes:
+      program: the compiled program.
+      param_names: names of the method's numbers.
+      pauses: iterations before the last at which parameters are handed out.
+    """
+
+    program: Program
+    param_names: tuple[str, ...]
+    pauses: tuple[int, ...]
 
 
 def stream_keys(key: jax.Array, label: str, ids: np.ndarray) -> np.ndarray:
     """uint32 [M, 2]: the names of the random streams of the students of (key, label, MDP id)."""
-    named = jax.random.fold_in(key, np.uint32(zlib.crc32(label.encode())))
-    keys = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(named, i), (2,), jnp.uint32))
+    label_key = jax.random.fold_in(key, np.uint32(zlib.crc32(label.encode())))
+    keys = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(label_key, i), (2,), jnp.uint32))
     return np.asarray(keys(jnp.asarray(ids, jnp.uint32)))
 
 
-def companions(method: Method) -> tuple[Method, ...]:
-    """The methods whose functions share `method`'s program: the paper's of the same shape, or the method alone."""
+def methods_in_program(method: Method) -> tuple[Method, ...]:
+    """The methods whose functions `method`'s program holds: the paper's of the same shape, or the method alone."""
 
     def shape(m: Method) -> tuple[Any, ...]:
         return m.next_reward is None, m.control.is_student, m.control.per
 
-    if any(method.name == m.name and _functions(method) == _functions(m) for m in methods.METHODS.values()):
-        return tuple(m for m in methods.METHODS.values() if shape(m) == shape(method))
+    def functions(m: Method) -> tuple[Any, ...]:
+        return m.loss, m.reward, m.next_reward, m.control, tuple(m.params)
+
+    if any(method.name == m.name and functions(method) == functions(m) for m in METHODS.values()):
+        return tuple(m for m in METHODS.values() if shape(m) == shape(method))
     return (method,)
-
-
-def _functions(m: Method) -> tuple[Any, ...]:
-    return m.loss, m.reward, m.next_reward, m.control, tuple(m.params)
 
 
 def make_tasks(
     key: jax.Array,
     mdps: MDP,
-    cells: Sequence[Resolved],
+    cells: Sequence[ResolvedCell],
     cost: np.ndarray,
     on_output: Callable[[int, int, int, Output], None],
     *,
-    pauses: Callable[[Resolved], Sequence[int]] = lambda cell: (),
+    pauses: Callable[[ResolvedCell], Sequence[int]] = lambda cell: (),
     initial: np.ndarray | None = None,
 ) -> list[Task]:
-    """One task per program. `on_output(cell index, mdp index, pause, output)`, as in `Task`.
+    """One task for each program.
 
-    `cost` [M]: expected episode length. `initial` float32 [P, M, O, A + 1], or None.
+    Args:
+      key: random key of the students.
+      mdps: M stacked MDPs.
+      cells: P cells; each is trained on every MDP.
+      cost: [M], expected episode length.
+      on_output: called as on_output(cell index, MDP index, pause, output), as in `Task`.
+      pauses: iterations before the last at which the students of a cell hand out their parameters.
+      initial: float32 [P, M, O, num_params], or None for zeros.
     """
-    groups: dict[Any, list[int]] = {}
-    rate_fields = ("learning_rate", "value_learning_rate")
+    groups: dict[ProgramKey, list[int]] = {}
     for index, cell in enumerate(cells):
-        config = cell.config
-        schedules = tuple(getattr(config, name) if callable(getattr(config, name)) else None for name in rate_fields)
-        others = cell.teacher.num_others if cell.teacher is not None else 0
-        static = (config.reduction, schedules, config.optimizer, config.max_episode_steps, others)
-        paused = tuple(pauses(cell))
-        functions = tuple(_functions(m) for m in companions(cell.method))
-        groups.setdefault((cell.estimator, functions, static, paused), []).append(index)
+        groups.setdefault(_program_key(cell, mdps, pauses(cell)), []).append(index)
     worlds = packing.pack_worlds(mdps)
-    tasks = []
-    for (estimator, _, (reduction, schedules, optimizer, max_steps, others), paused), indices in groups.items():
-        group = companions(cells[indices[0]].method)
-        if estimator == "mc" and max_steps > _MAX_RECORD:
-            raise ValueError(f"max_episode_steps must be at most {_MAX_RECORD} for 'mc' students; got {max_steps}.")
-        rule = rules.student_rule(mdps.num_actions, group, others)
-        program = Program(
-            rule=rule,
-            monte_carlo=estimator == "mc",
-            num_lanes=lane_width(mdps.num_observations, rule.num_parts * rule.width),
-            num_checkpoints=len(cells[indices[0]].config.checkpoints),
-            max_steps=max_steps,
-            mean=reduction == "mean",
-            schedule=schedules[0],
-            value_schedule=schedules[1],
-            optimizer=optimizer,
-            episode_control=any(m.control.per == "episode" for m in group),
+    return [
+        _make_task(key, mdps, worlds, [cells[i] for i in indices], indices, program_key, cost, on_output, initial)
+        for program_key, indices in groups.items()
+    ]
+
+
+def _program_key(cell: ResolvedCell, mdps: MDP, pauses: Sequence[int]) -> ProgramKey:
+    config, estimator = cell.config, ESTIMATORS[cell.config.estimator]
+    if estimator.records_episode and config.max_episode_steps > _MAX_RECORD:
+        raise ValueError(
+            f"max_episode_steps must be at most {_MAX_RECORD} for {estimator.name!r} students; got "
+            f"{config.max_episode_steps}."
         )
-        mine = [cells[i] for i in indices]
-        teachers, teacher_of = _pack_teachers(mine, mdps)
-        students = [_students(key, mdps, cell, rule, offset) for cell, offset in zip(mine, teacher_of, strict=True)]
-        steps = np.clip(np.nan_to_num(cost, nan=max_steps), 1.0, max_steps)  # an episode may never end of itself
-
-        def hand_over(who: int, pause: int, output: Output, indices: list[int] = indices) -> None:
-            cell, mdp = divmod(who, mdps.num_mdps)
-            on_output(indices[cell], mdp, pause, output)
-
-        tasks.append(
-            Task(
-                program=program,
-                worlds=worlds,
-                teachers=teachers,
-                students=jax.tree.map(lambda *x: np.concatenate(x), *students),
-                num_iterations=mine[0].config.num_iterations,
-                cost=np.tile(steps * (2 if program.monte_carlo else 1), len(mine)),
-                on_output=hand_over,
-                pauses=paused,
-                initial=None if initial is None else initial[indices].reshape(-1, *initial.shape[2:]),
-            )
-        )
-    return tasks
+    methods = methods_in_program(cell.method)
+    rule = cell.make_rule(mdps.num_actions, methods, cell.teacher.num_others if cell.teacher is not None else 0)
+    schedule, value_schedule = (rate if callable(rate) else None for rate in (getattr(config, name) for name in RATES))
+    program = Program(
+        rule=rule,
+        estimator=estimator,
+        num_lanes=lane_width(mdps.num_observations, rule.num_parts * rule.width),
+        num_checkpoints=len(config.checkpoints),
+        max_steps=config.max_episode_steps,
+        reduction=config.reduction,
+        schedule=schedule,
+        value_schedule=value_schedule,
+        optimizer=config.optimizer,
+        episode_control=any(m.control.per == "episode" for m in methods),
+    )
+    return ProgramKey(program, tuple(cell.method.params), tuple(pauses))
 
 
-def _pack_teachers(cells: Sequence[Resolved], mdps: MDP) -> tuple[jax.Array, list[int]]:
-    """Rows of every distinct teacher, and for each cell the number of its teacher's first MDP."""
-    offsets: dict[int, int] = {}
+def _make_task(
+    key: jax.Array,
+    mdps: MDP,
+    worlds: packing.Worlds,
+    cells: Sequence[ResolvedCell],
+    cell_indices: Sequence[int],
+    program_key: ProgramKey,
+    cost: np.ndarray,
+    on_output: Callable[[int, int, int, Output], None],
+    initial: np.ndarray | None,
+) -> Task:
+    program = program_key.program
+    teachers, teacher_indices = _pack_teachers(cells, mdps)
+    students = [
+        _students(key, mdps, cell, program.rule, teacher_index)
+        for cell, teacher_index in zip(cells, teacher_indices, strict=True)
+    ]
+    # An episode may never end of itself; then it is cut.
+    steps = np.clip(np.nan_to_num(cost, nan=program.max_steps), 1.0, program.max_steps)
+
+    def on_task_output(student_index: int, pause: int, output: Output) -> None:
+        cell, mdp = divmod(student_index, mdps.num_mdps)
+        on_output(cell_indices[cell], mdp, pause, output)
+
+    return Task(
+        program=program,
+        worlds=worlds,
+        teachers=teachers,
+        students=jax.tree.map(lambda *leaves: np.concatenate(leaves), *students),
+        num_iterations=cells[0].config.num_iterations,
+        cost=np.tile(steps * program.estimator.ticks_per_step, len(cells)),
+        on_output=on_task_output,
+        pauses=program_key.pauses,
+        initial=None if initial is None else initial[list(cell_indices)].reshape(-1, *initial.shape[2:]),
+    )
+
+
+def _pack_teachers(cells: Sequence[ResolvedCell], mdps: MDP) -> tuple[jax.Array, list[np.ndarray]]:
+    """Rows of every distinct teacher, and for each cell the index of the teacher of each MDP, int32 [M]."""
+    indices: dict[int, np.ndarray] = {}
     packed: list[jax.Array] = []
-    teacher_of = []
-    for cell in cells:
-        if id(cell.teacher) not in offsets:
-            offsets[id(cell.teacher)] = len(packed) * mdps.num_mdps
-            shape = (mdps.num_mdps, mdps.num_states, mdps.num_actions)
-            if cell.teacher is None:  # a method without a teacher looks at a teacher of zeros
-                rows = packing.pack_teacher(np.zeros(shape, np.float32), np.zeros(shape[:2], np.float32))
-            else:
-                rows = packing.pack_teacher(cell.teacher.probs, cell.teacher.values, cell.teacher.others)
-            packed.append(rows)
-        teacher_of.append(offsets[id(cell.teacher)])
-    return jnp.concatenate(packed), teacher_of
+    num_teachers = 0
+    for teacher in (cell.teacher for cell in cells):
+        if id(teacher) in indices:
+            continue
+        if teacher is None:  # a method without a teacher reads zeros, the same for all MDPs
+            zeros = np.zeros((mdps.num_states, mdps.num_actions), np.float32)
+            packed.append(packing.pack_teacher(zeros, zeros[:, 0]))
+            indices[id(teacher)] = np.full(mdps.num_mdps, num_teachers, np.int32)
+            num_teachers += 1
+        else:
+            packed.append(packing.pack_teacher(teacher.probs, teacher.values, teacher.others))
+            indices[id(teacher)] = np.arange(num_teachers, num_teachers + mdps.num_mdps, dtype=np.int32)
+            num_teachers += mdps.num_mdps
+    return jnp.concatenate(packed), [indices[id(cell.teacher)] for cell in cells]
 
 
-def _students(key: jax.Array, mdps: MDP, cell: Resolved, rule: rules.StudentRule, teacher_offset: int) -> rules.Student:
-    """The students of one cell on every MDP, NumPy [M, ...]."""
+def _students(key: jax.Array, mdps: MDP, cell: ResolvedCell, rule: Rule, teacher_index: np.ndarray) -> Student:
+    """The constants of the students of one cell on every MDP, NumPy [M, ...]."""
     num, method, config = mdps.num_mdps, cell.method, cell.config
 
     def floats(name: str, value: Any) -> np.ndarray:
-        value = 1.0 if callable(value) else value
-        array = np.asarray(value, np.float32)
+        array = np.asarray(1.0 if callable(value) else value, np.float32)  # a schedule is a factor of 1
         if array.shape not in ((), (num,)):
             raise ValueError(f"{name} must be one number or one for each of the {num} MDPs; got shape {array.shape}.")
         return np.array(np.broadcast_to(array, num))
 
-    def which(fns: tuple[Any, ...], fn: Any) -> np.ndarray:
-        return np.full(num, fns.index(fn) if fn is not None else -1, np.int32)
+    def function_index(functions: str, fn: Any) -> np.ndarray:
+        return np.full(num, -1 if fn is None else getattr(rule, functions).index(fn), np.int32)
 
-    numbers = ("learning_rate", "value_learning_rate", "probability_floor", "loss_weight", "return_weight")
-    discount = config.discount if method.discount is None else method.discount
-    return rules.Student(
+    numbers = {name: floats(name, getattr(config, name)) for name in number_fields()}
+    return Student(
         mdp=np.arange(num, dtype=np.int32),
-        teacher=np.arange(num, dtype=np.int32) + np.int32(teacher_offset),
+        teacher=teacher_index,
         key=stream_keys(key, cell.label, np.asarray(mdps.id)),
+        options=UpdateOptions(estimator=config.estimator, reduction=config.reduction, **numbers),
         control=np.tile(np.asarray(method.control.weights, np.float32), (num, 1)),
         per_episode=np.full(num, method.control.per == "episode"),
-        loss=which(rule.losses, method.loss),
-        reward=which(rule.rewards, method.reward),
-        next_reward=which(rule.next_rewards, method.next_reward),
-        bootstrap=np.full(num, rules.BOOTSTRAPS.index(method.bootstrap), np.int32),
+        loss=function_index("losses", method.loss),
+        reward=function_index("rewards", method.reward),
+        next_reward=function_index("next_rewards", method.next_reward),
+        bootstrap=np.full(num, BOOTSTRAPS.index(method.bootstrap), np.int32),
         baseline=np.full(num, method.baseline, np.float32),
-        discount=floats("discount", discount),
         params={name: floats(name, value) for name, value in method.params.items()},
-        **{name: floats(name, getattr(config, name)) for name in numbers},
+        **{name: floats(name, getattr(config, name)) for name in RATES},
     )

@@ -1,6 +1,5 @@
 """`train`: worlds, a teacher and methods in; learning curves and students out."""
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import methods
-from jaxdistill.mdp import MDP, exact, validate
-from jaxdistill.mdp.teacher import Teacher, check
+from jaxdistill.mdp import MDP, Teacher, exact, validate
+from jaxdistill.mdp.teacher import check
 from jaxdistill.methods import Method
-from jaxdistill.results.result import Result, Stopped
+from jaxdistill.results import Result, Stopped
 from jaxdistill.runtime import checks, processes
 from jaxdistill.runtime.progress import Hook, Progress
 from jaxdistill.scheduling import pool
-from jaxdistill.training.config import Cell, Config, Resolved, known
+from jaxdistill.training.config import Cell, Config, ResolvedCell, config_of, resolve_cell
 from jaxdistill.training.recorder import Measure, Recorder
 from jaxdistill.training.tasks import make_tasks
 
@@ -90,64 +89,61 @@ def train(
     """
     key = checks.as_key(key)
     mdps, teacher = _stacked(mdps, teacher)
-    if not isinstance(config, Config | None):
-        raise ValueError(f"config must be a Config; got {checks.shown(config)}. Give single fields by name.")
     for name, function in (("measure", measure), ("on_chunk", on_chunk)):
         if function is not None and not callable(function):
             raise ValueError(f"{name} must be a function or None; got {checks.shown(function)}.")
-    config = dataclasses.replace(config or Config(), **known(changes))
+    config = config_of(config, changes)
     cells = _resolve(methods, teacher, config)
     for cell in cells:
         _check_teacher(cell, mdps)
     if measure is not None and any(cell.teacher is None for cell in cells):
         raise ValueError("measure compares students with their teacher; pass one, such as teachers.uniform(mdps).")
-    measure_names = () if measure is None else _names_of(measure, mdps, cells[0].teacher)
-    if len(cells) * mdps.num_mdps < processes.count():
-        raise ValueError(
-            f"{processes.count()} processes cannot share {len(cells) * mdps.num_mdps} students; use fewer."
-        )
-    initial = _initial(initial_logits, initial_values, len(cells), mdps)
-    started = time.perf_counter()
+    measure_names = () if measure is None else _measure_names(measure, mdps, cells[0].teacher)
+    num_students = len(cells) * mdps.num_mdps
+    if num_students < processes.count():
+        raise ValueError(f"{processes.count()} processes cannot share {num_students} students; use fewer.")
+    initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
+    start = time.perf_counter()
     optimal = exact.greedy(exact.optimal_action_values(mdps, 1.0), exact.TIE)
     length = np.asarray(exact.start_value(mdps, exact.expected_length(mdps, optimal)))
     recorder = Recorder(mdps, cells, config, keep_tables, measure, measure_names)
-    tasks = make_tasks(
-        key,
-        mdps,
-        cells,
-        length,
-        recorder.add,
-        pauses=lambda cell: config.checkpoints[:-1].tolist() if measure or not cell.method.control.is_student else (),
-        initial=initial,
-    )
+
+    def pauses(cell: ResolvedCell) -> list[int]:
+        """Where parameters are needed: the curves of a student that does not act are exact."""
+        return config.checkpoints[:-1].tolist() if measure or not cell.method.control.is_student else []
+
+    tasks = make_tasks(key, mdps, cells, length, recorder.add, pauses=pauses, initial=initial)
     with Progress("students", progress, on_chunk) as report:
         try:
             pool.run(tasks, report)
         except KeyboardInterrupt as stop:
             if not recorder.finished.any():
                 raise
-            raise Stopped(recorder.result(optimal, report.steps, time.perf_counter() - started)) from stop
+            raise Stopped(recorder.result(optimal, report.steps, time.perf_counter() - start)) from stop
     recorder.gather()
-    steps = sum(int(number) for number in processes.exchange(str(report.steps).encode()))
-    return recorder.result(optimal, steps, time.perf_counter() - started)
+    num_steps = sum(int(number) for number in processes.exchange(str(report.steps).encode()))
+    return recorder.result(optimal, num_steps, time.perf_counter() - start)
 
 
-def _names_of(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tuple[str, ...]:
-    """What `measure` finds, by name; ValueError unless, tried without computing, it gives named numbers [M]."""
+def _measure_names(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tuple[str, ...]:
+    """The names of the numbers that `measure` returns; ValueError unless it returns named numbers [M].
+
+    Nothing is computed.
+    """
     policies = jax.ShapeDtypeStruct((mdps.num_mdps, mdps.num_states, mdps.num_actions), jnp.float32)
     try:
-        found = jax.eval_shape(measure, mdps, teacher, policies)
+        output = jax.eval_shape(measure, mdps, teacher, policies)
     except Exception as error:
         raise ValueError(f"measure fails: {checks.why(error)}.") from error
-    if not isinstance(found, Mapping) or any(
-        not isinstance(name, str) or getattr(x, "shape", None) != (mdps.num_mdps,) for name, x in found.items()
+    if not isinstance(output, Mapping) or any(
+        not isinstance(name, str) or getattr(x, "shape", None) != (mdps.num_mdps,) for name, x in output.items()
     ):
-        raise ValueError(f"measure must return {{name: numbers [M]}}, M = {mdps.num_mdps}; got {checks.shown(found)}.")
-    return tuple(found)
+        raise ValueError(f"measure must return {{name: numbers [M]}}, M = {mdps.num_mdps}; got {checks.shown(output)}.")
+    return tuple(output)
 
 
 def _stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:
-    """The worlds, and with a single world its teacher, with a leading axis [M]."""
+    """The worlds, validated, with a leading axis [M]; so is the teacher of a single world."""
     validate(mdps)
     if teacher is not None and not isinstance(teacher, Teacher):
         raise ValueError(f"teacher must be a Teacher, such as teachers.optimal(mdps); got {type(teacher).__name__}.")
@@ -157,33 +153,18 @@ def _stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:
     return mdps, teacher
 
 
-def _resolve(chosen: Any, teacher: Teacher | None, config: Config) -> list[Resolved]:
-    if isinstance(chosen, str | Method | Cell):
-        chosen = [chosen]
-    pairs = list(chosen.items()) if isinstance(chosen, Mapping) else [(None, item) for item in checks.listed(chosen)]
+def _resolve(given: Any, teacher: Teacher | None, config: Config) -> list[ResolvedCell]:
+    """The cells of the argument `methods` of `train`."""
+    if isinstance(given, str | Method | Cell):
+        given = [given]
+    pairs = list(given.items()) if isinstance(given, Mapping) else [(None, item) for item in checks.listed(given)]
     if not pairs:
         raise ValueError(f"methods is empty; give at least one of {', '.join(methods.METHODS)}.")
     cells = []
     for label, item in pairs:
-        cell = item if isinstance(item, Cell) else Cell(item)
-        method = methods.get(cell.method)
         if not isinstance(label, str | None) or not (label or "").isprintable():
             raise ValueError(f"methods must map labels of one line to methods; got the label {checks.shown(label)}.")
-        if not isinstance(cell.changes, Mapping):
-            raise ValueError(f"changes of a Cell must map options to values; got {checks.shown(cell.changes)}.")
-        shared = {"num_iterations", "num_checkpoints"} & set(cell.changes)
-        if shared:
-            raise ValueError(f"{' and '.join(sorted(shared))} must be the same for every method; set it for all.")
-        own = dataclasses.replace(config, **known(cell.changes))
-        for name, fixed in (("estimator", method.estimator), ("reduction", method.reduction)):
-            asked = cell.changes.get(name, fixed)
-            if fixed not in (None, asked):
-                raise ValueError(f"{method.name} is defined with {name} {fixed!r}; it cannot use {asked!r}.")
-        own = dataclasses.replace(own, reduction=method.reduction or own.reduction)
-        own_teacher = cell.teacher if cell.teacher is not None else teacher
-        if isinstance(cell.teacher, Teacher) and np.ndim(cell.teacher.probs) == 2:  # of a single world
-            own_teacher = cell.teacher[None]
-        cells.append(Resolved(label or method.name, method, own_teacher, own))
+        cells.append(_resolve_cell(label, item if isinstance(item, Cell) else Cell(item), teacher, config))
     labels = [cell.label for cell in cells]
     for label in labels:
         if labels.count(label) > 1:
@@ -191,7 +172,26 @@ def _resolve(chosen: Any, teacher: Teacher | None, config: Config) -> list[Resol
     return cells
 
 
-def _check_teacher(cell: Resolved, mdps: MDP) -> None:
+def _resolve_cell(label: str | None, cell: Cell, teacher: Teacher | None, config: Config) -> ResolvedCell:
+    method = methods.get(cell.method)
+    if not isinstance(cell.changes, Mapping):
+        raise ValueError(f"changes of a Cell must map options to values; got {checks.shown(cell.changes)}.")
+    shared = {"num_iterations", "num_checkpoints"} & set(cell.changes)
+    if shared:
+        raise ValueError(f"{' and '.join(sorted(shared))} must be the same for every method; set it for all.")
+    for name in ("estimator", "reduction"):
+        fixed = getattr(method, name)
+        requested = cell.changes.get(name, fixed)
+        if fixed not in (None, requested):
+            raise ValueError(f"{method.name} is defined with {name} {fixed!r}; it cannot use {requested!r}.")
+    if cell.teacher is not None:
+        is_single = isinstance(cell.teacher, Teacher) and np.ndim(cell.teacher.probs) == 2
+        teacher = cell.teacher[None] if is_single else cell.teacher
+    return resolve_cell(label or method.name, method, teacher, config_of(config, cell.changes))
+
+
+def _check_teacher(cell: ResolvedCell, mdps: MDP) -> None:
+    """ValueError unless the teacher of a cell fits the worlds and the method's functions are finite with it."""
     teacher = cell.teacher
     if teacher is None:
         if cell.method.needs_teacher:
@@ -202,42 +202,47 @@ def _check_teacher(cell: Resolved, mdps: MDP) -> None:
     probs = np.asarray(teacher.probs)
     methods.check_functions(cell.method, mdps.num_actions, teacher.num_others)
     if cell.method.needs_teacher and np.min(cell.config.probability_floor) == 0 and probs.min() == 0:
-        _check_zero_probability(cell, probs)
+        _check_zero_probability(cell, probs, teacher.num_others)
 
 
-def _check_zero_probability(cell: Resolved, probs: np.ndarray) -> None:
+def _check_zero_probability(cell: ResolvedCell, probs: np.ndarray, num_others: int) -> None:
     """Refuses log 0: tries the method's functions on a row of the teacher that has a zero."""
     row = probs[probs.min(-1) == 0][0]
-    zero, zeros = jnp.zeros(()), jnp.zeros(len(row))
-    step = methods.Step(
-        student_logits=zeros, frozen_logits=zeros, student_value=zero, teacher_probs=jnp.asarray(row),
-        teacher_log_probs=jnp.log(row), teacher_value=zero + 1, next_teacher_value=zero,
-        action=jnp.asarray(int(row.argmin()), jnp.int32), reward=zero, discount=zero,
-        params={name: jnp.asarray(value, jnp.float32) for name, value in cell.method.params.items()},
-        other_probs=jnp.full((cell.teacher.num_others if cell.teacher else 0, len(row)), 1 / len(row)),
-    )  # fmt: skip
     method = cell.method
-    tried = [fn(step) for fn in (method.reward, method.next_reward) if fn is not None]
+    step = methods.make_step(
+        jnp.zeros(len(row)),
+        jnp.asarray(row),
+        action=jnp.asarray(int(row.argmin()), jnp.int32),
+        probability_floor=0.0,
+        teacher_value=jnp.ones(()),
+        params={name: jnp.asarray(value, jnp.float32) for name, value in method.params.items()},
+        other_probs=jnp.full((num_others, len(row)), 1 / len(row)),
+    )
+    results = [fn(step) for fn in (method.reward, method.next_reward) if fn is not None]
     if method.loss is not None:
-        tried.append(methods.loss_gradient(method.loss, step))
-    if not all(bool(jnp.isfinite(x).all()) for x in tried):
+        results.append(methods.loss_gradient(method.loss, step))
+    if not all(bool(jnp.isfinite(x).all()) for x in results):
         raise ValueError(
             f"{cell.label} takes the logarithm of a teacher probability that is 0; set probability_floor > 0 (the "
             "default is 0.01) or use a teacher that is positive everywhere."
         )
 
 
-def _initial(logits: Any, values: Any, num_cells: int, mdps: MDP) -> np.ndarray | None:
+def _initial_params(logits: Any, values: Any, num_cells: int, mdps: MDP) -> np.ndarray | None:
+    """The parameters to start from, float32 [P, M, O, A + 1]; None if neither table is given."""
     if logits is None and values is None:
         return None
-    shape = (num_cells, mdps.num_mdps, mdps.num_observations, mdps.num_actions)
+    logits_shape = (num_cells, mdps.num_mdps, mdps.num_observations, mdps.num_actions)
     tables = []
-    for name, table, wanted in (("initial_logits", logits, shape), ("initial_values", values, shape[:3])):
+    for name, table, shape in (
+        ("initial_logits", logits, logits_shape),
+        ("initial_values", values, logits_shape[:3]),
+    ):
         table = np.zeros(()) if table is None else checks.numbers(name, table).astype(np.float32)
         try:
-            table = np.broadcast_to(table, wanted)
+            table = np.broadcast_to(table, shape)
         except ValueError:
-            raise ValueError(f"{name} must broadcast to {list(wanted)}; got shape {list(table.shape)}.") from None
+            raise ValueError(f"{name} must broadcast to {list(shape)}; got shape {list(table.shape)}.") from None
         if not np.isfinite(table).all():
             raise ValueError(f"{name} must be finite; it holds NaN or infinity.")
         tables.append(table)

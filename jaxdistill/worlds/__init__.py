@@ -1,6 +1,8 @@
-"""Where worlds come from.
+"""Where worlds come from: grid worlds, chains, random MDPs and environments of Gymnasium.
 
-`gridworld` defines grid worlds and builds their MDPs, from text too. `grid_sampling` samples them as in App. A.2.
-`corridor` builds the chain MDPs of Figs. 6 and 9, `garnet` random MDPs without structure, and `gymnasium` reads
-environments that have a transition table.
+`grid` defines the cells of grid worlds, their kinds and their numbering as states, and the options of sampled worlds.
+`grid_mdp` builds the MDP of a grid. `grid_sampling` samples grid worlds as in App. A.2. `gridworld` builds grid worlds
+from text and gives the public names of the three modules before. `corridor` builds the chain MDPs of Figs. 6 and 9.
+`garnet` samples random MDPs without structure. `gymnasium` builds the MDPs of environments that publish their
+transition table.
 """

@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxdistill.mdp import MDP
 from jaxdistill.runtime import checks
-from jaxdistill.worlds.gridworld import Grid, GridConfig, grid_to_mdp
+from jaxdistill.worlds.grid import Grid, GridConfig
+from jaxdistill.worlds.grid_mdp import grid_to_mdp
 
 
 def chain(
@@ -24,18 +25,18 @@ def chain(
     termination_prob: float = 0.01,
     num_actions: int = 4,
 ) -> MDP:
-    """Builds a corridor of 2 * length + 1 cells: the trap at the left end, the start, the goal at the right end.
+    """Builds a corridor of 2 * length + 1 cells: the trap at the left end, the start, and the goal at the right end.
 
-    The text gives no length; 5 makes the optimal policy's undiscounted return the 0.95 of Fig. 6.
+    The paper does not state the length. With 5, the undiscounted return of the optimal policy is the 0.95 of Fig. 6.
 
     Args:
-      length: moves from the start to either end, >= 1.
-      num_mdps: M >= 1 for a stack of equal corridors with ids 0 to M - 1, so that M independent students train beside
-        each other; None for a single MDP.
-      goal_reward: collected on arrival in the right end, which ends the episode; units of return.
-      trap_reward: likewise in the left end.
-      noise: probability that a move goes in one of the four directions, the chosen one included.
-      termination_prob: probability that a step ends the episode wherever it leads.
+      length: number of moves from the start to either end, >= 1.
+      num_mdps: M >= 1 for a stack of equal corridors with ids 0 to M - 1, so that M independent students train at the
+        same time; None for a single MDP.
+      goal_reward: reward of an arrival in the right end, which ends the episode; units of return.
+      trap_reward: reward of an arrival in the left end, which ends the episode.
+      noise: probability that a move goes in a random one of the four directions, the intended one included.
+      termination_prob: probability that a step ends the episode, whatever cell it leads to.
       num_actions: >= 4: left, right, up, down, then actions that stay.
 
     Returns:

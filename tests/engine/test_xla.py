@@ -13,8 +13,8 @@ from jaxdistill import ZOO, Config, methods, teachers
 from jaxdistill.engine import tick, xla
 from jaxdistill.scheduling.block import Block
 from jaxdistill.scheduling.pool import workers
-from jaxdistill.training import tasks
-from jaxdistill.training.config import Resolved
+from jaxdistill.training.config import resolve_cell
+from jaxdistill.training.tasks import make_tasks
 
 MDPS = jaxdistill.sample_mdps(jax.random.key(0), 2, num_rows=4, num_cols=4)
 TEACHER = teachers.optimal(MDPS)
@@ -23,8 +23,8 @@ TEACHER = teachers.optimal(MDPS)
 def entry(method, estimator="td", **changes):
     """The lines of the compiled program of `engine.advance` that are outside all functions it calls."""
     config = Config(num_iterations=10, estimator=estimator, **changes)
-    cell = Resolved("student", ZOO[method] if method in ZOO else methods.get(method), TEACHER, config)
-    (task,) = tasks.make_tasks(jax.random.key(1), MDPS, [cell], np.ones(2), lambda *_: None)
+    cell = resolve_cell("student", ZOO[method] if method in ZOO else methods.get(method), TEACHER, config)
+    (task,) = make_tasks(jax.random.key(1), MDPS, [cell], np.ones(2), lambda *_: None)
     block = Block(task, workers()[0], share=2)
     block.refill()
     arguments = (block.program, block.lanes, block.worlds, block.teachers, np.int32(10), block._until, np.int32(0))
@@ -48,8 +48,8 @@ def test_all_lanes_round_alike(estimator):
     config = Config(num_iterations=2**20, estimator=estimator, learning_rate=0.5)
     known = [methods.get(name) for name in ("baseline", "exp_entropy_regularised", "teacher_distill", "n_distill")]
     chosen = [method for method in known if method.estimator in (None, estimator)]
-    cells = [Resolved(method.name, method, TEACHER, config) for method in chosen]
-    for task in tasks.make_tasks(jax.random.key(1), MDPS, cells, np.ones(2), lambda *_: None):
+    cells = [resolve_cell(method.name, method, TEACHER, config) for method in chosen]
+    for task in make_tasks(jax.random.key(1), MDPS, cells, np.ones(2), lambda *_: None):
         block = Block(task, workers()[0], share=100)
         block.refill()
         copied = jax.tree.map(np.array, block.lanes)
@@ -57,7 +57,7 @@ def test_all_lanes_round_alike(estimator):
             by_lane = leaf.reshape(task.program.num_lanes, -1)
             by_lane[:] = by_lane[:1]
         block.lanes, block.occupant = jax.device_put(copied, block.device), np.zeros_like(block.occupant)
-        block._ticks(5000)
+        block._run_ticks(5000)
         assert block.count.min() > 1000
         for leaf in jax.tree.leaves(block.lanes):
             by_lane = np.asarray(leaf).reshape(task.program.num_lanes, -1).view(np.uint8)

@@ -1,4 +1,4 @@
-"""experiments.all: what it runs, what it leaves alone, how it fails, and the page that it writes."""
+"""experiments.all: which experiments it runs and skips, how it fails, and the page that it writes."""
 
 import dataclasses
 import json
@@ -96,7 +96,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_runs_all_and_writes_a_page_that_needs_nothing_else(fakes, tmp_path, capsys):
+def test_runs_all_and_writes_a_page_without_broken_links(fakes, tmp_path, capsys):
     outdir = tmp_path / "results"
     work(outdir, num_mdps=5)
     assert calls(outdir, "fig11") == [[f"--outdir={outdir}/fig11"]]
@@ -116,12 +116,12 @@ def test_runs_all_and_writes_a_page_that_needs_nothing_else(fakes, tmp_path, cap
     assert "2 of 2 experiments" in capsys.readouterr().out
 
 
-def test_leaves_alone_what_is_there_and_runs_what_is_not(fakes, tmp_path, capsys):
+def test_skips_finished_experiments_and_runs_the_others(fakes, tmp_path, capsys):
     outdir = tmp_path / "results"
     work(outdir)
     work(outdir)
     assert len(calls(outdir, "fig11")) == len(calls(outdir, "fig2")) == 1
-    assert capsys.readouterr().out.count("there already") == 2
+    assert capsys.readouterr().out.count("already finished") == 2
     (outdir / "fig2" / "fig2.png").unlink()
     work(outdir)
     assert len(calls(outdir, "fig11")) == 1 and len(calls(outdir, "fig2")) == 2
@@ -140,7 +140,7 @@ def test_leaves_alone_what_is_there_and_runs_what_is_not(fakes, tmp_path, capsys
         ("def", "SyntaxError"),
     ],
 )
-def test_goes_on_after_a_failure_and_says_so(body, message, fakes, tmp_path, capsys):
+def test_continues_after_a_failure_and_reports_it(body, message, fakes, tmp_path, capsys):
     outdir = tmp_path / "results"
     fakes("fig11", body)
     with pytest.raises(SystemExit) as stopped:
@@ -158,7 +158,7 @@ def test_goes_on_after_a_failure_and_says_so(body, message, fakes, tmp_path, cap
 
 @pytest.mark.slow  # waits on processes: minutes on a busy machine
 def test_interrupted_it_stops_its_experiment_and_can_go_on(fakes, tmp_path):
-    """Ctrl-C reaches the command alone, as it would its experiment from a terminal; nothing is left running."""
+    """SIGINT to the command stops its experiment too, and the same command continues."""
     outdir = tmp_path / "results"
     fakes("fig2", "(outdir / 'started').touch(); time.sleep(60)")
     script = (
@@ -180,7 +180,9 @@ def test_interrupted_it_stops_its_experiment_and_can_go_on(fakes, tmp_path):
     runs = json.loads((outdir / "runs.json").read_text())
     assert {name: run["status"] for name, run in runs.items()} == {"fig11": "done", "fig2": "stopped"}
     assert "stopped after" in Page(outdir / "index.html").text
-    assert "KeyboardInterrupt" in (outdir / "logs" / "fig2.txt").read_text()  # it was told, and has ended
+    assert (
+        "KeyboardInterrupt" in (outdir / "logs" / "fig2.txt").read_text()
+    )  # the experiment was stopped, and has ended
     fakes("fig2")
     work(outdir)
     assert len(calls(outdir, "fig11")) == 1 and len(calls(outdir, "fig2")) == 2
@@ -200,7 +202,7 @@ def test_time_left_is_that_of_earlier_runs_or_of_the_table(fakes, tmp_path):
     assert left({"fig2": earlier}) == "42 s"
     assert left({"fig2": earlier}, num_mdps=100) == "3 min 22 s"
     assert left({"fig2": dataclasses.replace(earlier, status="failed")}) == "1 min 42 s"
-    assert left({"fig2": dataclasses.replace(earlier, files=[])}) == "2 s"  # there already
+    assert left({"fig2": dataclasses.replace(earlier, files=[])}) == "2 s"  # already finished
     assert left({"fig2": dataclasses.replace(earlier, files=[])}, restart=True) == "42 s"
 
 
@@ -213,7 +215,7 @@ def test_a_damaged_record_counts_as_none(text, fakes, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"), [({"only": ["fig3"]}, "fig11, fig2"), ({"num_mdps": -1}, "--num_mdps must be")]
 )
-def test_refuses_what_it_cannot_do(settings, message, fakes, tmp_path):
+def test_refuses_wrong_settings(settings, message, fakes, tmp_path):
     with pytest.raises(ValueError, match=message):
         work(tmp_path / "new", **settings)
     assert not (tmp_path / "new").exists()
@@ -230,7 +232,7 @@ def test_one_real_experiment(tmp_path):
 
 
 def test_the_table_holds_every_experiment():
-    """A module with a main that draws; targets only compares, and all is this one."""
+    """Every module with a main is in the table, except for those that draw no figure of the paper."""
     modules = {path.stem for path in (ROOT / "experiments").glob("*.py") if "common.main(" in path.read_text()}
     names = [experiment.name for experiment in run_all.TABLE]
     assert sorted(set(names)) == sorted(names)

@@ -16,7 +16,7 @@ import pytest
 from experiments import benchmark, common
 from experiments.baselines import Problem, Trained, clock, engine, padded_scan, pages, problems, scalar_loop, ticks
 from jaxdistill import MDP, METHODS, Config, methods, sample_mdps, stack, teachers
-from jaxdistill.training.config import Resolved
+from jaxdistill.training.config import resolve_cell
 from tests import reference, small
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def test_without_chance_a_baseline_has_the_tables_of_the_reference(train, pairs)
     """Aliased observations, a revisit in every step, large rates: float32 against float64, to 1e-5."""
     mdp, teacher = certain()
     cells = tuple(
-        Resolved(f"{name}/{e}", dataclasses.replace(METHODS[name], control=methods.TEACHER), teacher[None],
+        resolve_cell(f"{name}/{e}", dataclasses.replace(METHODS[name], control=methods.TEACHER), teacher[None],
                  Config(estimator=e, **RATES))
         for name, e in pairs
     )  # fmt: skip
@@ -104,7 +104,7 @@ def sampled() -> tuple[Problem, Trained]:
     teacher = teachers.with_noise(jax.random.key(1), mdps, teachers.optimal(mdps), 0.3)
     pairs = [label.split("/") for label in COMPARED]
     cells = tuple(
-        Resolved("/".join(pair), METHODS[pair[0]], teacher, Config(estimator=pair[1], num_checkpoints=1, **RATES))
+        resolve_cell("/".join(pair), METHODS[pair[0]], teacher, Config(estimator=pair[1], num_checkpoints=1, **RATES))
         for pair in pairs
     )
     problem = Problem(mdps, cells, 50)
@@ -159,7 +159,7 @@ def test_the_mix_is_that_of_fig8():
     mix = problems.Mix(34, 5, tuple(benchmark.Settings().methods), tuple(benchmark.Settings().columns))
     problem, cells = problems.fig8_mix(mix, 3)
     assert len(cells) == 34 and problem.num_students == 34
-    assert {cell.estimator for cell in problem.cells} == {"mc", "td"}
+    assert {cell.config.estimator for cell in problem.cells} == {"mc", "td"}
     few, _ = problems.fig8_mix(mix._replace(num_students=10), 3)
     assert few.num_students == 10 and len({cell.label for cell in few.cells}) == 10
 
@@ -207,25 +207,25 @@ def full():
     """A full block of TD(1) students."""
     mix = problems.Mix(1, 15, ("baseline", "on_policy_distill"), ("td",))
     problem, _ = problems.fig8_mix(ticks.filling(mix, 8), 1)
-    return ticks.full_block(problem, monte_carlo=False, num_lanes=8)
+    return ticks.full_block(problem, estimator="td", num_lanes=8)
 
 
 def test_no_table_is_copied_in_the_loop_of_the_engine(full):
     text = ticks.variant(full, []).text
     lanes = full.lanes
-    tables = [lanes.table[0].size, lanes.scales.size, full.teachers.size, full.worlds.arrivals.size]
-    assert lanes.table[0].size > 10_000
+    tables = [lanes.tables.rows[0].size, lanes.tables.scales.size, full.teachers.size, full.worlds.arrivals.size]
+    assert lanes.tables.rows[0].size > 10_000
     assert ticks.table_copies(text, tables) == []
     assert 0 < ticks.kernels(text) < 100
 
 
 def test_parts_of_a_tick_add_up_and_leave_the_lanes_in_range(full):
-    before = np.asarray(full.lanes.count).copy()
+    before = np.asarray(full.lanes.state.count).copy()
     seconds = ticks.measure(full, 200, ["random", "rest"], 2)
     assert list(seconds) == ["random", "rest"] and all((one > 0).all() for one in seconds.values())
     shares = ticks.shares(seconds)
     assert sum(shares.values()) == pytest.approx(np.min(seconds["random"]))
-    np.testing.assert_array_equal(full.lanes.count, before)  # it ran on copies
+    np.testing.assert_array_equal(full.lanes.state.count, before)  # it ran on copies
 
 
 def test_other_numbers_compile_nothing():

@@ -20,7 +20,7 @@ TINY = {
 
 
 def settings_of(module, **changes):
-    """Resolved and checked settings, tiny but for the changes."""
+    """Resolved and checked settings of a tiny run, with changes."""
     settings = fig4.resolve(module.Settings(**(TINY | changes)))
     fig4.check(settings)
     return settings
@@ -49,7 +49,7 @@ def test_what_is_written(tiny):
 
 
 def test_all_panels_have_the_same_worlds(tiny):
-    """And so the same teacher, and paired differences; more worlds do not change the first ones."""
+    """So they have the same teacher, and differences are paired; more worlds do not change the first ones."""
     settings, _, parts = tiny
     four, forty = (fig4.worlds(panel) for panel in fig4.panels(settings).values())
     more = fig4.worlds(dataclasses.replace(settings, num_actions=4000, num_mdps=5))
@@ -72,7 +72,7 @@ def test_the_teacher_never_plays_an_idle_action(tiny):
 
 
 def test_little_memory_changes_no_number(tiny, monkeypatch):
-    """One world at a time, and all at once."""
+    """One world at a time gives the numbers of all worlds at once."""
     settings, _, parts = tiny
     monkeypatch.setattr(fig4, "worlds_at_once", lambda panel: 1)
     panel = fig4.panels(settings)["actions40"]
@@ -95,17 +95,17 @@ def test_memory_decides_how_many_worlds_are_trained_at_once():
 
 
 def test_uniform_policy_against_the_paper():
-    """Fig. 4's return of the uniform policy, exactly, on 300 worlds: 3 standard errors and 0.15 of reading error."""
+    """Exact returns on 300 worlds against those of Fig. 4, within 3 standard errors and 0.15 of reading error."""
     mean, error = {}, {}
     for num_actions in (4, 40, 400, 4000):
         mdps = fig4.worlds(fig4.Settings(num_actions=num_actions, num_mdps=300))
-        found = np.asarray(exact.start_value(mdps, exact.policy_values(mdps, exact.uniform_policy(mdps))))
-        mean[num_actions], error[num_actions] = found.mean(), found.std(ddof=1) / np.sqrt(len(found))
+        returns = np.asarray(exact.start_value(mdps, exact.policy_values(mdps, exact.uniform_policy(mdps))))
+        mean[num_actions], error[num_actions] = returns.mean(), returns.std(ddof=1) / np.sqrt(len(returns))
     for num_actions, paper in {4: -2.4, 40: -6.5, 400: -4.2, 4000: -1.0}.items():
         assert abs(mean[num_actions] - paper) < 3 * error[num_actions] + 0.15, (mean, error)
 
 
-def test_the_estimate_knows_the_length_of_uniform_episodes(tiny):
+def test_the_estimated_time_uses_the_length_of_uniform_episodes(tiny):
     settings, _, _ = tiny
     panel = fig4.panels(settings)["actions40"]
     mdps = fig4.worlds(panel)
@@ -118,8 +118,8 @@ def test_the_estimate_knows_the_length_of_uniform_episodes(tiny):
     )
 
 
-def test_fig10_takes_what_fig4_has(tiny, tmp_path, capsys):
-    """The four methods of fig4 from its folder, bit for bit; the others trained on the same worlds."""
+def test_fig10_reads_the_methods_of_fig4(tiny, tmp_path, capsys):
+    """Methods of fig4 are read from its folder, bit for bit; the others are trained on the same worlds."""
     _, folder, parts = tiny
     methods = ["on_policy_distill", "n_distill", "baseline"]
     fig10.work(fig10.Settings(**TINY, outdir=str(tmp_path), shared=str(folder), methods=methods))
@@ -133,13 +133,13 @@ def test_fig10_takes_what_fig4_has(tiny, tmp_path, capsys):
         assert np.isfinite(result.returns).all()
 
 
-def test_fig10_does_not_take_other_students(tiny, tmp_path):
+def test_fig10_does_not_read_results_of_other_settings(tiny, tmp_path):
     _, folder, _ = tiny
     settings = settings_of(fig10, shared=str(folder), outdir=str(tmp_path), seed=1)
     assert fig10.from_fig4(settings, "moves") is None
     settings = settings_of(fig10, shared=str(folder), outdir=str(tmp_path))
     assert fig10.from_fig4(settings, "moves") is not None
-    # More worlds than fig4 had: none of its panels fits, nor have all of them a teacher.
+    # With more worlds than fig4 had, neither its panels nor its teachers can be used.
     settings = settings_of(fig10, shared=str(folder), num_mdps=["4"])
     assert len(fig10.moves(settings)["uniform_returns"]) == 4
 
@@ -185,7 +185,7 @@ def test_the_figure_has_its_lines(tiny):
 
 
 def test_a_teacher_that_meets_all_actions(tiny):
-    """It may play any of them; the students' teacher is the one that was learned."""
+    """It has probabilities for all actions, and it is the teacher that the students have."""
     settings, _, _ = tiny
     panel = dataclasses.replace(fig4.panels(settings)["actions40"], teacher="all")
     mdps = fig4.worlds(panel)

@@ -32,27 +32,27 @@ def measured(worlds):
 
 
 def test_before_training_the_kl_is_log_4_times_the_length(worlds):
-    """Of a deterministic teacher, at every state log 4; so along trajectories of q it is log 4 x q's mean length."""
+    """For a deterministic teacher it is log 4 in every state, and so log 4 times the mean length of an episode."""
     q = exact.optimal_action_values(worlds, 0.99)
     greedy = jax.nn.one_hot(q.argmax(-1), 4)
     teacher = teachers.from_table(worlds, greedy)
     uniform = jnp.full(greedy.shape, 0.25)
-    found = fig3.measure(worlds, teacher, uniform)
+    measured = fig3.measure(worlds, teacher, uniform)
     for name, policy in (("uniform", uniform), ("student", uniform), ("teacher", greedy)):
         length = exact.start_value(worlds, exact.expected_length(worlds, policy))
-        np.testing.assert_allclose(found[f"kl_{name}"], np.log(4) * length, rtol=1e-4)
+        np.testing.assert_allclose(measured[f"kl_{name}"], np.log(4) * length, rtol=1e-4)
     value = exact.start_value(worlds, exact.policy_values(worlds, uniform))
-    np.testing.assert_allclose(found["return"], value, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(measured["return"], value, rtol=1e-3, atol=1e-3)
 
 
 def test_kl_along_trajectories_against_simulation():
-    """On a small MDP: the mean over 40 000 simulated episodes, within 4 standard errors (seed 0)."""
+    """On a small MDP, within 4 standard errors of the mean over 40 000 simulated episodes (seed 0)."""
     mdp = small.random_mdp(5)
     teacher = small.random_teacher(mdp, 5)
     logits, _ = small.random_student(mdp, 5)
     policy = np.asarray(jax.nn.softmax(jnp.asarray(logits)))[np.asarray(mdp.observation)]
-    stacked, many = jax.tree.map(lambda x: jnp.asarray(x)[None], (mdp, teacher))
-    found = fig3.measure(stacked, many, jnp.asarray(policy)[None])
+    stacked, stacked_teacher = jax.tree.map(lambda x: jnp.asarray(x)[None], (mdp, teacher))
+    measured = fig3.measure(stacked, stacked_teacher, jnp.asarray(policy)[None])
     pi = np.asarray(teacher.probs)
     kl = (pi * (np.log(pi) - np.log(policy))).sum(-1)
     rng = np.random.default_rng(0)
@@ -66,11 +66,11 @@ def test_kl_along_trajectories_against_simulation():
             alive &= ~np.asarray(mdp.terminal)[state, outcome] & (rng.random(40_000) < float(mdp.continue_prob))
             state = np.asarray(mdp.successor)[state, outcome]
         error = total.std() / np.sqrt(len(total))
-        assert abs(total.mean() - found[f"kl_{name}"][0]) < 4 * error, name
+        assert abs(total.mean() - measured[f"kl_{name}"][0]) < 4 * error, name
 
 
 def test_measures_of_train_are_those_of_the_final_tables(worlds, measured):
-    """The last checkpoint's measures against the saved tables, for students' and others' control."""
+    """The measures of the last checkpoint agree with the saved tables, for every control policy."""
     result, plain = measured
     assert result.measure_names == tuple(fig3.COLUMNS)
     assert np.isfinite(result.measurements).all()
@@ -79,8 +79,8 @@ def test_measures_of_train_are_those_of_the_final_tables(worlds, measured):
         for name, value in fig3.measure(worlds, teachers.optimal(worlds), policy).items():
             np.testing.assert_allclose(result.measure(name)[p, :, -1], value, rtol=1e-4)
         np.testing.assert_allclose(result.measure("return")[p, :, -1], result.final_returns[p], rtol=1e-3, atol=1e-3)
-    assert (np.diff(result.measure("kl_student")[0].mean(0)) < 0).all()  # cloning lowers it
-    np.testing.assert_array_equal(plain.logits, result.logits)  # looking changes nothing
+    assert (np.diff(result.measure("kl_student")[0].mean(0)) < 0).all()  # on-policy distillation lowers it
+    np.testing.assert_array_equal(plain.logits, result.logits)  # measuring changes nothing
     with pytest.raises(ValueError, match="kl_student"):
         result.measure("kl")
     with pytest.raises(ValueError, match="teacher"):
@@ -91,8 +91,8 @@ def test_measures_are_saved_selected_and_joined(measured, tmp_path):
     result, _ = measured
     loaded = jaxdistill.load(result.save(tmp_path / "a.npz"))
     np.testing.assert_array_equal(loaded.measure("return"), result.measure("return"))
-    one = loaded.select("teacher_distill", [int(loaded.mdp_ids[2])])
-    assert one.measure("return").tolist() == result.measure("return")[1:2, 2:3].tolist()
+    selected = loaded.select("teacher_distill", [int(loaded.mdp_ids[2])])
+    assert selected.measure("return").tolist() == result.measure("return")[1:2, 2:3].tolist()
     parts = [result.select(mdps=[int(i)]) for i in result.mdp_ids]
     np.testing.assert_array_equal(jaxdistill.concatenate(parts).measurements, result.measurements)
 
@@ -100,12 +100,12 @@ def test_measures_are_saved_selected_and_joined(measured, tmp_path):
 def test_fig3(tmp_path, capsys):
     settings = fig3.Settings(outdir=str(tmp_path), temperatures=["0", "0.1"], controls=["teacher_distill"], **TINY)
     fig3.work(settings)
-    found = np.load(tmp_path / "temperature_0.1.npz")
-    assert found["kl_uniform"].shape == (1, 3, 4)
-    assert found["iterations"].tolist() == [0, 20, 40, 60]
-    assert all(np.isfinite(found[name]).all() for name in found.files)
+    part = np.load(tmp_path / "temperature_0.1.npz")
+    assert part["kl_uniform"].shape == (1, 3, 4)
+    assert part["iterations"].tolist() == [0, 20, 40, 60]
+    assert all(np.isfinite(part[name]).all() for name in part.files)
     capsys.readouterr()
-    fig3.work(settings)  # from the files
+    fig3.work(settings)  # reads the files
     assert "2 parts, 2 of them" in capsys.readouterr().out
     plotting.plt.close("all")
 
@@ -119,10 +119,10 @@ def test_fig3_refuses(change, expected):
 
 
 def test_fig5_is_the_first_row_of_fig8(tmp_path, capsys, monkeypatch):
-    """Taken from a folder of fig8 where the settings agree, and the same numbers where it is trained."""
-    chosen = {**TINY, "methods": ["on_policy_distill"], "columns": ["td"]}
-    fig8.work(fig8.Settings(outdir=str(tmp_path / "8"), teachers=["q_learning", "optimal"], **chosen))
-    settings = fig5.Settings(outdir=str(tmp_path / "5"), shared=str(tmp_path / "8"), **chosen)
+    """The row read from a folder of fig8 with the same settings equals the row that fig5 trains."""
+    sizes = {**TINY, "methods": ["on_policy_distill"], "columns": ["td"]}
+    fig8.work(fig8.Settings(outdir=str(tmp_path / "8"), teachers=["q_learning", "optimal"], **sizes))
+    settings = fig5.Settings(outdir=str(tmp_path / "5"), shared=str(tmp_path / "8"), **sizes)
     alone = fig5.row(dataclasses.replace(settings, shared=str(tmp_path / "nowhere")), "q_learning")
     with monkeypatch.context() as patched:
         patched.delattr(fig8, "row")  # nothing may be trained

@@ -1,4 +1,4 @@
-"""Figs. 2, 6, 7 and 9, tiny: what they write, what they must show, that they draw again, and how they refuse."""
+"""Figs. 2, 6, 7 and 9 at a tiny scale: their files, their claims, the second call, and wrong flags."""
 
 import dataclasses
 
@@ -11,7 +11,8 @@ from experiments import common, fig2, fig6, fig7, fig9
 from experiments.oscillation import log_odds
 from jaxdistill.mdp import exact
 
-# Enough for what Figs. 2 and 6 must show. Figs. 6 and 9 share a length and so their programs, which cost most here.
+# Sizes large enough for the claims of Figs. 2 and 6. Figs. 6 and 9 have the same length, so that they share compiled
+# programs, whose compilation takes most of the time here.
 LENGTH = 3
 TINY = {"num_students": 16, "num_iterations": 1000, "num_checkpoints": 20}
 SIZES = {
@@ -31,7 +32,7 @@ PARTS = {
 
 @pytest.fixture(scope="module")
 def settings_of(tmp_path_factory):
-    """A function from a figure's name to its settings, after it has run."""
+    """A function that runs a figure, once, and returns its settings."""
     made = {}
 
     def run(name):
@@ -46,11 +47,11 @@ def settings_of(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts_of(settings_of):
-    """A function from a figure's name to what its run saved."""
+    """A function that returns the saved parts of a figure."""
 
     def read(name):
         outdir = common.prepare_outdir(settings_of(name))
-        return common.run_parts(settings_of(name), outdir, dict.fromkeys(PARTS[name]))  # nothing to run: all is read
+        return common.run_parts(settings_of(name), outdir, dict.fromkeys(PARTS[name]))  # all parts are read
 
     return read
 
@@ -91,7 +92,7 @@ def test_fig2_cycles_and_converges(parts_of):
     probs = fig2.probabilities(path)[:, 0]
     crossings = np.flatnonzero(np.diff(np.sign(probs[1:] - 0.5)))
     assert len(crossings) >= 8
-    # The turns are equally long and equally wide to the end: nothing converges.
+    # All turns are equally long and equally wide, so there is no convergence.
     assert np.ptp(np.diff(crossings)) <= 2
     assert probs[6000:].max() == pytest.approx(probs[:3000].max(), abs=1e-4)
     paths = parts_of("fig2")["expected"]
@@ -101,7 +102,7 @@ def test_fig2_cycles_and_converges(parts_of):
 
 
 def test_fig2_sampled_students(parts_of):
-    """Students of N-distill + R end near P(R|s0) = 1; those of on-policy distillation + R go round."""
+    """Students of N-distill + R end near P(R|s0) = 1; those of on-policy distillation + R cycle."""
     data = parts_of("fig2")["sampled"]
     ends = {name: fig2.probabilities(data[name][:, -1, 0]) for name in fig2.TITLES}
     assert ends["n_distill_r"].min() > 0.98
@@ -109,12 +110,12 @@ def test_fig2_sampled_students(parts_of):
     assert ends["on_policy_distill_r"].max() > 0.7
     integral = fig2.first_integral(data["on_policy_distill_r"])
     np.testing.assert_allclose(integral[:, 0], 2 + 2 * np.cosh(2), rtol=1e-6)
-    # The integral is convex, so noise raises its mean: 4 standard errors outwards, and 4 is the point of rest.
+    # The integral is convex, so noise raises its mean, here by more than 4 standard errors.
     gain = integral[:, -1] - integral[:, 0]
     assert gain.mean() > 4 * gain.std() / np.sqrt(len(gain))
 
 
-def test_fig2_segments_go_on_with_new_random_numbers():
+def test_fig2_segments_use_different_random_numbers():
     """At a tiny learning rate the policy hardly moves, so equal random numbers would give equal changes."""
     tiny = {"num_students": SIZES["fig2"]["num_students"], "learning_rate": 1e-4}
     data = fig2.sampled(fig2.Settings(num_iterations=30, num_checkpoints=3, **tiny))
@@ -127,14 +128,14 @@ def test_fig2_segments_go_on_with_new_random_numbers():
 
 
 def test_fig6_claims(parts_of):
-    """Learning from the reward beats an adversarial teacher; cloning repeats it."""
+    """Students that learn from the reward exceed an adversarial teacher; on-policy distillation copies it."""
     results = parts_of("fig6")
     optimum = results["optimal"].optimal_returns[0]
-    assert optimum == pytest.approx(0.977, abs=0.001)  # solved apart in test_chain.py
+    assert optimum == pytest.approx(0.977, abs=0.001)  # solved independently in the tests of the corridor
     final = {}
     for teacher, value in (("optimal", optimum), ("adversarial", -optimum)):
         result = results[teacher]
-        np.testing.assert_allclose(result.teacher_returns[1:], value, atol=1e-5)  # all but the baseline have one
+        np.testing.assert_allclose(result.teacher_returns[1:], value, atol=1e-5)  # the baseline has no teacher
         np.testing.assert_allclose(result.uniform_returns, 0, atol=1e-5)
         assert len(np.unique(result.returns[0], axis=0)) == TINY["num_students"]  # independent students
         final[teacher] = dict(zip(result.labels, result.final_returns.mean(1), strict=True))
@@ -144,7 +145,7 @@ def test_fig6_claims(parts_of):
     assert final["optimal"]["on_policy_distill"] > optimum - 0.1
 
 
-def test_fig9_holds_fig6(parts_of):
+def test_fig9_contains_fig6(parts_of):
     """A corridor of Fig. 6 has the same students in Fig. 9; each length is a column."""
     nine = parts_of("fig9")
     six = parts_of("fig6")["adversarial"].select(SIZES["fig9"]["methods"])
@@ -152,7 +153,7 @@ def test_fig9_holds_fig6(parts_of):
     settings = fig9.Settings(lengths=["3", "4"], methods=SIZES["fig9"]["methods"])
     figure = fig9.plot(settings, nine | {"optimal_4": nine["optimal_3"], "adversarial_4": six})
     assert [ax.get_title() for ax in figure.axes] == ["3 moves to either end", "4 moves to either end", "", ""]
-    # Two methods, the teacher, the uniform policy; the optimal policy where the teacher is another.
+    # Two methods, the teacher, the uniform policy, and the optimal policy unless it is the teacher.
     assert [len(ax.get_lines()) for ax in figure.axes] == [4, 4, 5, 5]
 
 

@@ -1,4 +1,4 @@
-"""Mixtures against closed forms, scipy's quadrature and brute force; and Figs. 11 to 13: what minimises what."""
+"""Mixtures of Gaussians against closed forms, scipy's quadrature and brute force, and the claims of Figs. 11 to 13."""
 
 import functools
 import itertools
@@ -15,13 +15,14 @@ PEAKS = np.array([-1.5, -0.5, 0.5, 1.5])
 UNEVEN = dict(means=[-1.0, 0.2, 2.0], scales=[0.3, 0.8, 0.5], weights=[1.0, 2.0, 5.0])
 
 
-def numpy_density(of, x):
-    means, scales, weights = (np.asarray(array, np.float64) for array in (of.means, of.scales, of.weights))
+def numpy_density(mixture, x):
+    arrays = (mixture.means, mixture.scales, mixture.weights)
+    means, scales, weights = (np.asarray(array, np.float64) for array in arrays)
     return stats.norm.pdf(np.asarray(x)[..., None], means, scales) @ weights
 
 
 def numpy_kl(p, q):
-    """KL(p||q) by scipy's adaptive quadrature, in pieces so that no peak is missed."""
+    """KL(p||q) by scipy's adaptive quadrature, on pieces that are short enough to miss no peak."""
 
     def integrand(x):
         a, b = numpy_density(p, x), numpy_density(q, x)
@@ -36,10 +37,10 @@ def numpy_kl(p, q):
 
 
 def test_density_is_a_weighted_sum_that_integrates_to_one():
-    made = gaussian_mixtures.mixture(**UNEVEN)
+    mixture = gaussian_mixtures.mixture(**UNEVEN)
     x = np.linspace(-6, 8, 2001).reshape(3, 667)
-    density = np.exp(gaussian_mixtures.log_density(made, jnp.asarray(x, float)))
-    np.testing.assert_allclose(density, numpy_density(made, x), rtol=1e-4)
+    density = np.exp(gaussian_mixtures.log_density(mixture, jnp.asarray(x, float)))
+    np.testing.assert_allclose(density, numpy_density(mixture, x), rtol=1e-4)
     assert integrate.trapezoid(density.ravel(), x.ravel()) == pytest.approx(1, abs=1e-5)
     assert gaussian_mixtures.mixture([1, 2], 0.5).weights.tolist() == [0.5, 0.5]
 
@@ -58,8 +59,8 @@ def test_kl_of_mixtures_is_the_integral(direction):
     assert float(gaussian_mixtures.divergence(direction, target, fit)) == pytest.approx(numpy_kl(p, q), rel=1e-4)
 
 
-def test_a_wide_fit_cannot_hide_its_mass():
-    """Beyond any grid laid over the target: the KL of a Gaussian that flees grows without end."""
+def test_the_mass_of_a_wide_fit_counts():
+    """The KL of a Gaussian grows without bound with its width, also where it is wider than any grid over the target."""
     target = gaussian_mixtures.mixture(PEAKS, 0.1)
     kls = [
         float(gaussian_mixtures.divergence("reverse", target, gaussian_mixtures.mixture(0.0, s)))
@@ -78,8 +79,8 @@ def brute_force(target, grid, direction):
     """KL of one Gaussian at every (mean, scale) of the grid [N, 2]."""
 
     def kl(point):
-        one = gaussian_mixtures.Mixture(point[:1], point[1:], jnp.ones(1))
-        return gaussian_mixtures.divergence(direction, target, one, nodes_per_scale=16)
+        gaussian = gaussian_mixtures.Mixture(point[:1], point[1:], jnp.ones(1))
+        return gaussian_mixtures.divergence(direction, target, gaussian, nodes_per_scale=16)
 
     return jax.lax.map(kl, grid, batch_size=256)
 
@@ -96,18 +97,18 @@ def test_the_fit_of_one_gaussian_is_that_of_brute_force(direction, target):
     best = fit(target, 1, direction, free=("means", "scales"))
     lowest = float(kls.min())
     assert lowest - 5e-3 < float(best.kl) < lowest + 1e-3  # between the points of the grid it may be a little lower
-    equal = grid[kls < lowest + 1e-3]  # every peak is as good as another
-    found = jnp.array([best.best.means[0], best.best.scales[0]])
-    assert float(jnp.abs(equal - found).max(axis=1).min()) < 0.05
-    if direction == "forward":  # moments: the closed form of a single Gaussian
+    equal = grid[kls < lowest + 1e-3]  # all peaks are equally good
+    fitted = jnp.array([best.best.means[0], best.best.scales[0]])
+    assert float(jnp.abs(equal - fitted).max(axis=1).min()) < 0.05
+    if direction == "forward":  # the moments are the closed form for a single Gaussian
         mean = float(target.weights @ target.means)
         variance = float(target.weights @ (target.scales**2 + (target.means - mean) ** 2))
-        np.testing.assert_allclose(found, [mean, np.sqrt(variance)], atol=5e-3)
+        np.testing.assert_allclose(fitted, [mean, np.sqrt(variance)], atol=5e-3)
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """The data of the smoke runs of Figs. 11 to 13, and their folder; what they print is not of interest here."""
+    """The folder of the smoke runs of Figs. 11 to 13."""
     outdir = tmp_path_factory.mktemp("mixtures")
     for module in (fig11, fig12, fig13):
         module.work(settings(module, outdir))
@@ -121,22 +122,22 @@ def settings(module, outdir, **changes):
 
 def parts(module, outdir):
     name = module.__name__.rpartition(".")[2]
-    found = {}
+    arrays = {}
     for path in (outdir / name).glob("*.npz"):
         with np.load(path) as file:
-            found[path.stem] = dict(file)
-    return found
+            arrays[path.stem] = dict(file)
+    return arrays
 
 
 def test_the_fit_of_two_means_is_that_of_brute_force(smoke):
-    """Fig. 12's second column against Fig. 13's grid: at most half a step away, and no higher."""
+    """Fig. 12's second column is at most half a step away from a minimum of Fig. 13's grid, and as low."""
     fits, tables = parts(fig12, smoke), parts(fig13, smoke)
     for direction, number in (("forward", 2), ("reverse", 12)):
         grid = tables[direction]["grid"]
         minima = fig13.minima(tables[direction])
         assert len(minima) == number
-        found = fits[direction]["means"][1, :2]
-        assert np.abs(minima - found).max(axis=1).min() <= 0.5 * (grid[1] - grid[0])
+        means = fits[direction]["means"][1, :2]
+        assert np.abs(minima - means).max(axis=1).min() <= 0.5 * (grid[1] - grid[0])
         assert fits[direction]["kl"][1] == pytest.approx(tables[direction]["kl"].min(), abs=2e-3)
 
 
@@ -169,7 +170,7 @@ def test_figure_11_matches_the_closed_form(smoke):
     assert sum("NOT CONVERGED" in line for line in fig11.report(wrong)) == len(data["policies"])
 
 
-def test_figure_11_shares_between_equal_maxima(tmp_path):
+def test_figure_11_divides_the_mass_between_equal_maxima(tmp_path):
     data = fig11.run(fig11.Settings(outdir=str(tmp_path), policies=["0.4 0.4 0.2"]))
     np.testing.assert_allclose(data["reverse"], [[0.5, 0.5, 0]], atol=1e-3)
     np.testing.assert_allclose(fig11.closed_form(data["policies"])["reverse"], [[0.5, 0.5, 0]])
@@ -179,13 +180,13 @@ def test_figure_12_seeks_means_above_and_modes_below(smoke):
     data = parts(fig12, smoke)
     forward, reverse = data["forward"], data["reverse"]
     assert forward["means"][0, 0] == pytest.approx(0, abs=0.01)  # between all peaks
-    np.testing.assert_allclose(forward["means"][1, :2], [-1, 1], atol=0.01)  # between two each
+    np.testing.assert_allclose(forward["means"][1, :2], [-1, 1], atol=0.01)  # each between two peaks
     for i in range(4):
         nearest = np.abs(reverse["means"][i, : i + 1, None] - PEAKS)
         assert nearest.min(axis=1).max() < 0.01
-        assert len(set(nearest.argmin(axis=1))) == i + 1  # a peak for each Gaussian
+        assert len(set(nearest.argmin(axis=1))) == i + 1  # each Gaussian has a peak of its own
         assert reverse["kl"][i] == pytest.approx(np.log(4 / (i + 1)), abs=1e-3)
-    for fits in (forward, reverse):  # four Gaussians are enough
+    for fits in (forward, reverse):  # four Gaussians fit the mixture exactly
         np.testing.assert_allclose(fits["means"][3], PEAKS, atol=0.01)
         assert abs(fits["kl"][3]) < 1e-4
         assert np.isfinite(fits["kls"]).all() and (fits["kls"].min(axis=1) == fits["kl"]).all()
@@ -202,7 +203,7 @@ def test_figure_13_has_the_minima_of_the_paper(smoke):
         assert np.isfinite(part["kl"]).all() and part["kl"].min() > -1e-5
         np.testing.assert_allclose(part["kl"], part["kl"].T, rtol=1e-3, atol=1e-3)
         kept = fig13.ends(part)
-        assert len(kept) and fig13.distance(kept, fig13.minima(part)) < 0.05  # the descent, against brute force
+        assert len(kept) and fig13.distance(kept, fig13.minima(part)) < 0.05  # the descent agrees with brute force
         assert part["fitted_kl"].min() > part["kl"].min() - 0.01
 
 
@@ -279,7 +280,7 @@ def test_fit_refuses(changes, message):
 def test_flags_of_lists_are_numbers():
     line = ["fig12", "--smoke", "--means=-1,0.5", "--weights=1,3", "--scale=0.2"]
     parsed = common.parse(fig12.Settings, "fig12", fig12.SMOKE, line)
-    made = parsed.mixture()
-    np.testing.assert_allclose(made.means, [-1, 0.5])
-    np.testing.assert_allclose(made.weights, [0.25, 0.75])
+    mixture = parsed.mixture()
+    np.testing.assert_allclose(mixture.means, [-1, 0.5])
+    np.testing.assert_allclose(mixture.weights, [0.25, 0.75])
     assert parsed.num_restarts == fig12.SMOKE["num_restarts"]

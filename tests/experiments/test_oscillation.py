@@ -26,12 +26,12 @@ def sigmoid(x):
 
 
 def table(x, y):
-    """Logits [3, 2] at the log-odds x of R in s0 and y of L in s_L and s_R, shifted to show that shifts do nothing."""
+    """Logits [3, 2] at the log-odds x of R in s0 and y of L in s_L and s_R, with shifts that change no policy."""
     return jnp.asarray([[0.3, 0.3 + x], [y - 1.1, -1.1], [0, 0]], jnp.float32)
 
 
 def closed_form(name, x, y):
-    """(dx, dy) as App. C states them for on-policy distillation + R; for N-distill + R, the gradient that it climbs.
+    """(dx, dy) as stated in App. C for on-policy distillation + R; for N-distill + R, the gradient that it ascends.
 
     E[sum of rewards] = (1 - p) (q - 2) - 3 p (1 - q) and E[sum of l] = p (4 q - 4), with p = P(R|s0), q = P(L).
     """
@@ -48,21 +48,21 @@ def closed_form(name, x, y):
 
 def update(name, x, y):
     game = oscillation_game()
-    found = expected_update(
+    expected = expected_update(
         game, oscillation_teacher(game), OSCILLATION_METHODS[name], table(x, y), estimator="mc", reduction="sum",
         discount=1.0,
     )  # fmt: skip
-    return np.asarray(found.logits)
+    return np.asarray(expected.logits)
 
 
 @pytest.mark.parametrize("name", list(OSCILLATION_METHODS))
 def test_expected_update_is_the_published_field(name):
-    """Of two logits each moves by the derivative, in opposite directions: the difference moves at twice the rate."""
+    """Two logits move by the derivative in opposite directions, so their difference moves at twice the rate."""
     for x, y in POINTS:
         logits = update(name, x, y)
         np.testing.assert_allclose(np.asarray(log_odds(logits)) / 2, closed_form(name, x, y), atol=2e-6)
         np.testing.assert_allclose(logits.sum(-1), 0, atol=1e-6)
-        np.testing.assert_array_equal(logits[2], 0)  # nobody acts in the ends
+        np.testing.assert_array_equal(logits[2], 0)  # no action is taken in the final states
 
 
 def test_first_integral_is_constant_along_the_field_of_on_policy_distillation_alone():
@@ -78,14 +78,14 @@ def test_first_integral_is_constant_along_the_field_of_on_policy_distillation_al
 
 
 def test_the_loss_is_that_of_the_paper():
-    """4 y - 4 in s_R, 0 in every other state, seen through the teacher's row of the state."""
+    """It is 4 y - 4 in s_R and 0 in every other state, which differ in the teacher's row."""
     probs = np.asarray(oscillation_teacher(oscillation_game()).probs)
     for state, row in zip(STATES, probs, strict=True):
         for y in (-1.0, 0.0, 2.0):
             log_probs = jax.nn.log_softmax(jnp.asarray([y, 0.0]))
             step = types.SimpleNamespace(teacher_probs=jnp.asarray(row), student_log_probs=log_probs)
-            wanted = 4 * sigmoid(y) - 4 if state == "s_R" else 0
-            assert float(information_potential(step)) == pytest.approx(wanted, abs=1e-6)
+            expected = 4 * sigmoid(y) - 4 if state == "s_R" else 0
+            assert float(information_potential(step)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_moves_and_rewards_by_hand():
@@ -94,11 +94,11 @@ def test_moves_and_rewards_by_hand():
     for state, left, right in (("s0", "s_L", "s_R"), ("s_L", "s_LL", "s_LR"), ("s_R", "s_RL", "s_RR")):
         successors = np.asarray(game.successor)[STATES.index(state)]
         assert [STATES[s] for s in successors] == [left, right]
-    for first, second, wanted in ((0, 0, -1), (0, 1, -2), (1, 0, 0), (1, 1, -3)):
+    for first, second, expected in ((0, 0, -1), (0, 1, -2), (1, 0, 0), (1, 1, -3)):
         policy = np.tile(np.eye(2)[second], (7, 1))
         policy[0] = np.eye(2)[first]
         value = exact.start_value(game, exact.policy_values(game, jnp.asarray(policy, jnp.float32)))
-        assert float(value) == wanted
+        assert float(value) == expected
         assert float(exact.start_value(game, exact.expected_length(game, jnp.asarray(policy, jnp.float32)))) == 2
     optimal = teachers.optimal(game, discount=1.0)
     assert float(optimal.values[0]) == 0
@@ -109,7 +109,7 @@ def test_a_stack_of_games():
     np.testing.assert_array_equal(games.id, [0, 1, 2, 3])
     teacher = oscillation_teacher(games)
     np.testing.assert_array_equal(teacher.probs[3], oscillation_teacher(oscillation_game()).probs)
-    np.testing.assert_allclose(teacher.values[:, 0], [-0.75] * 4)  # half of the way to -1.5, half of it to 0
+    np.testing.assert_allclose(teacher.values[:, 0], [-0.75] * 4)  # -1.5 in s_L and 0 in s_R, each with probability 1/2
 
 
 def test_refusals():

@@ -1,4 +1,4 @@
-"""table1, propositions and discount, tiny: what they find, write and print, that they draw again, how they refuse."""
+"""table1, propositions and discount at a tiny scale: results, files, tables, the second call, and wrong settings."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ PARTS = {"table1": ["table1"], "propositions": propositions.PARTS, "discount": d
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """A function from an experiment's name to its settings and parts, after it has run, once."""
+    """A function that runs an experiment, once, and returns its settings and parts."""
     made = {}
 
     def run(name):
@@ -52,7 +52,7 @@ def test_everything_is_written_and_drawn_again(name, ran, capsys):
 
 
 @pytest.mark.slow
-def test_table_1_agrees_with_the_paper_and_would_say_if_not(ran):
+def test_table_1_agrees_with_the_paper_and_reports_contradictions(ran):
     settings, parts = ran("table1")
     data = parts["table1"]
     assert table1.disagreements(settings, data) == []
@@ -67,7 +67,7 @@ def test_table_1_agrees_with_the_paper_and_would_say_if_not(ran):
 
 
 @pytest.mark.slow
-def test_every_proposition_holds_and_would_be_seen_to_fail(ran):
+def test_every_proposition_holds_and_a_failure_is_reported(ran):
     _, parts = ran("propositions")
     cases = propositions.worst_cases(parts)
     assert [claim for claim, _, holds in cases if not holds] == []

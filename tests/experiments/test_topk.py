@@ -1,4 +1,4 @@
-"""The experiments on the zoo: places of rest known by hand, as written and as implemented; and what is written."""
+"""topk, estimators and proximal: rows at rest with closed forms, the files, and wrong settings."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ PROBS, LOGITS = RNG.dirichlet(np.ones(4), 20), RNG.normal(size=(20, 4))
 
 @functools.cache
 def at_rest(name, owner):
-    """Places of rest from the uniform student, from the example's start and of 20 random rows, for k = 1, 2, 4."""
+    """Rows at rest from the uniform student, from the example's start and from 20 random rows, for k = 1, 2, 4."""
     method = topk.method_of(topk.VARIANTS[name], owner)
     probs = np.vstack([[TEACHER, TEACHER], PROBS])
     starts = np.vstack([np.log([UNIFORM, START]), LOGITS])
@@ -32,7 +32,7 @@ IMPLEMENTED = [("implemented", "student"), ("implemented_teacher", "teacher"), (
 
 @pytest.mark.parametrize(("name", "owner"), IMPLEMENTED)
 def test_as_implemented_rests_where_the_policies_agree_on_the_k_actions(name, owner):
-    """Whatever the weights; so the mass outside is right too, even for k = 1; for all actions it is the teacher."""
+    """For any weights, so the mass outside is right too, even for k = 1; with all actions it is the teacher."""
     probs, _, end, speed = at_rest(name, owner)
     assert speed.max() <= rows.TOLERANCE
     for i, k in enumerate((1, 2, 4)):
@@ -43,13 +43,13 @@ def test_as_implemented_rests_where_the_policies_agree_on_the_k_actions(name, ow
 
 @pytest.mark.slow
 def test_no_row_of_the_experiment_rests_at_a_saddle():
-    found = topk.run(topk.Settings(ks=["2"]), "implemented_teacher", "student")
-    assert found["speed"].max() <= rows.TOLERANCE
-    np.testing.assert_allclose(found["mass"], found["teacher_mass"], atol=1e-6)
+    arrays = topk.run(topk.Settings(ks=["2"]), "implemented_teacher", "student")
+    assert arrays["speed"].max() <= rows.TOLERANCE
+    np.testing.assert_allclose(arrays["mass"], arrays["teacher_mass"], atol=1e-6)
 
 
 def test_as_written_leaves_the_mass_of_the_k_actions_alone():
-    """Ratios within S become the teacher's and nothing else is decided; k = 1 does nothing at all."""
+    """Ratios within S become the teacher's, the mass of S does not; k = 1 does nothing at all."""
     probs, starts, end, speed = at_rest("written", "student")
     assert speed.max() <= rows.TOLERANCE
     np.testing.assert_allclose(end[0], starts, atol=1e-12)
@@ -72,7 +72,11 @@ BY_HAND = {  # from the uniform student, the teacher's S, k = 2
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_places_of_rest_by_hand(name):
-    """With the others dropped KL(pi_theta||pi) leaves S 1/e of its mass, KL(pi||pi_theta) all; less, clamped at 0."""
+    """Rows at rest in closed form.
+
+    With the other actions dropped, KL(pi_theta||pi) leaves S 1/e of the teacher's mass and KL(pi||pi_theta) moves all
+    mass to S, or less of it when clamped at 0.
+    """
     _, _, end, _ = at_rest(name, "teacher")
     np.testing.assert_allclose(end[1, 0], BY_HAND[name], atol=6e-4)
 

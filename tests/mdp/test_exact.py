@@ -1,4 +1,4 @@
-"""Exact values, visits and lengths against float64 linear solves and enumerated policies and trajectories."""
+"""Exact values, visits and episode lengths against linear solves in float64, and against enumeration."""
 
 import itertools
 
@@ -10,7 +10,7 @@ import pytest
 from jaxdistill.mdp import MDP, exact, stack
 
 # (states, actions, outcomes, whether outcome probabilities depend on the state, continue_prob)
-SIZES = [(3, 2, 2, True, 0.9), (5, 3, 20, False, 0.99)]  # gathers of 20 outcomes are not unrolled
+SIZES = [(3, 2, 2, True, 0.9), (5, 3, 20, False, 0.99)]  # Gathers of 20 outcomes are not unrolled.
 DISCOUNTS = [1.0, 0.99, 0.5, 0.0]
 
 
@@ -37,7 +37,7 @@ def random_policy(seed, mdp):
 
 
 def dense(mdp, reward=None):
-    """P[S, A, S'] (to go on in s'), R[S, A] and the start distribution, float64, by plain loops."""
+    """P[S, A, S'] of the steps after which the episode goes on, R[S, A] and the start distribution, in float64."""
     mdp = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64 if leaf.dtype == jnp.float32 else None), mdp)
     reward = mdp.reward if reward is None else np.asarray(reward, np.float64)
     go_on = np.zeros((mdp.num_states, mdp.num_actions, mdp.num_states))
@@ -54,6 +54,7 @@ def dense(mdp, reward=None):
 
 
 def chain(mdp, policy, discount, reward=None):
+    """The discounted transition matrix [S, S], the mean reward [S] and the start distribution [S] under a policy."""
     go_on, mean, start = dense(mdp, reward)
     policy = np.asarray(policy, np.float64)
     return discount * np.einsum("sa,sat->st", policy, go_on), (policy * mean).sum(1), start
@@ -77,7 +78,7 @@ def case(request):
 def test_policy_values(case, discount):
     mdp, policy = case
     got = exact.policy_values(mdp, policy, discount)
-    assert got.dtype == jnp.float32  # also under JAX_ENABLE_X64
+    assert got.dtype == jnp.float32  # Also under JAX_ENABLE_X64.
     np.testing.assert_allclose(got, solve_values(mdp, policy, discount), atol=2e-5, rtol=1e-5)
 
 
@@ -132,16 +133,16 @@ def test_optimal_values_are_the_best_of_all_deterministic_policies(case, discoun
     np.testing.assert_allclose(played, best, atol=3e-4)
 
 
-def test_optimal_values_of_another_reward_are_the_adversarys():
+def test_optimal_values_of_the_negative_reward_give_the_worst_policy():
     mdp = random_mdp(0, SIZES[0])
-    against = exact.optimal_action_values(mdp, 0.9, -mdp.reward)
-    worst = exact.policy_values(mdp, exact.greedy(against, 1e-4), 0.9)
+    negative_q = exact.optimal_action_values(mdp, 0.9, -mdp.reward)
+    worst = exact.policy_values(mdp, exact.greedy(negative_q, 1e-4), 0.9)
     np.testing.assert_allclose(worst, -exact.optimal_values(mdp, 0.9, -mdp.reward), atol=1e-4)
     assert np.all(worst <= exact.policy_values(mdp, exact.uniform_policy(mdp), 0.9))
 
 
-def test_values_of_every_trajectory_enumerated():
-    """Sums probability times return over the trajectories of up to 12 steps; few are longer."""
+def test_values_agree_with_a_sum_over_trajectories():
+    """Sums probability times return over all trajectories of up to 12 steps; longer ones are very improbable."""
     rng = np.random.default_rng(3)
     successor, terminal = np.array([[1, 2, 0], [2, 1, 1], [0, 2, 2]]), np.zeros((3, 3), bool)
     terminal[:, 0] = [False, True, True]
@@ -151,19 +152,19 @@ def test_values_of_every_trajectory_enumerated():
     weights = np.einsum("sa,sak->sk", np.asarray(policy, np.float64), np.asarray(mdp.outcome_probs))
     reward = np.asarray(mdp.reward, np.float64)
 
-    def walk(state, probability, total, steps, ended):
+    def walk(state, probability, total, steps):
         if steps == 12 or probability < 1e-10:
             return probability * np.array([total, steps])
         expected = np.zeros(2)
         for k in range(3):
-            p, new = probability * weights[state, k], total + 0.9**steps * reward[state, k]
+            p, new_total = probability * weights[state, k], total + 0.9**steps * reward[state, k]
             stop = 1.0 if terminal[state, k] else 0.8
-            expected += p * stop * np.array([new, steps + 1])
+            expected += p * stop * np.array([new_total, steps + 1])
             if stop < 1:
-                expected += walk(successor[state, k], p * (1 - stop), new, steps + 1, False)
+                expected += walk(successor[state, k], p * (1 - stop), new_total, steps + 1)
         return expected
 
-    value, length = walk(0, 1.0, 0.0, 0, False)
+    value, length = walk(0, 1.0, 0.0, 0)
     np.testing.assert_allclose(exact.policy_values(mdp, policy, 0.9)[0], value, atol=1e-5)
     np.testing.assert_allclose(exact.expected_length(mdp, policy)[0], length, atol=1e-5)
 
@@ -171,7 +172,7 @@ def test_values_of_every_trajectory_enumerated():
 # --- stacks ---
 
 
-def test_a_stack_gives_what_each_mdp_gives_alone():
+def test_a_stack_gives_the_results_of_its_single_mdps():
     mdps = [random_mdp(seed, SIZES[1]) for seed in range(4)]
     policies = np.stack([random_policy(seed, mdp) for seed, mdp in enumerate(mdps)])
     values = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
@@ -183,14 +184,14 @@ def test_a_stack_gives_what_each_mdp_gives_alone():
         "q": lambda m, p, v, r: exact.action_values(m, v, 0.9),
         "optimal": lambda m, p, v, r: exact.optimal_values(m, 0.9),
         "start": lambda m, p, v, r: exact.start_value(m, v),
-        "table": lambda m, p, v, r: exact.policy_from_table(m, table),  # shared by the stack
+        "table": lambda m, p, v, r: exact.policy_from_table(m, table),  # The stack shares the table.
         "uniform": lambda m, p, v, r: exact.policy_values(m, exact.uniform_policy(m), 0.9, r),
     }
     stacked = stack(mdps)
     for name, call in calls.items():
         got = call(stacked, policies, values, rewards)
-        alone = [call(mdp, *args) for mdp, *args in zip(mdps, policies, values, rewards, strict=True)]
-        np.testing.assert_allclose(got, np.stack(alone), atol=1e-5, err_msg=name)
+        singles = [call(mdp, *args) for mdp, *args in zip(mdps, policies, values, rewards, strict=True)]
+        np.testing.assert_allclose(got, np.stack(singles), atol=1e-5, err_msg=name)
 
 
 def test_functions_of_single_mdps_can_be_vmapped_and_compile_once():
@@ -198,9 +199,9 @@ def test_functions_of_single_mdps_can_be_vmapped_and_compile_once():
     policies = np.stack([random_policy(seed, mdps[seed]) for seed in range(3)])
     mapped = jax.vmap(lambda m, p: exact.policy_values(m, p, 0.9))(mdps, policies)
     np.testing.assert_allclose(mapped, exact.policy_values(mdps, policies, 0.9), atol=1e-5)
-    programs = exact._map_over_stack._cache_size()
-    exact.policy_values(mdps, policies, 0.7)  # another discount is no other program
-    assert exact._map_over_stack._cache_size() == programs
+    num_programs = exact._map_over_stack._cache_size()
+    exact.policy_values(mdps, policies, 0.7)  # Another discount must not compile another program.
+    assert exact._map_over_stack._cache_size() == num_programs
 
 
 @pytest.mark.parametrize(
@@ -246,14 +247,14 @@ def test_aliased_states_share_a_row():
 
 
 def loop_mdp(reward, continue_prob=1.0):
-    """0 goes to 1 or ends with +1; 1 and 2 swap for ever, with `reward` in 2; 3 ends with +5."""
+    """State 0 leads to 1, or ends with +1; 1 and 2 lead to each other for ever, with `reward` in 2; 3 ends with +5."""
     successor = [[1, 0], [2, 2], [1, 1], [3, 3]]
     rewards = [[0, 1], [reward, reward], [0, 0], [5, 5]]
     terminal = [[False, True], [False, False], [False, False], [True, True]]
     return MDP.from_arrays(successor, rewards, terminal, np.eye(2), continue_prob=continue_prob)
 
 
-def test_what_never_ends_is_infinite_or_nan_and_leaves_the_rest_alone():
+def test_endless_episodes_give_inf_or_nan_in_their_states_only():
     half = np.full((4, 2), 0.5, np.float32)
     mdp = loop_mdp(1.0)
     np.testing.assert_array_equal(exact.policy_values(mdp, half), [np.nan, np.nan, np.nan, 5])
@@ -265,7 +266,7 @@ def test_what_never_ends_is_infinite_or_nan_and_leaves_the_rest_alone():
     assert exact.start_value(mdp, exact.expected_length(mdp, right)) == 1
 
 
-def test_what_never_ends_without_reward_is_worth_what_came_before():
+def test_endless_episodes_without_reward_have_finite_values():
     half = np.full((4, 2), 0.5, np.float32)
     np.testing.assert_allclose(exact.policy_values(loop_mdp(0.0), half), [0.5, 0, 0, 5])
     np.testing.assert_allclose(exact.optimal_values(loop_mdp(0.0)), [1, 0, 0, 5])
@@ -273,19 +274,19 @@ def test_what_never_ends_without_reward_is_worth_what_came_before():
 
 
 @pytest.mark.parametrize("continue_prob", [0.999, 0.99999])
-def test_long_episodes_keep_the_digits_that_float32_has(continue_prob):
-    rtol = 1e-6 / (1 - continue_prob)  # rounding, times the length of the episode
+def test_long_episodes_are_as_accurate_as_float32_allows(continue_prob):
+    rtol = 1e-6 / (1 - continue_prob)  # The rounding error, times the length of the episode.
     mdp = loop_mdp(1.0, continue_prob)
-    stop = 1 - float(mdp.continue_prob)  # the float32 that the MDP holds
+    stop = 1 - float(mdp.continue_prob)  # The MDP holds a float32.
     half = np.full((4, 2), 0.5, np.float32)
-    expected = 1 / (1 - (1 - stop) ** 2)  # from state 1 a reward every second step
+    expected = 1 / (1 - (1 - stop) ** 2)  # From state 1 there is a reward in every second step.
     np.testing.assert_allclose(exact.policy_values(mdp, half)[1], expected, rtol=rtol)
     np.testing.assert_allclose(exact.expected_length(mdp, half)[1], 1 / stop, rtol=rtol)
     if continue_prob < 0.9999:
         np.testing.assert_allclose(exact.optimal_values(mdp)[1], expected, rtol=rtol)
 
 
-def test_corridors_need_no_chance_of_ending():
+def test_corridors_without_random_termination():
     """A symmetric walk between two ends takes s (n - 1 - s) steps, at discount 1 and continue_prob 1."""
     n = 21
     s = np.arange(n)
@@ -307,7 +308,7 @@ def test_a_policy_with_nan_gives_nan():
 # --- derivatives ---
 
 
-def test_gradients_by_policy_and_reward_are_visits_times_action_values_and_weights(case):
+def test_gradients_are_visits_times_action_values_or_outcome_weights(case):
     mdp, policy = case
     objective = lambda p, r: exact.start_value(mdp, exact.policy_values(mdp, p, 0.9, r))  # noqa: E731
     by_policy, by_reward = jax.grad(objective, argnums=(0, 1))(policy, mdp.reward)
@@ -317,7 +318,7 @@ def test_gradients_by_policy_and_reward_are_visits_times_action_values_and_weigh
     np.testing.assert_allclose(by_reward, visits * exact.outcome_weights(mdp, policy), atol=1e-5)
 
 
-def test_slopes_in_forward_mode():
+def test_derivatives_in_forward_mode():
     mdp = random_mdp(0, SIZES[0])
     policy = random_policy(0, mdp)
     direction = np.random.default_rng(8).normal(size=policy.shape).astype(np.float32)
@@ -328,7 +329,7 @@ def test_slopes_in_forward_mode():
     np.testing.assert_allclose(slope, expected, atol=1e-4)
 
 
-def test_gradient_of_the_occupancy_agrees_with_differences_in_float64():
+def test_gradient_of_the_occupancy_agrees_with_central_differences():
     mdp = random_mdp(1, SIZES[1])
     policy, f = random_policy(1, mdp), np.random.default_rng(9).normal(size=5).astype(np.float32)
     got = jax.grad(lambda p: exact.occupancy(mdp, p, 0.9) @ f)(policy)
@@ -344,7 +345,7 @@ def test_gradient_of_the_occupancy_agrees_with_differences_in_float64():
         np.testing.assert_allclose(got[index], slope, atol=1e-4)
 
 
-def test_float64_in_float64_out():
+def test_float64_policies_give_float64_values():
     if not jax.config.jax_enable_x64:
         pytest.skip("needs JAX_ENABLE_X64")
     mdp = random_mdp(1, SIZES[1])

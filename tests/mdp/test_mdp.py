@@ -1,4 +1,4 @@
-"""MDPs: built from arrays and from transition matrices, stacked, sliced, and one clear line for bad input."""
+"""MDPs: construction from arrays and transition matrices, stacks, slices, and errors for bad input."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def small_arrays(num_states=3, num_actions=2, num_outcomes=2, seed=0):
 
 
 def transition_matrix(mdp):
-    """P[S, A, S'] and the expected reward [S, A], by plain loops over the outcomes."""
+    """P[S, A, S'] and the expected reward [S, A], by Python loops over the outcomes."""
     probs = np.zeros((mdp.num_states, mdp.num_actions, mdp.num_states))
     reward = np.zeros((mdp.num_states, mdp.num_actions))
     for s in range(mdp.num_states):
@@ -56,13 +56,13 @@ DTYPES = {
 def test_from_arrays_defaults_and_dtypes():
     mdp = MDP.from_arrays(**small_arrays())
     assert (mdp.num_states, mdp.num_actions, mdp.num_outcomes, mdp.num_observations) == (3, 2, 2, 3)
-    assert {name: str(getattr(mdp, name).dtype) for name in DTYPES} == DTYPES  # also under JAX_ENABLE_X64
+    assert {name: str(getattr(mdp, name).dtype) for name in DTYPES} == DTYPES  # Also under JAX_ENABLE_X64.
     assert float(mdp.continue_prob) == 1 and mdp.start.tolist() == [0] and mdp.start_probs.tolist() == [1]
     assert mdp.observation.tolist() == [0, 1, 2] and int(mdp.id) == 0 and not mdp.is_stacked
     assert repr(mdp) == "MDP(3 states, 2 actions, 2 outcomes, 3 observations)"
 
 
-def test_from_arrays_stack_shares_what_has_no_leading_axis():
+def test_from_arrays_broadcasts_arguments_without_leading_axis():
     arrays = small_arrays()
     successor = np.stack([arrays["successor"]] * 4)
     shared = np.full((5, 2), 0.5)  # [A, K]
@@ -74,21 +74,21 @@ def test_from_arrays_stack_shares_what_has_no_leading_axis():
     np.testing.assert_allclose(mdps.continue_prob, [0.1, 0.2, 0.3, 0.4])
 
 
-def test_observations_may_be_fewer_or_more_than_those_used():
+def test_num_observations_may_exceed_the_observations_in_use():
     assert MDP.from_arrays(**small_arrays(), observation=[1, 0, 1]).num_observations == 2
     assert MDP.from_arrays(**small_arrays(), observation=[1, 0, 1], num_observations=9).num_observations == 9
 
 
-def test_the_same_worlds_seen_otherwise():
+def test_with_observation():
     mdps = stack([MDP.from_arrays(**small_arrays(seed=i)) for i in range(2)])
     shared = mdps.with_observation([1, 0, 1])
     assert shared.observation.tolist() == [[1, 0, 1]] * 2 and shared.num_observations == 2
     assert shared.reward is mdps.reward and mdps.num_observations == 3
-    own = mdps.with_observation([[0, 0, 1], [2, 1, 0]], num_observations=4)
-    assert own[1].observation.tolist() == [2, 1, 0] and own.num_observations == 4
+    separate = mdps.with_observation([[0, 0, 1], [2, 1, 0]], num_observations=4)
+    assert separate[1].observation.tolist() == [2, 1, 0] and separate.num_observations == 4
     assert mdps[0].with_observation([0, 0, 0]).num_observations == 1
-    grid = gridworld.from_text(["S.+"])
-    assert grid.with_observation([0, 0, 1]).grid is grid.grid  # it still has its picture
+    grid_mdp = gridworld.from_text(["S.+"])
+    assert grid_mdp.with_observation([0, 0, 1]).grid is grid_mdp.grid
     for bad, message in (([0, 1], "must have shape"), ([0, 1, -1], "must be in"), ([0.0, 1, 2], "must hold integers")):
         with pytest.raises(ValueError, match=f"observation {message}"):
             mdps.with_observation(bad)
@@ -134,13 +134,15 @@ def test_bad_arrays_give_one_clear_line(change, message):
     assert "\n" not in str(error.value)
 
 
-def test_three_axes_of_outcome_probs_mean_mdps_in_a_stack():
+def test_outcome_probs_with_three_axes_in_a_stack_must_have_the_axis_of_mdps():
     arrays = small_arrays()
     with pytest.raises(ValueError, match="outcome_probs must have shape"):
-        MDP.from_arrays(**{**arrays, "successor": np.stack([arrays["successor"]] * 4)})  # [S, A, K], S is 3 and M 4
+        MDP.from_arrays(
+            **{**arrays, "successor": np.stack([arrays["successor"]] * 4)}
+        )  # [S, A, K] with S = 3 and M = 4.
 
 
-def test_validate_finds_what_the_plain_constructor_lets_through():
+def test_validate_rejects_broken_mdps():
     mdp = MDP.from_arrays(**small_arrays())
     assert validate(mdp) is mdp
     broken = jax.tree.map(lambda leaf: leaf, mdp)
@@ -166,7 +168,7 @@ def test_from_transition_matrix_keeps_the_joint_law_of_successor_and_reward(kind
     got_probs, got_reward = transition_matrix(mdp)
     np.testing.assert_allclose(got_probs, probs, atol=1e-6)
     np.testing.assert_allclose(got_reward, (probs * full).sum(-1), atol=1e-6)
-    second = np.einsum("sak,sk->sa", mdp.outcome_probs, np.asarray(mdp.reward) ** 2)  # no averaging of rewards
+    second = np.einsum("sak,sk->sa", mdp.outcome_probs, np.asarray(mdp.reward) ** 2)  # Rewards are not averaged.
     np.testing.assert_allclose(second, (probs * full**2).sum(-1), atol=1e-5)
     used = np.asarray(mdp.outcome_probs).max(axis=1) > 0
     np.testing.assert_array_equal(np.asarray(mdp.terminal)[used], np.asarray(mdp.successor)[used] == 2)
@@ -221,7 +223,7 @@ def test_stack_and_slices_are_inverse_and_keep_ids():
     stacked = stack(mdps)
     assert stacked.num_mdps == 4 and stacked.id.tolist() == [3, 13, 23, 33]
     assert repr(stacked).startswith("MDP(4 stacked, 3 states")
-    for i, mdp in enumerate(stacked):  # iteration ends by IndexError
+    for i, mdp in enumerate(stacked):  # An IndexError ends the iteration.
         assert_same(mdp, mdps[i])
     assert i == 3
     assert_same(stacked[-1], mdps[3])
@@ -232,13 +234,13 @@ def test_stack_and_slices_are_inverse_and_keep_ids():
 
 
 @pytest.mark.parametrize("index", [4, -5, [0, 4], np.array([True, False]), 1.0, "a", [[0]]])
-def test_bad_indices_raise_and_are_not_clamped(index):
+def test_bad_indices_raise_index_error(index):
     stacked = stack([MDP.from_arrays(**small_arrays(seed=i)) for i in range(4)])
     with pytest.raises(IndexError):
         stacked[index]
 
 
-def test_a_single_mdp_is_not_a_stack():
+def test_a_single_mdp_has_no_length_and_no_items():
     mdp = MDP.from_arrays(**small_arrays())
     with pytest.raises(ValueError, match="single MDP"):
         _ = mdp.num_mdps
@@ -252,13 +254,13 @@ def test_stack_numbers_worlds_that_share_an_id():
     assert stack([mdp]).id.tolist() == [5]
 
 
-def test_stack_takes_the_largest_table_and_keeps_pictures_of_all_or_none():
-    plain = MDP.from_arrays(**small_arrays(), num_observations=8)
-    assert stack([MDP.from_arrays(**small_arrays()), plain]).num_observations == 8
-    map1, map2 = gridworld.from_text(["S.+"]), gridworld.from_text(["+.S"])
-    assert stack([map1, map2]).grid.start.tolist() == [[0, 0], [0, 2]]
-    bare = MDP.from_arrays(map1.successor, map1.reward, map1.terminal, map1.outcome_probs)
-    assert stack([map1, bare]).grid is None
+def test_stack_takes_the_largest_table_and_keeps_grids_of_all_or_none():
+    large = MDP.from_arrays(**small_arrays(), num_observations=8)
+    assert stack([MDP.from_arrays(**small_arrays()), large]).num_observations == 8
+    first, second = gridworld.from_text(["S.+"]), gridworld.from_text(["+.S"])
+    assert stack([first, second]).grid.start.tolist() == [[0, 0], [0, 2]]
+    without_grid = MDP.from_arrays(first.successor, first.reward, first.terminal, first.outcome_probs)
+    assert stack([first, without_grid]).grid is None
 
 
 def test_stack_errors():
@@ -280,10 +282,11 @@ def test_mdps_pass_through_jit_and_vmap():
     np.testing.assert_allclose(jax.jit(jax.vmap(total))(mdps), mdps.reward.sum((1, 2)), rtol=1e-6)
     shapes = jax.eval_shape(lambda m: m, mdps)
     assert shapes.num_mdps == 3 and "3 stacked" in repr(shapes)
-    assert repr(jax.tree.map(lambda leaf: None, mdps))  # whatever a tree map leaves can be printed
+    assert repr(jax.tree.map(lambda leaf: None, mdps))  # Leaves that are not arrays can be printed, too.
     assert repr(jax.tree.map(lambda leaf: leaf.dtype, mdps))
 
 
 def test_importing_creates_no_arrays():
-    code = "import jax, jaxdistill.gridworld, jaxdistill.exact; assert not jax.live_arrays(), jax.live_arrays()"
+    modules = "jax, jaxdistill.worlds.gridworld, jaxdistill.mdp.exact"
+    code = f"import {modules}; assert not jax.live_arrays(), jax.live_arrays()"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,8 @@ from experiments import common, fig1
 from jaxdistill import plotting
 from jaxdistill.methods import guide
 
-# From the figure, line by line: answers in the order of asking, "-" for a question that is not reached.
+# From the figure, one line for each leaf: the answers in the order of the questions, "-" for one that is not reached,
+# then the preferred method and the feasible ones.
 TABLE = """
 n----  teacher_distill
 ynn--  exp_entropy_regularised    on_policy_distill    n_distill
@@ -27,29 +28,30 @@ EXPECTED = {key: methods for key, *methods in map(str.split, TABLE.strip().split
 ANSWERS = list(itertools.product([True, False], repeat=5))
 
 
-def line_of(answers):
-    """The one line of the table that fits the answers."""
-    word = "".join("ny"[int(answer)] for answer in answers)
-    (key,) = [key for key in EXPECTED if all(k in ("-", a) for k, a in zip(key, word, strict=True))]
+def key_of(answers):
+    """The key of the line of the table that matches the answers."""
+    letters = "".join("ny"[int(answer)] for answer in answers)
+    (key,) = [key for key in EXPECTED if all(k in ("-", a) for k, a in zip(key, letters, strict=True))]
     return key
 
 
 @pytest.mark.parametrize("answers", ANSWERS)
-def test_every_answer_leads_where_the_figure_leads(answers):
-    key = line_of(answers)
-    found = guide.recommend(*answers)
-    assert [found.preferred, *found.feasible] == EXPECTED[key]
-    assert "".join("ny"[answer] for _, answer in found.path) == key.rstrip("-")
-    assert [question for question, _ in found.path] == list(guide.QUESTIONS)[: len(found.path)]
-    assert found.reason.endswith(".") and found.evidence and all(name.startswith("fig") for name in found.evidence)
+def test_every_combination_of_answers_gets_the_recommendation_of_the_figure(answers):
+    key = key_of(answers)
+    recommendation = guide.recommend(*answers)
+    path, evidence = recommendation.path, recommendation.evidence
+    assert [recommendation.preferred, *recommendation.feasible] == EXPECTED[key]
+    assert "".join("ny"[answer] for _, answer in path) == key.rstrip("-")
+    assert [question for question, _ in path] == list(guide.QUESTIONS)[: len(path)]
+    assert recommendation.reason.endswith(".") and evidence and all(name.startswith("fig") for name in evidence)
     needed = [None if k == "-" else answer for k, answer in zip(key, answers, strict=True)]
-    assert guide.recommend(*needed) == found  # the others need no answer
-    assert guide.recommend(*np.array(answers)) == found
+    assert guide.recommend(*needed) == recommendation  # the questions that are not reached need no answer
+    assert guide.recommend(*np.array(answers)) == recommendation
 
 
 @pytest.mark.parametrize("answers", ANSWERS)
 def test_a_missing_answer_is_named(answers):
-    key = line_of(answers)
+    key = key_of(answers)
     for i, question in enumerate(guide.QUESTIONS):
         if key[i] != "-":
             given = dict(zip(guide.QUESTIONS, answers, strict=True)) | {question: None}
@@ -64,12 +66,13 @@ def test_an_answer_is_a_truth_value():
             guide.recommend(wrong)
 
 
-def test_every_recommended_method_can_be_had():
+def test_every_recommended_method_exists():
     for answers in ANSWERS:
         for name, method in guide.recommend(*answers).methods.items():
-            same = eval(guide.how_to_get(name), {"jd": jaxdistill})
-            assert isinstance(method, jaxdistill.Method) and method.name == same.name == name
-            assert (same.loss, same.control, same.next_reward) == (method.loss, method.control, method.next_reward)
+            evaluated = eval(guide.how_to_get(name), {"jd": jaxdistill})
+            assert isinstance(method, jaxdistill.Method) and method.name == evaluated.name == name
+            for field in ("loss", "control", "next_reward"):
+                assert getattr(evaluated, field) == getattr(method, field)
             if name.endswith("_r"):
                 assert method.has_return and method.loss is jaxdistill.METHODS[name.removesuffix("_r")].loss
     assert guide.method("teacher_distill") is jaxdistill.METHODS["teacher_distill"]
@@ -91,12 +94,12 @@ def test_the_chart_shows_the_whole_guide_and_nothing_overlaps():
     page = figure.bbox
     texts = {text: text.get_window_extent() for text in ax.texts if text.get_text()}
     for text, box in texts.items():
-        inside = [other for other in boxes if other.overlaps(box)]
+        overlapping = [patch for patch in boxes if patch.overlaps(box)]
         if text.get_gid() == "in box":
-            (around,) = inside
-            assert around.x0 < box.x0 and box.x1 < around.x1 and around.y0 < box.y0 and box.y1 < around.y1
+            (frame,) = overlapping
+            assert frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
         else:
-            assert not inside, text.get_text()
+            assert not overlapping, text.get_text()
         assert page.contains(box.x0, box.y0) and page.contains(box.x1, box.y1)
     assert not any(a.overlaps(b) for a, b in itertools.combinations(texts.values(), 2))
 
@@ -113,12 +116,12 @@ def test_the_leaves_of_the_chart_are_the_lines_of_the_table():
     assert fig1.label("on_policy_distill_r") == plotting.STYLES["on_policy_distill_r"].label
 
 
-def test_without_answers_it_draws_and_again_without_running(tmp_path, monkeypatch):
+def test_without_answers_the_chart_is_drawn_and_redrawn_from_saved_results(tmp_path, monkeypatch):
     settings = fig1.Settings(outdir=str(tmp_path))
     fig1.work(settings)
     with np.load(tmp_path / "guide.npz") as table:
         for answers, preferred, feasible in zip(table["answers"], table["preferred"], table["feasible"], strict=True):
-            assert [preferred, *feasible.split()] == EXPECTED[line_of(answers)]
+            assert [preferred, *feasible.split()] == EXPECTED[key_of(answers)]
         assert table["asked"].sum(axis=1).min() == 1 and table["asked"].all(axis=1).any()
     monkeypatch.setattr(fig1, "run", lambda: pytest.fail("ran again"))
     (tmp_path / "fig1.png").unlink()
@@ -126,7 +129,7 @@ def test_without_answers_it_draws_and_again_without_running(tmp_path, monkeypatc
     assert (tmp_path / "fig1.png").stat().st_size > 20_000
 
 
-def test_answers_on_the_command_line(tmp_path, capsys):
+def test_answers_on_the_command_line_print_the_recommendation(tmp_path, capsys):
     line = ["fig1", f"--outdir={tmp_path}/new"]
     answers = ["--evaluated_outside_teacher_states=yes", "--convergence_guarantees=no", "--improvement_over_speed=yes"]
     settings = common.parse(fig1.Settings, "fig1", fig1.SMOKE, [*line, *answers, "--strong_teacher=yes"])

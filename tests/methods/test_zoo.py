@@ -1,4 +1,4 @@
-"""The zoo: every claim of what is the gradient of what, exactly; finite at probability 0; and sampled without bias."""
+"""The zoo: claims of gradients hold exactly, values at probability 0 are finite, and sampled updates are unbiased."""
 
 import dataclasses
 import functools
@@ -8,21 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import METHODS, Step, Teacher, expected_update, stack, train
+from jaxdistill import METHODS, Step, Teacher, expected_update, plus_reward, stack, train
 from jaxdistill.methods import Method, loss_gradient, numerics, score
 from jaxdistill.methods import step_functions as fns
 from jaxdistill.methods.combinators import (
-    clamped,
-    clipped,
+    IN_EACH_STATE,
+    NO_LOSS,
+    ZERO_FIELD,
+    Objective,
     discounted,
     length_normalised,
-    rows,
-    tempered,
-    times_ratio,
-    top_k,
-    top_k_weights,
-    total,
-    whitened,
     without_own_step,
 )
 from jaxdistill.methods.zoo import ZOO
@@ -30,7 +25,10 @@ from jaxdistill.scheduling import pool
 from jaxdistill.teachers.tabular import with_others
 from jaxdistill.theory.precision import float64, precise
 from jaxdistill.training import tasks
-from tests import small, test_unbiased
+from jaxdistill.training.sampling import sampled_updates
+from tests import small
+from tests.methods.four_actions import PI, P, example_step, kl
+from tests.training import test_unbiased
 
 NUM_MDPS, NUM_ACTIONS = 64, 4
 SUM = {"estimator": "mc", "reduction": "sum", "discount": 1.0, "probability_floor": 0.0}
@@ -38,7 +36,10 @@ SUM = {"estimator": "mc", "reduction": "sum", "discount": 1.0, "probability_floo
 
 @functools.cache
 def problems():
-    """64 random worlds in float64; every other teacher is nearly deterministic, to 1e-7; a second one beside each."""
+    """64 random worlds in float64, each with a teacher and a further policy, and the logits and values of students.
+
+    Every second teacher is nearly deterministic: its other actions have a mass of 0.1 to 1e-7.
+    """
     worlds = [small.random_mdp(i, num_states=5, num_actions=NUM_ACTIONS, by_state=True) for i in range(NUM_MDPS)]
     rng = np.random.default_rng(7)
     shape = (NUM_MDPS, 5, NUM_ACTIONS)
@@ -51,7 +52,8 @@ def problems():
 
 
 # --- Many methods, few programs -----------------------------------------------------------------------------------
-# A method compiles for seconds. Here methods of one shape share a program; which of its functions count is an argument.
+# Compiling a method takes seconds. Here methods of the same shape share a program, and which of its functions are used
+# is an argument.
 
 KNOWN = tuple(ZOO.values()) + tuple(METHODS.values())
 PARAMS = sorted({name for method in KNOWN for name in method.params})
@@ -67,7 +69,7 @@ def functions_of(method):
 
 @functools.cache
 def family(shape, known):
-    """The distinct functions of all known methods of that shape; None where they have none, which means 0."""
+    """The distinct losses, rewards and next rewards of all known methods of a shape; None stands for 0."""
     alike = [functions_of(method) for method in known if shape_of(method) == shape]
     return tuple(tuple(dict.fromkeys(fns)) for fns in zip(*alike, strict=True))
 
@@ -81,7 +83,7 @@ def switched(functions, which):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def exact(jacobian, shape, families, options, which, params, discount, *arrays):
-    """`expected_update` of the method of this shape on every world of a stack, or the Jacobian of its logits."""
+    """`expected_update` of a method of this shape on every world of a stack, or the Jacobian of its logits."""
     functions = [switched(fns, i) for fns, i in zip(families, which, strict=True)]
     others = dict(zip(("control", "estimator", "bootstrap", "baseline"), shape, strict=False))
 
@@ -93,14 +95,12 @@ def exact(jacobian, shape, families, options, which, params, discount, *arrays):
 
 
 def exact_update(method, arrays, known=KNOWN, jacobian=False, **options):
-    """The same, the method looked up by its functions; its params may differ from the known one's."""
-    shape, own = shape_of(method), functions_of(method)
+    """`exact` of a method in the program of all known methods of its shape; its params may differ from theirs."""
+    shape, functions = shape_of(method), functions_of(method)
     families = family(shape, known)
-    if not families or any(
-        fn not in fns for fn, fns in zip(own, families, strict=True)
-    ):  # not of the zoo: a program of its own
-        families = tuple((fn,) for fn in own)
-    which = [fns.index(fn) for fn, fns in zip(own, families, strict=True)]
+    if not families or any(fn not in fns for fn, fns in zip(functions, families, strict=True)):
+        families = tuple((fn,) for fn in functions)  # an unknown method has a program for itself
+    which = [fns.index(fn) for fn, fns in zip(functions, families, strict=True)]
     discount = options.pop("discount")
     discount = float(discount if method.discount is None else method.discount)
     params = {name: np.asarray(method.params.get(name, 1), arrays[2].dtype) for name in PARAMS}
@@ -108,22 +108,24 @@ def exact_update(method, arrays, known=KNOWN, jacobian=False, **options):
 
 
 def unfloored(method):
-    """The floor of further policies taken away too, as `SUM` does for the teacher's."""
+    """The method with floor 0 for further policies, as `SUM` has for the teacher."""
     return dataclasses.replace(method, params={**method.params, "floor": 0.0}) if "floor" in method.params else method
 
 
 @functools.cache
 def field(method, teacher=None):
-    """g = minus the expected update of the logits, [M, O, A] float64, in all worlds."""
-    (mdps, own), logits, values = problems()
+    """Minus the expected update of the logits in all worlds, [M, O, A] float64."""
+    (mdps, first_teacher), logits, values = problems()
     with float64():
-        return -np.asarray(exact_update(unfloored(method), (mdps, teacher or own, logits, values), **SUM).logits)
+        arrays = mdps, teacher or first_teacher, logits, values
+        return -np.asarray(exact_update(unfloored(method), arrays, **SUM).logits)
 
 
-def agree(one, other, scale=1.0):
-    """To 1e-9 of the largest entry, or absolutely where that is below 1."""
-    assert np.abs(one).max() > 1e-3
-    np.testing.assert_allclose(one, scale * other, rtol=0, atol=1e-9 * max(1, np.abs(one).max()))
+def assert_equal_fields(actual, expected, factor=1.0):
+    """`actual` is `factor` times `expected` to 1e-9 of the largest entry, or to 1e-9 where that entry is below 1."""
+    largest = np.abs(actual).max()
+    assert largest > 1e-3
+    np.testing.assert_allclose(actual, factor * expected, rtol=0, atol=1e-9 * max(1, largest))
 
 
 # --- What each objective claims -----------------------------------------------------------------------------------
@@ -148,46 +150,47 @@ def make_step(method, mdp, teacher, logits, values, state, action, outcome, goes
 
 
 def controls(method, mdp, teacher, logits):
-    """(weight, policy [S, A]) of what is drawn once per episode."""
+    """The pairs (weight, policy [S, A]) of the policies that are drawn once per episode."""
     policies = [jax.nn.softmax(logits)[mdp.observation], teacher.probs, jnp.full_like(teacher.probs, 1 / NUM_ACTIONS)]
     pairs = list(zip(method.control.weights, policies, strict=True))
     return pairs if method.control.per == "episode" else [(1.0, sum(w * p for w, p in pairs))]
 
 
 def visits(mdp, policy):
-    """Expected visits [S]: d = start + P^T d."""
+    """The expected visits d [S], the solution of d = start + P^T d."""
     num = mdp.successor.shape[0]
-    go = jnp.where(mdp.terminal, 0, mdp.continue_prob)
-    arrive = jnp.einsum("sa,sak,sk,skn->sn", policy, mdp.outcome_probs, go, jax.nn.one_hot(mdp.successor, num))
+    goes_on = jnp.where(mdp.terminal, 0, mdp.continue_prob)
+    successors = jax.nn.one_hot(mdp.successor, num)
+    transitions = jnp.einsum("sa,sak,sk,skn->sn", policy, mdp.outcome_probs, goes_on, successors)
     start = jnp.zeros(num).at[mdp.start].add(mdp.start_probs)
-    return jnp.linalg.solve(jnp.eye(num) - arrive.T, start)
+    return jnp.linalg.solve(jnp.eye(num) - transitions.T, start)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 @functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
 def state_gradients(methods, mdp, teacher, logits, values):
-    """sum_s d(s) grad l(s) of every method's state loss, [O, A] each."""
+    """The gradient sum_s d(s) grad l(s) of every method's state loss, [O, A] each."""
     visited = {m.control: sum(w * visits(mdp, q) for w, q in controls(m, mdp, teacher, logits)) for m in methods}
-    found = []
+    gradients = []
     for method in methods:
         step_of = functools.partial(make_step, method, mdp, teacher, logits, values)
         slopes = jax.vmap(lambda s: loss_gradient(method.state_loss, step_of(s, 0, 0, 1)))(jnp.arange(5))  # noqa: B023
-        found.append(jnp.zeros_like(logits).at[mdp.observation].add(visited[method.control][:, None] * slopes))
-    return found
+        gradients.append(jnp.zeros_like(logits).at[mdp.observation].add(visited[method.control][:, None] * slopes))
+    return gradients
 
 
 @functools.partial(jax.jit, static_argnums=0)
 @functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
 def total_gradients(methods, mdp, teacher, logits, values):
-    """grad E_q sum_t l(t) of every method's total loss: visits, actions and losses differentiated."""
+    """The gradient of E_q sum_t l(t) of every method's total loss; visits, actions and losses are differentiated."""
 
     def loss(logits, method):
         step_of = functools.partial(make_step, method, mdp, teacher, logits, values)
         total = 0
         for weight, q in controls(method, mdp, teacher, logits):
-            over = jax.vmap(lambda s, a, k: method.total_loss(step_of(s, a, k, 1)), (None, None, 0))
-            over = jax.vmap(jax.vmap(over, (None, 0, None)), (0, None, None))
-            cost = over(*(jnp.arange(n) for n in mdp.outcome_probs.shape))
+            costs = jax.vmap(lambda s, a, k: method.total_loss(step_of(s, a, k, 1)), (None, None, 0))
+            costs = jax.vmap(jax.vmap(costs, (None, 0, None)), (0, None, None))
+            cost = costs(*(jnp.arange(n) for n in mdp.outcome_probs.shape))
             total += weight * jnp.einsum("s,sa,sak,sak", visits(mdp, q), q, mdp.outcome_probs, cost)
         return total
 
@@ -196,13 +199,13 @@ def total_gradients(methods, mdp, teacher, logits, values):
 
 @functools.cache
 def claimed(which):
-    """{name: the gradient that the objective claims}."""
+    """The gradients that the objectives claim, by name."""
     (mdps, teacher), logits, values = problems()
-    chosen = {name: unfloored(m) for name, m in ZOO.items() if getattr(m, which) is not None}
+    objectives = {name: unfloored(m) for name, m in ZOO.items() if getattr(m, which) is not None}
     gradients = {"state_loss": state_gradients, "total_loss": total_gradients}[which]
     with float64():
-        found = gradients(tuple(chosen.values()), mdps, teacher, logits, values)
-        return dict(zip(chosen, map(np.asarray, found), strict=True))
+        by_objective = gradients(tuple(objectives.values()), mdps, teacher, logits, values)
+        return dict(zip(objectives, map(np.asarray, by_objective), strict=True))
 
 
 @pytest.mark.parametrize("which", ["state_loss", "total_loss"])
@@ -214,28 +217,54 @@ def test_the_field_is_the_gradient_that_is_claimed(name, which):
     if getattr(ZOO[name], which) is fns.nothing:
         np.testing.assert_allclose(field(ZOO[name]), 0, atol=1e-12)
     else:
-        agree(field(ZOO[name]), expected)
+        assert_equal_fields(field(ZOO[name]), expected)
 
 
-def test_every_objective_says_what_it_is():
+def test_every_objective_has_a_source_and_a_claim():
     for name, objective in ZOO.items():
-        assert objective.name == name and objective.source and objective.gradient_of and objective.description
+        assert objective.name == name and objective.source and objective.gradient_of
         claims = objective.state_loss is not None or objective.total_loss is not None
-        assert claims == (objective.gradient_of != "no loss"), name
+        assert claims == (objective.gradient_of != NO_LOSS), name
+        in_each_state = objective.gradient_of.startswith(IN_EACH_STATE)
+        assert not in_each_state or objective.state_loss is not None, name
+        assert (objective.gradient_of == ZERO_FIELD) == (objective.state_loss is fns.nothing), name
     assert not set(ZOO) & set(METHODS)
 
 
-def of_interest(objective):
-    """A loss of whole episodes is claimed, or none at all."""
-    return objective.control.is_student and (objective.total_loss is not None or objective.gradient_of == "no loss")
+def test_descriptions():
+    texts = {
+        "n_distill_kl": "The gradient of E[sum KL(pi||pi_theta)] (Czarnecki et al. 2019, Theorem 2, with KL).",
+        "k2_loss": "In each visited state, the gradient of KL(pi_theta||pi) (verl, k2).",
+        "gamma_opd": "Not the gradient of any loss (gamma-OPD, arXiv 2609.16937).",
+        "top_k_scalar": "Zero in expectation (miles, issue 2362).",
+    }
+    assert {name: ZOO[name].description for name in texts} == texts
+    assert discounted(ZOO["k2_loss"], 1.0).description == "Without a claim about its gradient (verl, k2)."
+    assert Objective("mine", loss=fns.k1).description == "Without a claim about its gradient."
 
 
-JACOBIANS = tuple(m for name, m in ZOO.items() if of_interest(m) or name in ("reverse_kl", "k1_reward", "k1_loss"))
+def test_every_function_has_a_name_that_shows_how_it_is_composed():
+    names = {"k1_reward": "negated(k1)", "tempered_forward_kl": "total(tempered(plain(forward_kl), scaled=True))"}
+    for name, text in names.items():
+        assert (ZOO[name].loss or ZOO[name].reward).__qualname__ == text
+    for method in (*KNOWN, plus_reward("kl_regularised")):
+        for fn in functions_of(method):
+            assert fn is None or "<" not in fn.__qualname__, method.name
+
+
+def has_testable_jacobian(objective):
+    """True where a loss of whole episodes is claimed, or no loss at all."""
+    return objective.control.is_student and (objective.total_loss is not None or objective.gradient_of == NO_LOSS)
+
+
+JACOBIANS = tuple(
+    m for name, m in ZOO.items() if has_testable_jacobian(m) or name in ("reverse_kl", "k1_reward", "k1_loss")
+)
 
 
 @pytest.mark.parametrize("objective", JACOBIANS, ids=lambda m: m.name)
-def test_no_loss_means_no_loss(objective):
-    """The Jacobian is symmetric where a loss of whole episodes is claimed, and clearly not where only one of states."""
+def test_the_jacobian_is_symmetric_only_where_a_loss_of_whole_episodes_is_claimed(objective):
+    """A claim that holds in each visited state by itself is not enough for a symmetric Jacobian."""
     few = jax.tree.map(lambda x: x[:8], (*problems()[0], *problems()[1:]))
     with float64():
         options = SUM | {"known": JACOBIANS, "jacobian": True}
@@ -251,7 +280,7 @@ def test_no_loss_means_no_loss(objective):
 # --- Identities between methods -----------------------------------------------------------------------------------
 
 
-EQUAL = [  # one, other, factor
+EQUAL = [  # the field of the first is `factor` times the field of the second
     ("entropy_regularised", "exp_entropy_regularised", 1),
     ("sequence_kl", "kl_regularised", 1),
     ("minillm", "kl_regularised", 1),
@@ -267,55 +296,56 @@ EQUAL = [  # one, other, factor
 ]
 
 
-def named(name, **params):
+def with_params(name, **params):
     method = ZOO[name] if name in ZOO else METHODS[name]
     return dataclasses.replace(method, params={**method.params, **params}) if params else method
 
 
-@pytest.mark.parametrize(("one", "other", "factor"), EQUAL)
-def test_methods_with_one_field(one, other, factor):
-    agree(field(named(one)), field(named(other)), factor)
+@pytest.mark.parametrize(("first", "second", "factor"), EQUAL)
+def test_methods_with_the_same_field(first, second, factor):
+    assert_equal_fields(field(with_params(first)), field(with_params(second)), factor)
 
 
-def test_three_names_of_one_estimator():
+def test_three_objectives_are_the_same_estimator():
     """k1 as reward, k2 as loss and k3 times the ratio give the same update sample by sample, not only in the mean."""
     for action in range(NUM_ACTIONS):
-        one = step(action)
-        rewarded = ZOO["k1_reward"].reward(one) * score(one)
+        step = example_step(action)
+        rewarded = ZOO["k1_reward"].reward(step) * score(step)
         for name in ("k2_loss", "k3_ratio"):
-            np.testing.assert_allclose(-loss_gradient(ZOO[name].loss, one), rewarded, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(-loss_gradient(ZOO[name].loss, step), rewarded, rtol=1e-4, atol=1e-6)
 
 
 def test_k3_as_reward_descends_the_difference_of_the_divergences():
-    agree(field(ZOO["k3_reward"]), field(ZOO["reverse_kl"]) - field(METHODS["on_policy_distill"]))
+    assert_equal_fields(field(ZOO["k3_reward"]), field(ZOO["reverse_kl"]) - field(METHODS["on_policy_distill"]))
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.3, 0.9])
 def test_the_proximal_teacher_is_the_jensen_shannon_divergence(alpha):
-    agree(field(named("top_d", alpha=alpha)), field(named("jsd", beta=alpha)), 1 / (1 - alpha))
+    proximal, jensen_shannon = field(with_params("top_d", alpha=alpha)), field(with_params("jsd", beta=alpha))
+    assert_equal_fields(proximal, jensen_shannon, 1 / (1 - alpha))
 
 
 def test_normalised_jensen_shannon_has_no_jump_at_its_ends():
-    mild = slice(None, None, 2)  # a nearly deterministic teacher comes into its own only at betas below its rarest
+    mild = slice(None, None, 2)  # a nearly deterministic teacher needs a beta below its least probability
     for beta, end in ((1e-6, METHODS["on_policy_distill"]), (1 - 1e-6, ZOO["reverse_kl"])):
-        np.testing.assert_allclose(field(named("jsd_normalised", beta=beta))[mild], field(end)[mild], atol=1e-3)
+        np.testing.assert_allclose(field(with_params("jsd_normalised", beta=beta))[mild], field(end)[mild], atol=1e-3)
 
 
 def replaced_teacher(probs):
-    """The teacher with these probabilities, rows normalised."""
+    """The teacher of `problems` with these probabilities, whose rows are normalised."""
     (_, teacher), _, _ = problems()
     return dataclasses.replace(teacher, probs=probs / probs.sum(-1, keepdims=True))
 
 
-def test_two_policies_are_one_teacher():
+def test_two_policies_are_equivalent_to_a_single_teacher():
     (_, teacher), _, _ = problems()
     pi, other = teacher.probs, teacher.others[:, 0]
     geometric, arithmetic = replaced_teacher(np.sqrt(pi * other)), replaced_teacher((pi + other) / 2)
     extrapolated = replaced_teacher(pi**1.25 * other**-0.25)
-    agree(field(ZOO["exopd"]), field(ZOO["reverse_kl"], extrapolated))
+    assert_equal_fields(field(ZOO["exopd"]), field(ZOO["reverse_kl"], extrapolated))
     for name in ("two_teachers_reverse_kl", "two_teachers_k1"):
-        agree(field(ZOO[name]), field(ZOO["reverse_kl"], geometric))
-    agree(field(ZOO["two_teachers_forward_kl"]), field(METHODS["on_policy_distill"], arithmetic))
+        assert_equal_fields(field(ZOO[name]), field(ZOO["reverse_kl"], geometric))
+    assert_equal_fields(field(ZOO["two_teachers_forward_kl"]), field(METHODS["on_policy_distill"], arithmetic))
 
 
 def half_squared_error(step):
@@ -326,23 +356,27 @@ def teacher_mean_of_k2(step):
     return jnp.sum(step.teacher_probs * (step.student_log_probs - step.teacher_log_probs) ** 2) / 2
 
 
-def test_further_divergences_written_out():
-    agree(field(named("power_opd", power=1.0)), field(Method("squares", loss=half_squared_error)))
-    everything = {"k": float(NUM_ACTIONS)}
-    agree(field(named("top_k_opd_teacher", **everything)), field(Method("k2", loss=teacher_mean_of_k2)))
+def test_further_divergences_equal_their_formulas():
+    assert_equal_fields(field(with_params("power_opd", power=1.0)), field(Method("squares", loss=half_squared_error)))
+    all_actions = {"k": float(NUM_ACTIONS)}
+    expected = field(Method("k2", loss=teacher_mean_of_k2))
+    assert_equal_fields(field(with_params("top_k_opd_teacher", **all_actions)), expected)
     for name in ("top_k_opd", "top_k_opd_written", "top_k_reverse_kl", "top_k_reverse_kl_tail"):
-        agree(field(named(name, **everything)), field(ZOO["reverse_kl"]))
-    agree(field(named("top_k_forward_kl_tail", **everything)), field(METHODS["on_policy_distill"]))
+        assert_equal_fields(field(with_params(name, **all_actions)), field(ZOO["reverse_kl"]))
+    assert_equal_fields(field(with_params("top_k_forward_kl_tail", **all_actions)), field(METHODS["on_policy_distill"]))
 
 
-def test_aggrevated_and_the_return():
-    """Proposition 3's method descends E_pi_theta sum_a pi_theta(a) Q^pi(s, a) with visits held fixed."""
+def test_td_vpi_descends_the_teachers_action_values():
+    """The field of Proposition 3 is that of -E_pi_theta sum_a pi_theta(a) Q^pi(s, a) with visits held fixed.
+
+    The field of `teacher_v_reward` is that of the negative return.
+    """
 
     @jax.vmap
     def fields(mdp, teacher, logits):
-        def advantage(probs, d):
-            ahead = jnp.where(mdp.terminal, 0, mdp.continue_prob) * teacher.values[mdp.successor]
-            q = jnp.einsum("sak,sk->sa", mdp.outcome_probs, mdp.reward + ahead)
+        def negative_action_value(probs, d):
+            next_value = jnp.where(mdp.terminal, 0, mdp.continue_prob) * teacher.values[mdp.successor]
+            q = jnp.einsum("sak,sk->sa", mdp.outcome_probs, mdp.reward + next_value)
             return -jnp.einsum("s,sa,sa", d, probs, q)
 
         def negative_return(logits):
@@ -350,41 +384,27 @@ def test_aggrevated_and_the_return():
             return -jnp.einsum("s,sa,sak,sk", visits(mdp, probs), probs, mdp.outcome_probs, mdp.reward)
 
         d = visits(mdp, jax.nn.softmax(logits))
-        return jax.grad(lambda x: advantage(jax.nn.softmax(x), d))(logits), jax.grad(negative_return)(logits)
+        action_value_field = jax.grad(lambda x: negative_action_value(jax.nn.softmax(x), d))(logits)
+        return action_value_field, jax.grad(negative_return)(logits)
 
     (mdps, teacher), logits, _ = problems()
     with float64():
-        by_teacher, whole = jax.tree.map(np.asarray, fields(mdps, teacher, logits))
-    agree(field(METHODS["td_vpi"]), by_teacher)
-    agree(field(METHODS["teacher_v_reward"]), whole)
+        action_value_field, return_field = jax.tree.map(np.asarray, fields(mdps, teacher, logits))
+    assert_equal_fields(field(METHODS["td_vpi"]), action_value_field)
+    assert_equal_fields(field(METHODS["teacher_v_reward"]), return_field)
 
 
 def test_modifiers_of_methods():
-    """MiniLLM is the one-step loss and the k1 return from the next step on; claims do not survive a change."""
+    """The KL of trajectories is the one-step loss plus the k1 return from the next step; a change removes claims."""
     later = without_own_step(ZOO["k1_return"], name="later")
-    agree(field(METHODS["kl_regularised"]), field(ZOO["reverse_kl"]) + field(later))
-    agree(field(discounted(ZOO["k1_reward"], 1.0)), field(ZOO["k1_return"]))
+    assert_equal_fields(field(METHODS["kl_regularised"]), field(ZOO["reverse_kl"]) + field(later))
+    assert_equal_fields(field(discounted(ZOO["k1_reward"], 1.0)), field(ZOO["k1_return"]))
     assert ZOO["k1_reward"].state_loss and not discounted(ZOO["k1_reward"], 1.0).state_loss
     assert discounted(METHODS["baseline"], 0.5).discount == 0.5
     assert length_normalised(ZOO["k1_return"]).reduction == "mean"
 
 
-# --- Modifiers of terms, by hand ------------------------------------------------------------------------------------
-
-PI, P = np.array([0.5, 0.3, 0.15, 0.05]), np.array([0.1, 0.2, 0.3, 0.4])
-
-
-def step(action=0, **params):
-    return Step(
-        *[jnp.log(jnp.float32(P)) + 1] * 2, jnp.float32(0), jnp.float32(PI), jnp.log(jnp.float32(PI)),
-        *[jnp.float32(0)] * 2, jnp.int32(action), *[jnp.float32(0)] * 2,
-        params={name: jnp.float32(x) for name, x in params.items()}, other_probs=jnp.zeros((0, 4)),
-    )  # fmt: skip
-
-
-def kl(p, q):
-    return np.sum(p * np.log(np.asarray(p) / q))
-
+# --- Functions by hand --------------------------------------------------------------------------------------------
 
 OTHER = np.array([0.4, 0.4, 0.1, 0.1])
 BY_HAND = {  # loss or reward at action 0 with the default params; the reward of the step is 2
@@ -410,113 +430,36 @@ BY_HAND = {  # loss or reward at action 0 with the default params; the reward of
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_functions_by_hand(name):
-    one = dataclasses.replace(step(**ZOO[name].params), other_probs=jnp.float32(OTHER[None]), reward=jnp.float32(2))
-    assert (ZOO[name].loss or ZOO[name].reward)(one) == pytest.approx(BY_HAND[name], rel=1e-5)
-
-
-TOP_2 = [  # owner, renormalise, tail, KL(P || PI) by hand
-    ("teacher", "none", False, 0.1 * np.log(0.1 / 0.5) + 0.2 * np.log(0.2 / 0.3)),
-    ("student", "none", False, 0.3 * np.log(0.3 / 0.15) + 0.4 * np.log(0.4 / 0.05)),
-    ("teacher", "both", False, kl(np.array([1, 2]) / 3, np.array([5, 3]) / 8)),
-    ("student", "both", False, kl(np.array([3, 4]) / 7, np.array([3, 1]) / 4)),
-    ("teacher", "teacher", False, 0.1 * np.log(0.1 / 0.625) + 0.2 * np.log(0.2 / 0.375)),
-    ("teacher", "none", True, kl(np.array([0.1, 0.2, 0.7]), np.array([0.5, 0.3, 0.2]))),
-]
-
-
-@pytest.mark.parametrize(("owner", "renormalise", "tail", "expected"), TOP_2)
-def test_top_k_by_hand(owner, renormalise, tail, expected):
-    fn = total(top_k(fns.REVERSE_KL, owner, renormalise, tail))
-    assert fn(step(k=2)) == pytest.approx(expected, rel=1e-5)
-    assert fn(step(k=4)) == pytest.approx(kl(P, PI), rel=1e-5)
-    for k in range(1, 5):
-        assert np.isfinite(loss_gradient(fn, step(k=k))).all()
-
-
-def test_whitened_by_hand():
-    """Mean 0 and variance 1 under the student, at any scale of the terms; nothing of it is differentiated."""
-    ratio = np.log(P / PI)
-    centred = ratio - np.sum(P * ratio)
-    expected = centred / np.sqrt(np.sum(P * centred**2))
-    for terms in (fns.K1, lambda rows, params: 100 * fns.K1(rows, params)):
-        np.testing.assert_allclose(whitened(terms)(rows(step()), {"epsilon": 0}), expected, rtol=1e-4)
-    np.testing.assert_array_equal(loss_gradient(total(whitened(fns.K1)), step(epsilon=0)), 0)
-    same = rows(step())._replace(teacher_log_probs=rows(step()).student_log_probs)
-    np.testing.assert_allclose(whitened(fns.K1)(same, {"epsilon": 1e-6}), 0, atol=1e-3)
-
-
-def test_top_k_weights_by_hand():
-    for weight, expected in (("student", [0, 0, 3, 4]), ("teacher", [0, 0, 3, 1]), ("one", [0, 0, 1, 1])):
-        weights = top_k_weights("student", weight)(rows(step()), {"k": 2})
-        np.testing.assert_allclose(weights, np.array(expected) / np.sum(expected), rtol=1e-5)
-    np.testing.assert_allclose(top_k_weights("teacher", "one", False)(rows(step()), {"k": 2}), [1, 1, 0, 0])
-
-
-def test_temperature():
-    """At 1 it changes nothing; elsewhere both policies are softened, and the square undoes the gradient's decay."""
-    for terms in (fns.FORWARD_KL, fns.REVERSE_KL):
-        assert total(tempered(terms))(step(temperature=1)) == pytest.approx(float(total(terms)(step())), rel=1e-5)
-    soft = P**0.5 / np.sum(P**0.5), PI**0.5 / np.sum(PI**0.5)
-    assert total(tempered(fns.REVERSE_KL))(step(temperature=2)) == pytest.approx(kl(*soft), rel=1e-5)
-    squared = total(tempered(fns.FORWARD_KL, scaled=True))
-    assert squared(step(temperature=2)) == pytest.approx(4 * kl(*soft[::-1]), rel=1e-5)
-    sizes = [np.linalg.norm(loss_gradient(squared, step(temperature=t))) for t in (10, 100)]
-    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
-
-
-def test_clips_and_clamps():
-    terms = P * np.log(P / PI)
-    assert total(clipped(fns.REVERSE_KL))(step(clip=0.05)) == pytest.approx(np.minimum(terms, 0.05).sum(), rel=1e-5)
-    inside, outside = clamped(fns.k1, -3, 3), clamped(fns.k1, most=-2)
-    for action in range(4):
-        ratio = np.log(P / PI)[action]
-        assert inside(step(action)) == pytest.approx(ratio, rel=1e-5) and outside(step(action)) == -2
-        np.testing.assert_array_equal(loss_gradient(outside, step(action)), 0)
-    assert times_ratio(fns.k1)(step(1)) == fns.k1(step(1))
-    with_score = loss_gradient(times_ratio(fns.k1), step(1)) - loss_gradient(fns.k1, step(1))
-    np.testing.assert_allclose(with_score, np.log(0.2 / 0.3) * (np.eye(4)[1] - P), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: top_k(fns.REVERSE_KL, "both"), "owner 'student' or 'teacher'"),
-        (lambda: top_k(fns.REVERSE_KL, "student", "student"), "renormalise 'none', 'teacher' or 'both'"),
-        (lambda: top_k(fns.REVERSE_KL, "student", "both", tail=True), "the rows sum to 1 already"),
-        (lambda: top_k_weights("student", "two"), "'two'"),
-        (lambda: ZOO["exopd"].reward(step(scale=1.25, floor=0.01)), "give it others [N, S, A]"),
-    ],
-)
-def test_bad_input_is_refused_in_one_line(make, message):
-    with pytest.raises(ValueError) as error:
-        make()
-    assert message in str(error.value) and "\n" not in str(error.value)
+    step = example_step(**ZOO[name].params)
+    step = dataclasses.replace(step, other_probs=jnp.float32(OTHER[None]), reward=jnp.float32(2))
+    assert (ZOO[name].loss or ZOO[name].reward)(step) == pytest.approx(BY_HAND[name], rel=1e-5)
 
 
 # --- Probability 0 --------------------------------------------------------------------------------------------------
 
-EXTREME = {"float16": 4.0, "bfloat16": 40.0, "float32": 40.0, "float64": 300.0}  # exp(2 of it) is a number of the type
+# The greatest logits of a student by type; exp of twice that number is finite.
+EXTREME = {"float16": 4.0, "bfloat16": 40.0, "float32": 40.0, "float64": 300.0}
 TEACHERS = [[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0.25, 0.25, 0.25, 0.25]]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 @functools.partial(jax.vmap, in_axes=(None, None, 0, 0, 0, None))
 def outputs(methods, floor, teacher, logits, action, others):
-    """Everything that the methods' functions give in one state, by method."""
-    found = {}
+    """The rewards and the loss gradient of every method in one state, by name."""
+    by_method = {}
     for method in methods:
         zero = jnp.zeros((), logits.dtype)
-        one = Step(
+        step = Step(
             logits, logits, zero, teacher, numerics.log_floored(teacher, floor), zero + 1, zero, action, zero, zero,
             params={name: jnp.asarray(x, logits.dtype) for name, x in method.params.items()}, other_probs=others,
         )  # fmt: skip
-        values = [fn(one) for fn in (method.reward, method.next_reward) if fn is not None]
-        found[method.name] = values + ([loss_gradient(method.loss, one)] if method.loss is not None else [])
-    return found
+        rewards = [fn(step) for fn in (method.reward, method.next_reward) if fn is not None]
+        by_method[method.name] = rewards + ([loss_gradient(method.loss, step)] if method.loss is not None else [])
+    return by_method
 
 
-def unfinished(dtype, floor):
-    """Names of the methods with anything that is not finite where the teacher, the student, or both are at 0."""
+def methods_not_finite(dtype, floor):
+    """The methods with an output that is not finite where a probability of teacher, student or both is 0."""
     size, names = EXTREME[dtype], set()
     with float64():
         kind = jnp.dtype(dtype)
@@ -524,8 +467,7 @@ def unfinished(dtype, floor):
         grid = [x.ravel() for x in np.meshgrid(range(3), range(4), range(4), indexing="ij")]
         arrays = (jnp.asarray(TEACHERS, kind)[grid[0]], jnp.asarray(students, kind)[grid[1]], jnp.asarray(grid[2]))
         others = jnp.asarray([[0, 1, 0, 0]], kind)
-        found = outputs(KNOWN, floor, *arrays, others)
-        for name, values in found.items():
+        for name, values in outputs(KNOWN, floor, *arrays, others).items():
             if not all(np.isfinite(np.asarray(x, np.float64)).all() for x in values):
                 names.add(name)
     return names
@@ -535,11 +477,11 @@ def unfinished(dtype, floor):
     "dtype", [pytest.param(d, marks=() if d in ("float32", "bfloat16") else pytest.mark.slow) for d in EXTREME]
 )
 def test_finite_at_probability_0(dtype):
-    assert unfinished(dtype, 0.01) == set()
+    assert methods_not_finite(dtype, 0.01) == set()
 
 
-def test_what_takes_the_logarithm_of_0_is_refused(monkeypatch):
-    """Without a floor a method is finite all the same, or `train` says in one line that it cannot be."""
+def test_a_method_that_takes_the_logarithm_of_0_is_refused(monkeypatch):
+    """Without a floor a method has finite outputs, or `train` refuses it with an error of one line."""
     mdp = small.random_mdp(1)
     teacher = with_others(small.random_teacher(mdp, 1, deterministic_rows=4), small.random_teacher(mdp, 2))
 
@@ -557,13 +499,14 @@ def test_what_takes_the_logarithm_of_0_is_refused(monkeypatch):
             assert "probability that is 0" in str(error) and "\n" not in str(error)
             refused.add(method.name)
     assert {"entropy_regularised", "k1_reward"} <= refused and "on_policy_distill" not in refused
-    assert unfinished("float32", 0.0) == refused
+    assert methods_not_finite("float32", 0.0) == refused
 
 
 # --- Sampled = exact ------------------------------------------------------------------------------------------------
 
 
-KINDS = [  # of each kind some by default, alike in the shape of their sampling program; all of the zoo with -m slow
+# Some objectives of each shape of the sampling program; the slow tests take the whole zoo.
+KINDS = [
     ["k1_reward", "k3_loss", "k3_ratio", "top_d", "distral", "two_teachers_k1", "top_k_opd", "top_k_forward_kl_tail"],
     ["n_distill_kl", "minillm"],
     ["gkd"],
@@ -571,11 +514,11 @@ KINDS = [  # of each kind some by default, alike in the shape of their sampling 
 
 
 def groups():
-    """Names of the methods that share a sampling program, few enough, as each pays for the functions of all."""
-    found = {}
+    """Groups of at most 8 objectives that share a sampling program, which computes the functions of all of them."""
+    by_shape = {}
     for name, m in ZOO.items():
-        found.setdefault((m.next_reward is None, m.control), []).append(name)
-    return [names[i : i + 8] for names in found.values() for i in range(0, len(names), 8)]
+        by_shape.setdefault((m.next_reward is None, m.control), []).append(name)
+    return [names[i : i + 8] for names in by_shape.values() for i in range(0, len(names), 8)]
 
 
 CASES = [(names, "td") for names in KINDS] + [
@@ -585,10 +528,10 @@ CASES = [(names, "td") for names in KINDS] + [
 
 @pytest.mark.parametrize(("names", "estimator"), CASES, ids=lambda x: x if isinstance(x, str) else x[0])
 def test_mean_of_sampled_updates_is_the_exact_update(names, estimator, monkeypatch):
-    """As in test_unbiased.py; all methods of a control policy share one program, for the sake of time."""
-    chosen = {n: dataclasses.replace(ZOO[n], params={p: ZOO[n].params.get(p, 1.0) for p in PARAMS}) for n in names}
-    monkeypatch.setattr(tasks, "companions", lambda method: tuple(chosen.values()))
-    monkeypatch.setattr(test_unbiased, "NUM_STUDENTS", 4000)
+    """As in test_unbiased.py; all methods of a group share one program, which saves time."""
+    all_params = [{p: ZOO[n].params.get(p, 1.0) for p in PARAMS} for n in names]
+    methods = tuple(dataclasses.replace(ZOO[n], params=params) for n, params in zip(names, all_params, strict=True))
+    monkeypatch.setattr(tasks, "methods_in_program", lambda method: methods)
     worlds = [small.random_mdp(3, by_state=True), small.random_mdp(2, by_state=True, aliased=True)]
     worlds = stack([dataclasses.replace(mdp, num_observations=4) for mdp in worlds])
     teachers = test_unbiased.stack([small.random_teacher(worlds[i], i, deterministic_rows=1) for i in range(2)])
@@ -596,8 +539,10 @@ def test_mean_of_sampled_updates_is_the_exact_update(names, estimator, monkeypat
     tables = zip(*(small.random_student(worlds[i], i) for i in range(2)), strict=True)
     logits, values = (np.stack(x) for x in tables)
     changes = {"estimator": estimator, "reduction": "mean", **test_unbiased.NUMBERS}
-    updates = test_unbiased.sampled_updates(worlds, teachers, tuple(chosen.values()), logits, values, **changes)
-    for name, update in updates.items():
+    key = jax.random.key(0)
+    updates = sampled_updates(key, worlds, teachers, methods, logits, values, num_updates=4000, **changes)
+    for name, sampled in updates.items():
+        update = np.concatenate([sampled.logits, sampled.values[..., None]], axis=-1)
         arrays = worlds, teachers, jnp.asarray(logits), jnp.asarray(values)
         exact = exact_update(ZOO[name], arrays, known=tuple(ZOO[n] for n in names), **changes)
         exact = np.concatenate([exact.logits, np.asarray(exact.values)[..., None]], axis=-1)
@@ -605,4 +550,4 @@ def test_mean_of_sampled_updates_is_the_exact_update(names, estimator, monkeypat
         standard_error = update.std(1, ddof=1) / np.sqrt(update.shape[1])
         assert (error <= 4 * standard_error + 2e-6).all(), f"{name}: {(error / (standard_error + 1e-12)).max()}"
         could_fail = standard_error.max() < 0.25 * np.abs(exact).max()
-        assert could_fail or ZOO[name].state_loss is fns.nothing, f"{name}: it could not fail"
+        assert could_fail or ZOO[name].state_loss is fns.nothing, f"{name}: the test could not fail"

@@ -1,4 +1,4 @@
-"""Figures: the right numbers in the right places, one look everywhere, nothing cut off."""
+"""Figures: their numbers, their styles, and that no text is cut off."""
 
 import types
 
@@ -85,40 +85,40 @@ def beyond_limits(ax):
 # --- styles -----------------------------------------------------------------------------------------------
 
 
-def test_every_method_has_its_own_look():
+def test_every_method_has_its_own_style():
     assert set(plotting.STYLES) == set(fig4.KNOWN)
-    looks = list(plotting.STYLES.values())
-    assert len({look.marker for look in looks}) == len(looks)  # enough to tell them apart in grey
-    assert len({look.label for look in looks}) == len(looks)
-    assert len({look.color for look in looks}) >= len(looks) - 2  # petroff10 and black are eleven colours
-    assert {look.color for look in looks} <= {"black", *plotting.PALETTE}
-    assert ":" not in {look.linestyle for look in looks}  # dotted is for references
+    styles = list(plotting.STYLES.values())
+    assert len({item.marker for item in styles}) == len(styles)  # the markers distinguish the methods without colour
+    assert len({item.label for item in styles}) == len(styles)
+    assert len({item.color for item in styles}) >= len(styles) - 2  # petroff10 and black are eleven colours
+    assert {item.color for item in styles} <= {"black", *plotting.PALETTE}
+    assert ":" not in {item.linestyle for item in styles}  # dotted is for references
 
 
 def test_the_methods_of_a_figure_differ_in_more_than_the_marker():
     fig8 = set(METHODS) - {"teacher_distill", "n_distill", "exp_entropy_regularised"}
     for names in (fig8, set(fig10.METHODS)):
-        looks = [plotting.STYLES[name] for name in names]
-        assert len({look.color for look in looks}) == len(looks)
-        for i, a in enumerate(looks):
-            for b in looks[:i]:
+        styles = [plotting.STYLES[name] for name in names]
+        assert len({item.color for item in styles}) == len(styles)
+        for i, a in enumerate(styles):
+            for b in styles[:i]:
                 grey = abs(np.dot(np.subtract(to_rgb(a.color), to_rgb(b.color)), [0.299, 0.587, 0.114]))
                 assert grey > 0.01 or a.linestyle != b.linestyle, (a.label, b.label)
 
 
-def test_a_users_own_methods_get_different_looks():
-    looks = [plotting.method_style(f"mine_{i}", i) for i in range(20)]
-    assert len({look._replace(label="") for look in looks}) == 20
-    assert [look.label for look in looks[:2]] == ["mine_0", "mine_1"]
+def test_methods_that_are_not_in_the_table_get_different_styles():
+    styles = [plotting.method_style(f"mine_{i}", i) for i in range(20)]
+    assert len({item._replace(label="") for item in styles}) == 20
+    assert [item.label for item in styles[:2]] == ["mine_0", "mine_1"]
     assert plotting.method_style("td_v0", 3) is plotting.STYLES["td_v0"]
 
 
-def test_own_methods_take_no_colour_of_a_known_one_beside_them():
+def test_other_methods_do_not_take_the_colour_of_a_known_one_in_the_figure():
     labels = ["mine", "on_policy_distill", *(f"mine_{i}" for i in range(12)), "entropy_regularised", "td_v0"]
-    looks = [plotting.method_style(*pair) for pair in zip(labels, plotting.palette_indices(labels), strict=True)]
+    styles = [plotting.method_style(*pair) for pair in zip(labels, plotting.palette_indices(labels), strict=True)]
     known = {plotting.STYLES[label].color for label in labels if label in plotting.STYLES}
-    assert all(look.color not in known for label, look in zip(labels, looks, strict=True) if "mine" in label)
-    assert len({look._replace(label="") for look in looks}) == len(labels)
+    assert all(item.color not in known for label, item in zip(labels, styles, strict=True) if "mine" in label)
+    assert len({item._replace(label="") for item in styles}) == len(labels)
 
 
 # --- curves -----------------------------------------------------------------------------------------------
@@ -137,9 +137,9 @@ def test_curves_are_means_with_their_bands():
     for x in range(5):
         heights = corners[corners[:, 0] == x, 1]
         np.testing.assert_allclose([heights.min(), heights.max()], [expected.low[x], expected.high[x]])
-    look = plotting.STYLES["td_vpi"]
-    assert line.get_color() == look.color and line.get_marker() == look.marker
-    assert line.get_label() == look.label
+    expected_style = plotting.STYLES["td_vpi"]
+    assert line.get_color() == expected_style.color and line.get_marker() == expected_style.marker
+    assert line.get_label() == expected_style.label
 
 
 def test_curves_take_labels_options_and_single_lines():
@@ -181,7 +181,7 @@ def test_a_result_draws_itself():
     assert_nothing_is_cut_off(figure)
 
 
-def test_a_result_draws_what_is_asked_for():
+def test_a_result_draws_the_given_methods_and_references():
     result = make_result(teacher_returns=[[7.0] * 6, [5.0] * 6])
     figure = result.plot(labels=["n_distill", "baseline"], references=["optimal", "teacher"], band=False)
     assert legend_texts(figure) == [
@@ -210,7 +210,7 @@ def test_a_result_draws_what_is_asked_for():
         ),
     ],
 )
-def test_a_result_refuses_to_draw_what_does_not_exist(arguments, message):
+def test_a_result_refuses_unknown_labels_quantities_and_references(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_result().plot(**arguments)
 
@@ -223,7 +223,7 @@ def test_a_figure_of_panels_has_one_legend_and_nothing_cut_off():
         result.plot(ax, title="TD(1) student, 25 % teacher noise")
     plotting.add_legend(figure)
     texts = legend_texts(figure)
-    assert texts == [look.label for look in plotting.STYLES.values()] + ["Teacher", "Uniform policy"]
+    assert texts == [item.label for item in plotting.STYLES.values()] + ["Teacher", "Uniform policy"]
     assert_nothing_is_cut_off(figure)
     assert axes[0, 0].get_shared_y_axes().joined(axes[0, 0], axes[0, 3])
 
@@ -321,7 +321,7 @@ def test_arrows_point_where_the_action_goes(action, direction):
     assert ahead.min() < 0.3 and behind.mean() > 0.9
 
 
-def test_arrows_are_as_long_as_the_move_is_likely_and_a_dot_is_doing_nothing():
+def test_arrows_are_as_long_as_the_move_is_probable_and_a_dot_is_doing_nothing():
     world = make_world(num_actions=7)
     policy = np.zeros((15, 7))
     policy[:, 0], policy[:, 3], policy[:, 5] = 0.5, 0.25, 0.25

@@ -62,8 +62,8 @@ def test_stopped_often_and_still_the_same_bits(problem, tmp_path, estimator, mon
     """Stopped again and again, also before the first save, the carry of lanes and what was handed out are read back."""
     whole = train(problem, estimator=estimator)
     read = []
-    forget = checkpoints.Store._take_lanes
-    monkeypatch.setattr(checkpoints.Store, "_take_lanes", lambda s, a: (forget(s, a), read.append(len(s.on_their_way))))
+    take = checkpoints.Store._take_snapshots
+    monkeypatch.setattr(checkpoints.Store, "_take_snapshots", lambda s, a: (take(s, a), read.append(len(s.snapshots))))
     for fraction in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9):
         with pytest.raises(Stopped), checkpoints.resumable(tmp_path / "run", seconds=0.2):
             train(problem, estimator=estimator, on_chunk=stop_after(fraction))

@@ -86,7 +86,7 @@ def test_left_out_of_every_average_and_said():
 
 
 def test_teachers_that_diverge_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"The actor-critic diverged in 3 of 3 MDPs \(first: MDP 0 at iteration \d+\)"):
+    with pytest.raises(ValueError, match=r"Actor-critic diverged in 3 of 3 MDPs \(first: MDP 0 at iteration \d+\)"):
         teachers.actor_critic(jax.random.key(0), WORLDS, num_iterations=60, learning_rate=1e38, return_weight=1e38)
 
 

@@ -9,10 +9,9 @@ import pytest
 
 from jaxdistill import METHODS, Control, expected_update
 from jaxdistill.methods import Method, numerics
-from jaxdistill.scheduling import pool as pool_lib
 from jaxdistill.teachers.tabular import with_others
-from jaxdistill.training import tasks
-from jaxdistill.training.config import Config, Resolved
+from jaxdistill.training.sampling import sampled_updates
+from jaxdistill.training.tasks import methods_in_program
 from tests import small
 
 NUM_STUDENTS = 8_000  # on each world, one sampled update each
@@ -31,40 +30,26 @@ def stack(items):
     return jax.tree.map(lambda *x: jnp.stack(x), *items)
 
 
-def sampled_updates(mdps, teachers, chosen, logits, values, **changes):
-    """{method name: [W, N, O, A + 1]}: what one iteration added to the tables of N students on each of W worlds.
-
-    The learning rates are 1. `mdps` and `teachers` are stacks of W, the tables [W, O, A] and [W, O].
-    """
-    config = Config(num_iterations=1, num_checkpoints=1, learning_rate=1.0, value_learning_rate=1.0, **changes)
-    num = NUM_STUDENTS * mdps.num_mdps
-    stacked, many = jax.tree.map(lambda x: jnp.repeat(x, NUM_STUDENTS, axis=0), (mdps, teachers))
-    stacked = dataclasses.replace(stacked, id=jnp.arange(num, dtype=jnp.int32))
-    before = np.concatenate([logits, values[..., None]], axis=-1).repeat(NUM_STUDENTS, axis=0)
-    after = np.zeros((len(chosen), *before.shape), np.float64)
-
-    def keep(cell, student, pause, output):
-        after[cell, student] = output.params
-
-    cells = [Resolved(method.name, method, many, config) for method in chosen]
-    initial = np.broadcast_to(before, after.shape)
-    pool_lib.run(tasks.make_tasks(jax.random.key(0), stacked, cells, np.ones(num), keep, initial=initial))
-    updates = (after - before).reshape(len(chosen), mdps.num_mdps, NUM_STUDENTS, *before.shape[1:])
-    return dict(zip([method.name for method in chosen], updates, strict=True))
+def sampled(mdps, teachers, methods, logits, values, **changes):
+    """{method name: [W, N, O, A + 1]}: what one iteration added to the tables of N students on each of W worlds."""
+    updates = sampled_updates(
+        jax.random.key(0), mdps, teachers, methods, logits, values, num_updates=NUM_STUDENTS, **changes
+    )
+    return {name: np.concatenate([x.logits, x.values[..., None]], axis=-1) for name, x in updates.items()}
 
 
-def check(chosen, worlds, estimator, reduction, teachers=None):
+def check(methods, worlds, estimator, reduction, teachers=None):
     """Within 4 standard errors in every entry; the fixed seed makes the 4 a fact and not a chance."""
     teachers = teachers or [small.random_teacher(mdp, i, deterministic_rows=1) for i, mdp in enumerate(worlds)]
     tables = [small.random_student(mdp, i) for i, mdp in enumerate(worlds)]
     logits, values = (np.stack(x) for x in zip(*tables, strict=True))
     changes = {"estimator": estimator, "reduction": reduction, **NUMBERS}
-    sampled = sampled_updates(stack(worlds), stack(teachers), chosen, logits, values, **changes)
-    for method in chosen:
+    updates = sampled(stack(worlds), stack(teachers), methods, logits, values, **changes)
+    for method in methods:
         for i, (mdp, teacher) in enumerate(zip(worlds, teachers, strict=True)):
             exact = expected_update(mdp, teacher, method, jnp.asarray(logits[i]), jnp.asarray(values[i]), **changes)
             exact = np.concatenate([exact.logits, np.asarray(exact.values)[:, None]], axis=1)
-            update = sampled[method.name][i]
+            update = updates[method.name][i]
             error = update.mean(0) - exact
             standard_error = update.std(0, ddof=1) / np.sqrt(len(update))
             excess = np.abs(error) - 4 * standard_error
@@ -74,12 +59,12 @@ def check(chosen, worlds, estimator, reduction, teachers=None):
 
 def groups():
     """(names, estimator) of the methods that share a program."""
-    found = {}
+    names_by_program = {}
     for name, method in BATTERY.items():
         for estimator in ("mc", "td"):
             if method.estimator in (None, estimator):
-                found.setdefault((tasks.companions(method)[0].name, estimator), []).append(name)
-    return [(tuple(names), estimator) for (_, estimator), names in found.items()]
+                names_by_program.setdefault((methods_in_program(method)[0].name, estimator), []).append(name)
+    return [(tuple(names), estimator) for (_, estimator), names in names_by_program.items()]
 
 
 @pytest.mark.parametrize(("names", "estimator"), groups(), ids=lambda x: x if isinstance(x, str) else x[0])

@@ -1,4 +1,4 @@
-"""The corridors of Figs. 6 and 9 against an independent solution, and how they stack and refuse."""
+"""The corridors of Figs. 6 and 9: values against an independent solution, stacks, and errors for bad arguments."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from jaxdistill.mdp import exact
 from jaxdistill.worlds.corridor import chain
 
 
-def solved(length, direction, noise=0.1, termination=0.01):
+def walk_return(length, direction, noise=0.1, termination=0.01):
     """Undiscounted return of always moving right (+1) or left (-1), from the equations of the walk, in float64.
 
-    Inner cells 1 to 2 * length - 1; up and down stay. The end that a step arrives in pays whether or not the episode
-    is cut after that step.
+    The unknowns are the values of the inner cells. Up and down stay. An arrival in an end collects its reward, whether
+    or not the episode also ends by `termination` in that step.
     """
     ahead, behind, stay = 1 - noise + noise / 4, noise / 4, noise / 2
     inner = 2 * length - 1
@@ -33,25 +33,25 @@ def test_values_of_both_teachers(length):
     for make, direction in ((teachers.optimal, 1), (teachers.adversarial, -1)):
         teacher = make(mdp)
         value = float(exact.start_value(mdp, exact.policy_values(mdp, teacher.probs)))
-        assert value == pytest.approx(solved(length, direction), abs=1e-5)
-        chosen = np.asarray(teacher.probs)[1 : 2 * length].argmax(-1)  # nobody acts in the ends
-        assert (chosen == (1 if direction > 0 else 0)).all()
+        assert value == pytest.approx(walk_return(length, direction), abs=1e-5)
+        best_actions = np.asarray(teacher.probs)[1 : 2 * length].argmax(-1)  # The agent never acts in the ends.
+        assert (best_actions == (1 if direction > 0 else 0)).all()
     uniform = exact.start_value(mdp, exact.policy_values(mdp, exact.uniform_policy(mdp)))
-    assert float(uniform) == pytest.approx(0, abs=1e-5)  # as many ways to one end as to the other
+    assert float(uniform) == pytest.approx(0, abs=1e-5)  # By symmetry.
 
 
-def test_five_moves_give_the_published_value():
-    assert solved(5, 1) == pytest.approx(0.95, abs=0.01)
+def test_length_5_gives_the_published_value():
+    assert walk_return(5, 1) == pytest.approx(0.95, abs=0.01)
 
 
-def test_shape_and_pictures():
+def test_shapes_and_grid():
     mdp = chain(2, goal_reward=3.0, trap_reward=-2.0)
     assert (mdp.num_states, mdp.num_actions, mdp.num_observations) == (5, 4, 5)
     assert not mdp.is_stacked
     np.testing.assert_array_equal(mdp.grid.reward, [[-2, 0, 0, 0, 3]])
     np.testing.assert_array_equal(mdp.grid.terminal, [[True, False, False, False, True]])
     assert int(mdp.start[0]) == 2
-    assert float(mdp.reward[3, 1]) == 3  # arriving in the goal from its left neighbour
+    assert float(mdp.reward[3, 1]) == 3  # Arrival in the goal from its left neighbour.
     assert float(mdp.reward[1, 0]) == -2
 
 
@@ -62,7 +62,7 @@ def test_other_dynamics():
     assert float(mdp.continue_prob) == 0.5
 
 
-def test_a_stack_holds_copies_with_ids_of_their_own():
+def test_a_stack_holds_equal_corridors_with_distinct_ids():
     mdps = chain(2, 3)
     assert mdps.num_mdps == 3
     np.testing.assert_array_equal(mdps.id, [0, 1, 2])
@@ -71,7 +71,7 @@ def test_a_stack_holds_copies_with_ids_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "message"),
     [
         ({"length": 0}, "length"),
         ({"length": 2.5}, "length"),
@@ -83,7 +83,7 @@ def test_a_stack_holds_copies_with_ids_of_their_own():
         ({"goal_reward": float("nan")}, "finite"),
     ],
 )
-def test_refusals(options, expected):
-    with pytest.raises(ValueError, match=expected) as error:
+def test_bad_arguments_give_one_clear_line(options, message):
+    with pytest.raises(ValueError, match=message) as error:
         chain(**options)
     assert "\n" not in str(error.value)

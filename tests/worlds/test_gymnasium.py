@@ -1,4 +1,4 @@
-"""Worlds of Gymnasium: the same law, the same optimal values, and the same returns as in the environment itself."""
+"""MDPs of Gymnasium environments: the law and the optimal values of the table, and the environment's own returns."""
 
 import types
 
@@ -10,7 +10,7 @@ from jaxdistill import check_method, from_gymnasium, plotting, stack, teachers, 
 from jaxdistill.mdp import exact
 from jaxdistill.worlds.gymnasium import play
 
-# Without a version Gymnasium takes the newest, and warns; versions differ between its releases.
+# The names have no version, because the versions differ between the releases of Gymnasium.
 WORLDS = {
     "slippery": ("FrozenLake", {}),
     "dry": ("FrozenLake", {"is_slippery": False}),
@@ -21,6 +21,7 @@ WORLDS = {
 
 
 def newest(family):
+    """The newest version of a family of environments; Gymnasium warns if an id has no version."""
     gymnasium = pytest.importorskip("gymnasium")
     return max(name for name in gymnasium.registry if name.startswith(f"{family}-v"))
 
@@ -31,12 +32,12 @@ def make(world):
 
 
 def law(entries):
-    """{(successor, reward, whether it ends): probability} of a list of transitions."""
-    found = {}
-    for prob, successor, reward, ends in entries:
-        key = (int(successor), float(np.float32(reward)), bool(ends))
-        found[key] = found.get(key, 0) + prob
-    return found
+    """{(successor, reward, terminal): probability} of a list of transitions."""
+    probs = {}
+    for prob, successor, reward, terminal in entries:
+        key = (int(successor), float(np.float32(reward)), bool(terminal))
+        probs[key] = probs.get(key, 0) + prob
+    return probs
 
 
 def assert_same_law(mdp, table):
@@ -51,16 +52,16 @@ def assert_same_law(mdp, table):
 
 
 def value_iteration(table, discount):
-    """Optimal values from the table alone, in float64."""
+    """Optimal values computed from the table alone, in float64."""
     rows = [
-        (s, a, prob, successor, reward, not ends)
-        for s in range(len(table)) for a in range(len(table[0])) for prob, successor, reward, ends in table[s][a]
+        (s, a, prob, successor, reward, not terminal)
+        for s in range(len(table)) for a in range(len(table[0])) for prob, successor, reward, terminal in table[s][a]
     ]  # fmt: skip
-    s, a, prob, successor, reward, on = (np.array(column) for column in zip(*rows, strict=True))
+    s, a, prob, successor, reward, goes_on = (np.array(column) for column in zip(*rows, strict=True))
     values = np.zeros(len(table))
     for _ in range(20_000):
         q = np.zeros((len(table), len(table[0])))
-        np.add.at(q, (s, a), prob * (reward + discount * on * values[successor]))
+        np.add.at(q, (s, a), prob * (reward + discount * goes_on * values[successor]))
         values, before = q.max(1), values
         if np.abs(values - before).max() < 1e-10:
             return values
@@ -81,7 +82,7 @@ def test_the_law_and_the_optimal_values_are_those_of_the_table(world):
         np.testing.assert_allclose(exact.optimal_values(mdp, discount), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_id_with_options_and_an_environment_are_the_same():
+def test_an_id_with_options_gives_the_mdp_of_the_environment():
     by_id = from_gymnasium(newest("FrozenLake"), map_name="8x8", continue_prob=0.9, observation=np.arange(64) // 8)
     assert by_id.num_states == 64 and by_id.num_observations == 8 and by_id.continue_prob == np.float32(0.9)
     for a, b in zip(jax.tree.leaves(by_id), jax.tree.leaves(from_gymnasium(make("large"))), strict=True):
@@ -89,8 +90,8 @@ def test_an_id_with_options_and_an_environment_are_the_same():
             np.testing.assert_array_equal(a, b)
 
 
-class Bare:
-    """An environment made by hand: two entries that are equal, rewards by action, an end that is not in the state."""
+class Handmade:
+    """An environment with equal entries, rewards that depend on the action, and ends that depend on the entry."""
 
     unwrapped = property(lambda self: self)
     initial_state_distrib = np.array([0.25, 0.0, 0.75])
@@ -102,15 +103,15 @@ class Bare:
 
 
 def test_rewards_by_action_equal_entries_and_flags_are_kept():
-    mdp = from_gymnasium(Bare())
-    assert_same_law(mdp, Bare.P)
+    mdp = from_gymnasium(Handmade())
+    assert_same_law(mdp, Handmade.P)
     assert mdp.num_outcomes == 3
     assert mdp.start.tolist() == [0, 2] and mdp.start_probs.tolist() == [0.25, 0.75]
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """Three students of FrozenLake, not yet good ones: a student that always arrives would test nothing."""
+    """Three students of FrozenLake after short training: a return that is always 1 would test nothing."""
     mdps = stack([from_gymnasium(make("slippery"))] * 3)
     return mdps, train(
         jax.random.key(1), mdps, teachers.optimal(mdps), ["entropy_regularised"], num_iterations=30,
@@ -118,90 +119,91 @@ def trained():
     )  # fmt: skip
 
 
-def assert_earns_what_we_say(env, mdp, logits, predicted, num_episodes):
+def assert_played_return_is(env, mdp, logits, exact_return, num_episodes):
+    """Plays a student in the environment and compares its mean return with the exact one."""
     policy = np.asarray(jax.nn.softmax(logits))[np.asarray(mdp.observation)]
     returns = play(env.unwrapped, policy, num_episodes, seed=7)
     standard_error = returns.std() / np.sqrt(num_episodes)
-    assert standard_error > 0 and abs(returns.mean() - predicted) < 4 * standard_error
+    assert standard_error > 0 and abs(returns.mean() - exact_return) < 4 * standard_error
 
 
-def test_a_trained_policy_earns_in_the_environment_what_we_say(trained):
+def test_a_trained_policy_earns_its_exact_return_in_the_environment(trained):
     mdps, result = trained
     assert (result.final_returns > 0.08).all() and result.uniform_returns == pytest.approx(0.014, abs=0.001)
-    assert len(set(result.final_returns[0].tolist())) == 3  # three students, not one three times
-    assert_earns_what_we_say(make("slippery"), mdps[0], result.logits[0, 0], result.final_returns[0, 0], 2000)
+    assert len(set(result.final_returns[0].tolist())) == 3  # The students differ.
+    assert_played_return_is(make("slippery"), mdps[0], result.logits[0, 0], result.final_returns[0, 0], 2000)
 
 
-def test_a_time_limit_is_the_environments_own(trained):
-    """It is not in the table, and `play` meets it where the environment has it."""
+def test_play_keeps_the_time_limit_of_the_environment(trained):
+    """The table has no time limit. Here only the time limit ends an episode."""
     always_left = np.eye(4)[np.zeros(16, int)]
-    assert play(make("dry"), always_left, 2).tolist() == [0, 0]  # ends by the limit alone
+    assert play(make("dry"), always_left, 2).tolist() == [0, 0]
     assert make("dry").spec.max_episode_steps == 100
 
 
-def test_curves_are_drawn_and_pictures_of_cells_refused(trained):
+def test_curves_can_be_plotted_and_grids_cannot(trained):
     mdps, result = trained
     assert len(result.plot().axes[0].lines) >= 2
     with pytest.raises(ValueError, match="needs an MDP made from a grid"):
         plotting.draw_grid(mdps[0], values=np.zeros(16))
 
 
-def test_the_theory_takes_these_worlds(trained):
+def test_check_method_accepts_these_mdps(trained):
     mdps, _ = trained
-    found = check_method("entropy_regularised", mdps=mdps[:1], teacher=teachers.uniform(mdps)[:1]).whole
-    assert found.matches and "log pi(a_t)" in str(found)
+    whole = check_method("entropy_regularised", mdps=mdps[:1], teacher=teachers.uniform(mdps)[:1]).whole
+    assert whole.matches and "log pi(a_t)" in str(whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", ["large", "cliff", "taxi"])
-def test_other_worlds_are_trained_and_played(world):
+def test_students_of_other_environments_earn_their_exact_return(world):
     env = make(world)
     mdps = stack([from_gymnasium(env)])
     changes = dict(num_iterations=6000, num_checkpoints=2, learning_rate=1.0, progress=False)
     result = train(jax.random.key(2), mdps, teachers.optimal(mdps), ["teacher_distill"], **changes)
-    assert_earns_what_we_say(env, mdps[0], result.logits[0, 0], result.final_returns[0, 0], 2000)
+    assert_played_return_is(env, mdps[0], result.logits[0, 0], result.final_returns[0, 0], 2000)
 
 
-# --- what is refused ------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------------------
 
 
-class Without(Bare):
+class WithoutTable(Handmade):
     P = None
 
 
-class Wrong(Bare):
+class NamedStates(Handmade):
     P = types.MappingProxyType({"a": [1]})
 
 
-class Ragged(Bare):
+class Ragged(Handmade):
     P = types.MappingProxyType({0: {0: [(1.0, 0, 0.0, True)], 1: []}, 1: {0: [(1.0, 0, 0.0, True)]}})
 
 
-class Unlikely(Bare):
+class ProbsSumToHalf(Handmade):
     P = types.MappingProxyType({s: {0: [(0.5, 0, 0.0, True)]} for s in range(3)})
 
 
-class Fickle(Bare):
+class Fickle(Handmade):
     fickle_passenger = True
 
 
 @pytest.mark.parametrize(
     ("env", "options", "message"),
     [
-        (Without(), {}, "Without has no transition table"),
-        (Wrong(), {}, r"must be P\[state\]\[action\]"),
+        (WithoutTable(), {}, "WithoutTable has no transition table"),
+        (NamedStates(), {}, r"must be P\[state\]\[action\]"),
         (Ragged(), {}, r"must be P\[state\]\[action\]"),
-        (Unlikely(), {}, "outcome_probs must sum to 1"),
+        (ProbsSumToHalf(), {}, "outcome_probs must sum to 1"),
         (Fickle(), {}, "fickle_passenger"),
-        (Bare(), {"map_name": "8x8"}, "map_name is an option of gymnasium.make"),
-        (Bare(), {"continue_prob": 2.0}, "continue_prob must hold probabilities"),
-        (Bare(), {"observation": [0, 1]}, "observation must have shape"),
+        (Handmade(), {"map_name": "8x8"}, "map_name is an option of gymnasium.make"),
+        (Handmade(), {"continue_prob": 2.0}, "continue_prob must hold probabilities"),
+        (Handmade(), {"observation": [0, 1]}, "observation must have shape"),
         ("NoSuchLake-v1", {}, "refuses"),
         ("FrozenLake-v1", {"no_such": 1}, "refuses"),
         ("Blackjack-v1", {}, "has no transition table"),
     ],
 )
-def test_what_is_refused(env, options, message):
+def test_bad_environments_give_one_clear_line(env, options, message):
     if isinstance(env, str):
         pytest.importorskip("gymnasium")
     with pytest.raises(ValueError, match=message) as error:
@@ -209,16 +211,16 @@ def test_what_is_refused(env, options, message):
     assert "\n" not in str(error.value)
 
 
-def test_without_gymnasium_one_line_says_so(monkeypatch):
+def test_an_id_needs_gymnasium_installed(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gymnasium", None)
     with pytest.raises(ImportError, match="pip install gymnasium"):
         from_gymnasium("FrozenLake-v1")
-    from_gymnasium(Bare())  # an environment that is there needs nothing
+    from_gymnasium(Handmade())  # An environment does not need Gymnasium.
 
 
 @pytest.mark.parametrize("policy", [np.ones((3, 2)), np.ones(2) / 2, np.full((3, 2), np.nan)])
-def test_play_refuses_what_is_no_policy(policy):
+def test_play_rejects_bad_policies_and_counts(policy):
     with pytest.raises(ValueError, match="policy must be"):
-        play(Bare(), policy, 1)
+        play(Handmade(), policy, 1)
     with pytest.raises(ValueError, match="num_episodes"):
-        play(Bare(), np.full((3, 2), 0.5), 0)
+        play(Handmade(), np.full((3, 2), 0.5), 0)

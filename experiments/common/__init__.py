@@ -1,0 +1,38 @@
+"""What every experiment shares: its settings and flags, its output folder and parts, its figures, its entry point."""
+
+import tempfile
+
+from experiments.common.delivery import deliver, deliver_table
+from experiments.common.entry import main
+from experiments.common.errors import fail, known
+from experiments.common.flags import default_outdir, parse
+from experiments.common.outdir import prepare_outdir, what_decides
+from experiments.common.part_files import read_part as _read_part
+from experiments.common.parts import run_parts, shared_part
+from experiments.common.problems import TEACHERS, Keys, keys, make_teacher
+from experiments.common.settings import Output, Processes, Training, Worlds, option
+
+__all__ = [
+    "TEACHERS",
+    "Keys",
+    "Output",
+    "Processes",
+    "Training",
+    "Worlds",
+    "_read_part",
+    "default_outdir",
+    "deliver",
+    "deliver_table",
+    "fail",
+    "keys",
+    "known",
+    "main",
+    "make_teacher",
+    "option",
+    "parse",
+    "prepare_outdir",
+    "run_parts",
+    "shared_part",
+    "tempfile",
+    "what_decides",
+]

@@ -1,0 +1,29 @@
+"""The figures and tables that an experiment writes."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxdistill import plotting
+from jaxdistill.runtime import processes
+from jaxdistill.runtime.files import write_atomically
+
+
+def deliver(figure: Any, outdir: Path, name: str) -> None:
+    """Writes the figure as `<name>.png` and `<name>.pdf` and prints their paths."""
+    if not processes.is_writer():
+        return
+    for path in plotting.save_figure(figure, outdir / name):
+        print(path)
+
+
+def deliver_unfinished(figure: Any, outdir: Path) -> None:
+    """Writes the figure of a run that was stopped as `unfinished.png` and `unfinished.pdf`."""
+    figure.suptitle("Unfinished: the worlds with the longest episodes come first", fontsize=9)  # `Task.queue`
+    deliver(figure, outdir, "unfinished")
+
+
+def deliver_table(lines: list[str], outdir: Path, name: str) -> None:
+    """Prints a table and writes it as `<name>.md`."""
+    print("\n".join(lines))
+    if processes.is_writer():
+        write_atomically(outdir / f"{name}.md", lambda file: file.writelines(f"{line}\n".encode() for line in lines))

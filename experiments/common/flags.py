@@ -1,0 +1,61 @@
+"""Command-line flags made from a settings class, and settings read from them."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments.common.errors import fail
+
+_DEFINE: dict[type, Callable[..., Any]] = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    list: flags.DEFINE_list,
+}
+
+
+def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]) -> Any:
+    """Reads the settings of an experiment from its command line.
+
+    Exits with code 2 and one line on stderr for a wrong flag, and with code 0 after printing the help.
+
+    Args:
+      settings_type: a dataclass whose fields are made by `option`.
+      name: the experiment's name, which the default output folder has too.
+      smoke: values that --smoke gives to settings without a flag on the command line.
+      argv: the command line, the program's name first.
+    """
+    values = _flag_values(settings_type)
+    if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+        print(f"{sys.modules['__main__'].__doc__}\nFlags:{values.get_help()}")
+        sys.exit(0)
+    try:
+        positional = values(argv)[1:]
+    except flags.Error as error:
+        fail(str(error))
+    if positional:
+        fail(f"Unknown argument {positional[0]!r}; options start with --, see --help.")
+    settings = {field.name: getattr(values, field.name) for field in dataclasses.fields(settings_type)}
+    if settings["smoke"]:
+        settings |= {key: value for key, value in smoke.items() if not values[key].present}
+    settings["outdir"] = settings["outdir"] or settings.get("results") or default_outdir(name, settings["smoke"])
+    return settings_type(**settings)
+
+
+def _flag_values(settings_type: type) -> flags.FlagValues:
+    """One flag for each field, of the type of its default value."""
+    values, defaults = flags.FlagValues(), settings_type()
+    for field in dataclasses.fields(settings_type):
+        default = getattr(defaults, field.name)
+        _DEFINE[type(default)](field.name, default, field.metadata["help"], flag_values=values)
+    return values
+
+
+def default_outdir(name: str, smoke: bool) -> str:
+    """results/fig8, or results/fig8-smoke, so that a trial never replaces the real results."""
+    return str(Path("results", name + ("-smoke" if smoke else "")))

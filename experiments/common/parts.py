@@ -1,0 +1,96 @@
+"""Runs the parts of an experiment: each is saved when it is finished, and a run that was stopped can be continued."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jaxdistill
+from experiments.common.delivery import deliver_unfinished
+from experiments.common.outdir import as_saved, read_settings, same_settings, save_settings
+from experiments.common.part_files import read_part, save_part
+from jaxdistill.runtime import checkpoints, processes
+from jaxdistill.runtime.files import locked
+from jaxdistill.runtime.progress import duration
+
+
+def run_parts(
+    settings: Any,
+    outdir: Path,
+    parts: Mapping[str, Callable[[], Any]],
+    draw: Callable[[dict[str, Any]], Any] | None = None,
+) -> dict[str, Any]:
+    """Runs the parts that are not finished yet, and returns the results of all parts by name.
+
+    The result of a part is a `Result` or a dictionary of arrays. It is saved as `<name>.npz` (a `Result` also as
+    `<name>.csv.gz`); where an earlier run of the same settings has saved it, it is read instead. A part that was
+    stopped in the middle of a training continues from the folder `<name>.unfinished`.
+
+    Args:
+      settings: the settings of the experiment.
+      outdir: its output folder.
+      parts: the functions that compute the parts, by name.
+      draw: makes a figure of the results so far, of which the last may hold some of its students only. When the run
+        is stopped, this figure is saved as `unfinished.png` and `unfinished.pdf`. None: no such figure.
+
+    Raises:
+      ValueError: the folder holds results of other settings, a file in it is damaged, or another process uses it.
+    """
+    results: dict[str, Any] = {}
+    with locked(outdir) if processes.is_writer() else contextlib.nullcontext():
+        try:
+            _run_or_read(settings, outdir, parts, results)
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, jaxdistill.Stopped):
+                stopped_part = list(parts)[len(results)]
+                results[stopped_part] = stop.result
+            if draw is not None and results and processes.is_writer():
+                deliver_unfinished(draw(results), outdir)
+            raise
+        for path in outdir.glob("unfinished.*"):
+            path.unlink()
+    return results
+
+
+def _run_or_read(settings: Any, outdir: Path, parts: Mapping[str, Callable[[], Any]], results: dict[str, Any]) -> None:
+    """Adds the result of one part after the other to `results`, which keeps them if the run is stopped."""
+    files = {name: outdir / f"{name}.npz" for name in parts}
+    writer, started, num_read = processes.is_writer(), time.perf_counter(), 0
+    is_same_run = writer and same_settings(settings, outdir)
+    for name, path in files.items():
+        # The first process sends the file to the others, which may not be able to read its disk.
+        if data := processes.from_writer(path.read_bytes() if is_same_run and path.exists() else b""):
+            results[name], num_read = read_part(data, path), num_read + 1
+            continue
+        unfinished = outdir / f"{name}.unfinished"
+        if settings.restart:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        with checkpoints.resumable(unfinished):
+            part = parts[name]()
+            if writer and not is_same_run:  # not earlier: a run that fails at once leaves the older results alone
+                save_settings(settings, outdir, files=[path.name for path in files.values()])
+                is_same_run = True
+            if writer:
+                save_part(part, path)
+        results[name] = part
+    print(f"{len(files)} parts, {num_read} of them from {outdir}, in {duration(time.perf_counter() - started)}")
+
+
+def shared_part(settings: Any, folder: str, name: str, ignored: tuple[str, ...]) -> Any:
+    """The part `name` in the folder of another experiment if it was made with the same settings, else None.
+
+    The settings that both experiments have are compared, except for those in `ignored`.
+    """
+    path = Path(folder, f"{name}.npz")
+    try:
+        saved = read_settings(Path(folder, "settings.json"))
+    except (OSError, ValueError):
+        return None
+    current = as_saved(settings)
+    compared = (saved.keys() & current.keys()) - set(ignored)
+    if not path.exists() or any(saved[key] != current[key] for key in compared):
+        return None
+    print(f"{name}: from {path}")
+    return read_part(path.read_bytes(), path)

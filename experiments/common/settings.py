@@ -1,0 +1,79 @@
+"""Groups of settings that experiments inherit; each field of a settings class becomes a command-line flag."""
+
+import dataclasses
+from typing import Any
+
+import jaxdistill
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of a settings class: its default value and the help text of its flag, units included."""
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata={"help": help})
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass
+class Output:
+    """Where an experiment writes its results, and whether it starts over or runs at a tiny scale."""
+
+    outdir: str = option("", "folder for the figure, the curves and the settings; default results/<experiment>")
+    restart: bool = option(False, "run again even where outdir holds results of other settings, and replace them")
+    smoke: bool = option(False, "run everything at a tiny scale, in less than a minute; sizes given as flags are kept")
+
+
+@dataclasses.dataclass
+class Worlds:
+    """How worlds are sampled (App. A.1 and A.2)."""
+
+    num_mdps: int = option(100, "sampled worlds; the paper has 1000")
+    num_rows: int = option(20, "height of the grid, cells")
+    num_cols: int = option(20, "width of the grid, cells")
+    num_actions: int = option(4, "actions: four moves, the others do nothing")
+    observation: str = option("full", "what the student observes: full (its state) or window (the cells around it)")
+    window_radius: int = option(4, "window: cells observed in each direction")
+    p_wall: float = option(0.1, "probability that a cell is a wall")
+    p_plus10: float = option(0.01, "probability of a terminal cell with reward +10")
+    p_plus5: float = option(0.02, "probability of a terminal cell with reward +5")
+    p_minus1: float = option(0.1, "probability of a cell with reward -1")
+    p_minus5: float = option(0.01, "probability of a terminal cell with reward -5")
+    p_minus10: float = option(0.01, "probability of a terminal cell with reward -10")
+    noise: float = option(0.1, "probability that a move goes in a random direction")
+    termination_prob: float = option(0.01, "probability that a step ends the episode")
+
+    def grid_config(self) -> jaxdistill.GridConfig:
+        """The sampler's configuration; raises ValueError for an impossible value."""
+        return _fill(jaxdistill.GridConfig, self)
+
+
+@dataclasses.dataclass
+class Processes:
+    """The processes of a run: each trains a share of the students, and the first writes the files."""
+
+    coordinator: str = option("", "several processes: host:port of the first; default: from SLURM, MPI or the TPU pod")
+    num_processes: int = option(0, "several processes: how many there are")
+    process_id: int = option(-1, "several processes: the number of this one, from 0")
+
+
+@dataclasses.dataclass
+class Training(Processes):
+    """How students are trained (App. A.3 to A.5)."""
+
+    num_iterations: int = option(30_000, "episodes, and so updates, of each student and of each learned teacher")
+    num_checkpoints: int = option(100, "points of each learning curve")
+    seed: int = option(0, "seed of the worlds, the teachers and the students")
+    reduction: str = option("mean", "an episode's update is the mean or the sum over its steps")
+    learning_rate: float = option(0.1, "step size of the student's logits")
+    value_learning_rate: float = option(0.1, "step size of the student's value table")
+    discount: float = option(0.99, "discount of the returns trained on; figures show undiscounted returns")
+    probability_floor: float = option(0.01, "least teacher probability inside a logarithm")
+
+    def train_config(self) -> jaxdistill.Config:
+        """The configuration of `jaxdistill.train`; raises ValueError for an impossible value."""
+        return _fill(jaxdistill.Config, self)
+
+
+def _fill(config_type: Any, settings: Any) -> Any:
+    """A configuration whose fields are copied from the settings of the same name; the others keep their defaults."""
+    names = [field.name for field in dataclasses.fields(config_type)]
+    return config_type(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})

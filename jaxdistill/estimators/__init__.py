@@ -1,0 +1,15 @@
+"""How the return of a step is estimated: one module for each estimator, and the table of all.
+
+`estimator` says what an estimator is. `one_step` bootstraps from the value of the next state (the paper's "TD(1)"), and
+`monte_carlo` sums the sampled rewards. To add one, write its class in a module and give it a row in `ESTIMATORS`: the
+engine, the exact side, the configuration and the command lines read this table.
+"""
+
+from jaxdistill.estimators.estimator import Estimator
+from jaxdistill.estimators.monte_carlo import MonteCarlo
+from jaxdistill.estimators.one_step import OneStep
+
+ESTIMATORS: dict[str, Estimator] = {estimator.name: estimator for estimator in (OneStep(), MonteCarlo())}
+"""The estimators by the name that a configuration or a method gives."""
+
+__all__ = ["ESTIMATORS", "Estimator", "MonteCarlo", "OneStep"]

@@ -1,0 +1,100 @@
+"""The options of an update that a method may leave open, in one record for the sampled and the exact side."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from jaxdistill.estimators import ESTIMATORS
+from jaxdistill.methods.method import REDUCTIONS, Method
+from jaxdistill.runtime import checks
+
+
+def _words(default: str, help: str) -> Any:
+    """A field on which a compiled program depends."""
+    return dataclasses.field(default=default, metadata={"static": True, "help": help})
+
+
+def _number(default: float, least: float, most: float, help: str) -> Any:
+    """A field that may differ between students of one compiled program, with its domain."""
+    return dataclasses.field(default=default, metadata={"domain": (least, most), "help": help})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UpdateOptions:
+    """How an update is estimated and weighted, where the method leaves it open.
+
+    The numbers may be Python numbers, arrays with one entry for each MDP, or traced.
+
+    Attributes:
+      estimator: a name of `estimators.ESTIMATORS`.
+      reduction: "mean" or "sum" over the steps of an episode.
+      discount: in [0, 1].
+      probability_floor: the least teacher probability inside a logarithm, in [0, 1).
+      loss_weight, return_weight: factors of l and of Rhat.
+    """
+
+    estimator: str = _words(
+        "td", f"how returns are estimated: {' or '.join(ESTIMATORS)}, where the method leaves it open"
+    )
+    reduction: str = _words("mean", "an episode's update is the mean or the sum over its steps")
+    discount: Any = _number(0.99, 0, 1, "discount of the returns trained on; reported returns are undiscounted")
+    probability_floor: Any = _number(0.01, 0, np.nextafter(1, 0), "least teacher probability inside a logarithm")
+    loss_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the loss")
+    return_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the return")
+
+    def resolved(self, method: Method) -> Self:
+        """These options with what the method fixes in their place."""
+        fixed = {name: getattr(method, name) for name in ("estimator", "reduction", "discount")}
+        return dataclasses.replace(self, **{name: value for name, value in fixed.items() if value is not None})
+
+
+def number_fields() -> dict[str, tuple[float, float]]:
+    """The names of the numbers of `UpdateOptions`, with their domains."""
+    fields = dataclasses.fields(UpdateOptions)
+    return {field.name: field.metadata["domain"] for field in fields if "domain" in field.metadata}
+
+
+def check_options(options: UpdateOptions, *, per_world: bool = False) -> None:
+    """ValueError unless every option is in its domain; traced numbers pass.
+
+    Args:
+      options: the options.
+      per_world: whether a number may be an array with one entry for each world.
+    """
+    for name, valid in (("estimator", ESTIMATORS), ("reduction", REDUCTIONS)):
+        checks.one_of(name, getattr(options, name), valid)
+    for name, (least, most) in number_fields().items():
+        value = getattr(options, name)
+        if not isinstance(value, jax.core.Tracer):
+            check_number(name, value, least, most) if per_world else checks.number(name, value, least, most)
+
+
+def check_number(name: str, value: Any, least: float, most: float) -> np.ndarray:
+    """`value`, one number or an array of them; ValueError unless all are finite and in [least, most]."""
+    try:
+        array = checks.numbers(name, value)
+    except ValueError:
+        array = np.zeros(0)
+    if array.size == 0:
+        expected = "a number or an array of numbers that float32 can hold"
+        raise ValueError(f"{name} must be {expected}; got {checks.shown(value)}.")
+    if not (np.isfinite(array).all() and (array >= least).all() and (array <= most).all()):
+        expected = (
+            "finite" if np.isinf(least) else f"finite and >= {least:g}" if np.isinf(most) else f"in [{least:g}, 1"
+        )
+        expected += "" if np.isinf(most) else "]" if most == 1 else ")"
+        raise ValueError(f"{name} must be {expected}; got {checks.shown(value)}.")
+    return array
+
+
+def updated(options: Any, changes: Mapping[str, Any]) -> Any:
+    """`options` with some fields changed; ValueError naming the fields for an unknown one."""
+    names = [field.name for field in dataclasses.fields(options)]
+    for name in changes:
+        if name not in names:
+            raise ValueError(f"Unknown option {name!r}; the options are {', '.join(names)}.")
+    return dataclasses.replace(options, **changes)

@@ -1,0 +1,128 @@
+"""The students that one program trains, and the queue of those that have not begun."""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from jaxdistill.engine.lanes import Program, empty
+from jaxdistill.engine.packing import Worlds
+from jaxdistill.engine.rules import Student
+from jaxdistill.engine.tick import advance
+from jaxdistill.runtime.checkpoints import Output, StudentSnapshot
+
+_SAMPLE_SHARE = 4  # one student in so many belongs to the sample that begins
+_FEWEST_COMPARABLE = 5  # measured students from which the pace of the queue is estimated
+
+
+@dataclasses.dataclass(eq=False)  # two tasks may have equal programs, and arrays do not compare
+class Task:
+    """Students that one program trains.
+
+    Attributes:
+      program, worlds, teachers: as `tick.advance` takes them.
+      students: `Student` of NumPy arrays with a leading axis [N].
+      num_iterations: episodes of each student.
+      cost: [N], expected ticks per episode; the most expensive students start first, and progress is weighted by it.
+      on_output: called with (student index, pause index or -1 at the end, `Output`); never by two workers at once.
+      pauses: iterations before the last at which parameters are handed out, increasing.
+      initial: float32 [N, O, num_params] parameters to start from, or None for zeros.
+    """
+
+    program: Program
+    worlds: Worlds
+    teachers: jax.Array
+    students: Student
+    num_iterations: int
+    cost: np.ndarray
+    on_output: Callable[[int, int, Output], None]
+    pauses: Sequence[int] = ()
+    initial: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        self.cost = np.asarray(self.cost, np.float64)
+        # A random quarter of the students starts, because their timings predict the rest. The others follow, the most
+        # expensive first, so that no long student is left for the end.
+        self.is_sample = np.zeros(len(self.cost), bool)
+        sample = np.random.default_rng(0).permutation(len(self.cost))[: len(self.cost) // _SAMPLE_SHARE]
+        self.is_sample[sample] = True
+        expensive_first = np.argsort(-self.cost, kind="stable")
+        order = np.concatenate([sample, expensive_first[~self.is_sample[expensive_first]]])
+        self.assign(order.tolist())
+        self.ticks = np.full(len(self.cost), np.nan)  # of each student from first to last; estimated while it runs
+        self.tick_cost = np.nan  # seconds of a worker, see `forecast.RemainingWork`
+        self.num_finished = 0
+        self.snapshots: dict[int, StudentSnapshot] = {}  # students that an earlier run had begun
+        self.save_output: Callable[[int, int, Output], None] | None = (
+            None  # called as `on_output`, where saves are made
+        )
+
+    def assign(self, student_indices: Sequence[int]) -> None:
+        """Makes these the students to train, in this order."""
+        self.queue = collections.deque(student_indices)
+        self.num_students = len(student_indices)
+        self.queued_cost = float(self.cost[list(student_indices)].sum())  # expected ticks per iteration of the queue
+        self.total_work = self.queued_cost * self.num_iterations
+
+    def next_students(self, number: int) -> np.ndarray:
+        """Takes so many students from the front of the queue; their indices."""
+        indices = np.array([self.queue.popleft() for _ in range(number)], int)
+        self.queued_cost -= float(self.cost[indices].sum())
+        return indices
+
+    def pace(self) -> float:
+        """Measured ticks per expected tick, for students as expensive as those in the queue; NaN if unknown."""
+        measured = np.isfinite(self.ticks)
+        if self.queue:
+            largest_cost = self.cost[list(itertools.islice(self.queue, 8))].max()
+            comparable = measured & self.is_sample & (self.cost <= largest_cost)
+            measured = comparable if comparable.sum() >= _FEWEST_COMPARABLE else measured
+        expected = self.cost[measured].sum() * self.num_iterations
+        return float(self.ticks[measured].sum() / expected) if expected else np.nan
+
+    def identity(self) -> Iterator[bytes]:
+        """Everything that decides the numbers: the compiled program, with the user's functions, and its inputs."""
+        program, num_iterations = self.program, np.int32(self.num_iterations)
+        lanes = jax.eval_shape(lambda: empty(program, self.worlds, self.blank_students(program.num_lanes)))
+        until = np.zeros(program.num_lanes, np.int32)
+        lowered = advance.lower(program, lanes, self.worlds, self.teachers, num_iterations, until, np.int32(0))
+        yield lowered.as_text().encode()
+        yield repr((self.num_iterations, tuple(self.pauses))).encode()
+        for leaf in jax.tree.leaves((self.worlds, self.teachers, self.students, self.initial)):
+            yield np.ascontiguousarray(leaf).tobytes()
+
+    def blank_students(self, num_lanes: int) -> Student:
+        """`Student` of zeros for every lane of a block."""
+        return jax.tree.map(lambda x: np.zeros((num_lanes, *x.shape[1:]), x.dtype), self.students)
+
+    def restore(self, outputs: Mapping[tuple[int, int], Output], snapshots: Mapping[int, StudentSnapshot]) -> int:
+        """Takes over what an earlier run left.
+
+        Outputs are handed out again; finished students are not trained again, and the others go on from their snapshot.
+
+        Args:
+          outputs: by (student index, pause index).
+          snapshots: by student index.
+
+        Returns:
+          The environment steps that the finished students took.
+        """
+        num_steps, finished = 0, set()
+        for (student_index, pause), output in outputs.items():
+            self.on_output(student_index, pause, output)
+            if pause < 0:
+                finished.add(student_index)
+                num_steps += output.count
+        self.queue = collections.deque(index for index in self.queue if index not in finished)
+        self.num_finished = len(finished)
+        self.queued_cost = float(self.cost[list(self.queue)].sum())
+        # A student whose outputs at earlier pauses are lost with a damaged file begins anew.
+        self.snapshots = {
+            index: snapshot
+            for index, snapshot in snapshots.items()
+            if index not in finished and all((index, pause) in outputs for pause in range(snapshot.pause))
+        }
+        return num_steps
