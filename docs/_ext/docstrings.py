@@ -1,4 +1,4 @@
-"""Docstrings and signatures as pages: they are written for `help()`, and not for a site."""
+"""Adapts docstrings and signatures, which are written for `help()`, to the pages of the site."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ from sphinx.util.typing import stringify_annotation
 
 
 def _readable(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """No bar is markup, "`Method`s" is a plural, and lists and code, which are plain, become lists and code."""
+    """Escapes bars, allows a plural such as "`Method`s", and marks up lists and examples, which have no markup."""
     text = "\n".join(lines).replace("|", "\\|")
     text = re.sub(r"(`\w+`)(?=\w)", r"\1\\ ", text)
     text = re.sub(r"^(\w.*[^:]):\n\n(?=  \S)", r"\1::\n\n", text, flags=re.MULTILINE)  # indented: an example
@@ -17,7 +17,7 @@ def _readable(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: 
 
 
 def _as_list(paragraph: str) -> str:
-    """A paragraph of lines "name: what it is", with what is longer indented by two, as a list."""
+    """Makes a list of a paragraph of lines "name: text", whose longer texts go on in lines indented by two."""
     lines = paragraph.split("\n")
     items = [line for line in lines if re.match(r"[a-z_]+(, [a-z_]+)*: ", line)]
     if len(items) < 2 or any(line not in items and not re.match(r"  \S", line) for line in lines):
@@ -28,18 +28,18 @@ def _as_list(paragraph: str) -> str:
 def _short(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> Any:
-    """NumPy's name for what it makes arrays of, in place of the ten types that it stands for."""
+    """Writes ArrayLike in place of its definition, which Python 3.11 shows."""
     spelt_out = stringify_annotation(npt.ArrayLike, "smart")
     return None if signature is None else (signature.replace(spelt_out, "ArrayLike"), returns)
 
 
 def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """The fields of a named tuple say nothing that its docstring does not."""
+    """Leaves out the fields of a named tuple, which its docstring describes."""
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Listens to autodoc."""
+    """Connects the functions to autodoc's events."""
     app.connect("autodoc-process-docstring", _readable, priority=900)  # after napoleon
     app.connect("autodoc-process-signature", _short)
     app.connect("autodoc-skip-member", _skip)

@@ -1,6 +1,7 @@
 """Formulas as plain HTML: no script, no network, no LaTeX, and no font for mathematics, which many phones lack.
 
-docutils reads TeX into MathML; what these pages use of it becomes letters, subscripts and stacks here.
+docutils converts TeX to MathML. This module converts the elements of MathML that the pages use to letters, subscripts and
+stacks.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -26,7 +27,7 @@ def _operator(text: str, form: str | None) -> str:
 
 
 def to_html(element: ElementTree.Element) -> str:
-    """An element of MathML as HTML; ValueError for one that the pages have not used so far."""
+    """Converts an element of MathML to HTML; raises ValueError for an element that no page has used so far."""
     tag = element.tag.rpartition("}")[2]
     text = (element.text or "").strip()
     parts = [to_html(child) for child in element]
@@ -69,7 +70,7 @@ def _visit_block(writer: Any, node: nodes.math_block) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Registers the renderer and chooses it."""
+    """Registers the renderer and selects it."""
     app.add_html_math_renderer("plain", (_visit_inline, None), (_visit_block, None))
     app.config["html_math_renderer"] = "plain"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

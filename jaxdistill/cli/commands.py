@@ -1,6 +1,7 @@
 """The commands of the command line: a function for each, which takes the parsed arguments."""
 
 import argparse
+import dataclasses
 import inspect
 import json
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from typing import Any
 import jax
 
 from jaxdistill import results, teachers
+from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, stack
 from jaxdistill.mdp.teacher import Teacher
-from jaxdistill.methods import METHODS, Method, guide
+from jaxdistill.methods import METHODS, Method, UpdateOptions, guide
 from jaxdistill.methods.combinators import Objective
 from jaxdistill.methods.zoo import ZOO
 from jaxdistill.results.comparison import compare
@@ -29,12 +31,9 @@ NO_LOSS = "no loss"  # the text for an update for which no function is stated wh
 TEACHERS = ("q_learning", "actor_critic", "optimal", "adversarial", "uniform")
 TRAINING: dict[str, tuple[type, str]] = {
     "num_checkpoints": (int, "points of each learning curve"),
-    "estimator": (str, "how to estimate returns, if the method does not fix it: td (one-step target) or mc (sampled)"),
-    "reduction": (str, "whether an episode's update is the mean or the sum over its steps"),
+    **{field.name: (type(field.default), field.metadata["help"]) for field in dataclasses.fields(UpdateOptions)},
     "learning_rate": (float, "step size of the student's logits"),
     "value_learning_rate": (float, "step size of the student's value table"),
-    "discount": (float, "discount of the returns in training, in [0, 1]; the returns that are shown are undiscounted"),
-    "probability_floor": (float, "lower bound on the teacher's probabilities inside a logarithm, in [0, 1)"),
     "max_episode_steps": (int, "steps after which a training episode is cut off"),
 }
 DEFAULTS = {"num_checkpoints": 20}  # these replace the defaults of `Config`
@@ -91,7 +90,7 @@ def _details(method: Method) -> str:
         "l": _formula(method.loss),
         "rhat": _formula(method.reward),
         "rhat from t+1": _formula(method.next_reward),
-        "estimator": method.estimator or "td or mc, as configured",
+        "estimator": method.estimator or f"{' or '.join(ESTIMATORS)}, as configured",
         "reduction": method.reduction or "mean or sum over steps, as configured",
         "baseline": "V_theta" if method.baseline and method.has_return else "-",
         "discount": "as configured" if method.discount is None else f"{method.discount:g}",

@@ -100,12 +100,14 @@ class Estimator(abc.ABC):
       title: the name in words, for labels.
       ticks_per_step: how many ticks of a lane one environment step costs.
       records_episode: whether the engine must record every step of the current episode.
+      numbers: names of the numbers of `methods.UpdateOptions` that this estimator alone reads.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     ticks_per_step: ClassVar[int]
     records_episode: ClassVar[bool]
+    numbers: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def continuation(self, options: Any, target: Any, value: Any) -> Any:

@@ -154,7 +154,7 @@ class Method:
     """One way to distill, as data.
 
     The episode's update is theta <- theta + learning_rate * mean_t [ grad log pi_theta(a_t) Rhat_t - grad l_t ], with
-    Rhat_t = sum_{i>=t} discount^{i-t} rhat_i ("mc") or rhat_t + discount V(t+1) ("td", TD(1) of App. A.3), minus
+    Rhat_t the return by the estimator, such as sum_{i>=t} discount^{i-t} rhat_i or rhat_t + discount V(t+1), minus
     V_theta(t) where `baseline`, and rhat_t = reward(step t) + next_reward(step t+1).
 
     Attributes:
@@ -167,7 +167,7 @@ class Method:
       estimator: a name of `estimators.ESTIMATORS` where the method fixes it (TD + V_pi); None: the configuration's.
       reduction: "mean" (normalised by the episode's length) or "sum" over steps where the method fixes it; None: the
         configuration's.
-      bootstrap: the V(t+1) of "td": "student" V_theta, "teacher" V_pi, or "zero".
+      bootstrap: the V(t+1) of estimators that bootstrap: "student" V_theta, "teacher" V_pi, or "zero".
       baseline: whether V_theta(t) is subtracted from Rhat_t.
       discount: in [0, 1] where the method fixes it, such as 0 for a reward that stays with its own step; None: the
         configuration's.

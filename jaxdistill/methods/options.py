@@ -38,18 +38,25 @@ class UpdateOptions:
     """
 
     estimator: str = _words(
-        "td", f"how returns are estimated: {' or '.join(ESTIMATORS)}, where the method leaves it open"
+        "td", f"how returns are estimated, where the method leaves it open: {', '.join(ESTIMATORS)}"
     )
     reduction: str = _words("mean", "an episode's update is the mean or the sum over its steps")
-    discount: Any = _number(0.99, 0, 1, "discount of the returns trained on; reported returns are undiscounted")
-    probability_floor: Any = _number(0.01, 0, np.nextafter(1, 0), "least teacher probability inside a logarithm")
+    discount: Any = _number(
+        0.99, 0, 1, "discount of the returns in training, in [0, 1]"
+    )
+    probability_floor: Any = _number(
+        0.01, 0, np.nextafter(1, 0), "least teacher probability inside a log, in [0, 1)"
+    )
     loss_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the loss")
     return_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the return")
 
     def resolved(self, method: Method) -> Self:
         """These options with what the method fixes in their place."""
         fixed = {name: getattr(method, name) for name in ("estimator", "reduction", "discount")}
-        return dataclasses.replace(self, **{name: value for name, value in fixed.items() if value is not None})
+        changes = {name: value for name, value in fixed.items() if value is not None}
+        if "estimator" in changes:  # the numbers of another estimator have no meaning then
+            changes |= foreign_numbers(changes["estimator"])
+        return dataclasses.replace(self, **changes)
 
 
 def number_fields() -> dict[str, tuple[float, float]]:
@@ -58,8 +65,15 @@ def number_fields() -> dict[str, tuple[float, float]]:
     return {field.name: field.metadata["domain"] for field in fields if "domain" in field.metadata}
 
 
+def foreign_numbers(estimator: str) -> dict[str, float]:
+    """The numbers of all other estimators, by name, with their defaults."""
+    names = {name for other in ESTIMATORS.values() if other.name != estimator for name in other.numbers}
+    names -= set(ESTIMATORS[estimator].numbers)
+    return {field.name: field.default for field in dataclasses.fields(UpdateOptions) if field.name in names}
+
+
 def check_options(options: UpdateOptions, *, per_world: bool = False) -> None:
-    """ValueError unless every option is in its domain; traced numbers pass.
+    """ValueError unless every option is in its domain and would have an effect; traced numbers pass.
 
     Args:
       options: the options.
@@ -67,10 +81,17 @@ def check_options(options: UpdateOptions, *, per_world: bool = False) -> None:
     """
     for name, valid in (("estimator", ESTIMATORS), ("reduction", REDUCTIONS)):
         checks.one_of(name, getattr(options, name), valid)
+    foreign = foreign_numbers(options.estimator)
     for name, (least, most) in number_fields().items():
         value = getattr(options, name)
-        if not isinstance(value, jax.core.Tracer):
-            check_number(name, value, least, most) if per_world else checks.number(name, value, least, most)
+        if isinstance(value, jax.core.Tracer):
+            continue
+        check_number(name, value, least, most) if per_world else checks.number(name, value, least, most)
+        if name in foreign and np.any(np.asarray(value) != foreign[name]):
+            owner = next(other.name for other in ESTIMATORS.values() if name in other.numbers)
+            raise ValueError(
+                f"{name} has an effect with estimator {owner!r} only; got estimator {options.estimator!r}. Set both."
+            )
 
 
 def check_number(name: str, value: Any, least: float, most: float) -> np.ndarray:

@@ -26,8 +26,8 @@ class Config(UpdateOptions):
     Attributes:
       num_iterations: episodes, and so updates, of each student; App. A.4's 30 000.
       num_checkpoints: points of the learning curves; each is the mean over an equal share of the iterations.
-      estimator: how returns are estimated, where the method leaves it open: "td" (one step, the TD(1) of App. A.3) or
-        "mc" (the sampled return).
+      estimator: how returns are estimated, where the method leaves it open; a name of `estimators.ESTIMATORS`, such as
+        "td" (one step, the TD(1) of App. A.3) or "mc" (the sampled return). An estimator's own numbers are options too.
       reduction: an episode's update is the "mean" or the "sum" over its steps.
       learning_rate: of the logits, [M], or a schedule (iteration -> rate), such as `optax.linear_schedule`.
       value_learning_rate: of V_theta, [M], or a schedule.

@@ -74,7 +74,7 @@ def train(
         the same, but elsewhere nothing of what ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
       **changes: fields of `Config`, where they are described: num_iterations (episodes of each student, 30 000),
-        num_checkpoints, learning_rate and value_learning_rate (0.1), discount (0.99), estimator ("td" or "mc"),
+        num_checkpoints, learning_rate and value_learning_rate (0.1), discount (0.99), estimator ("td", "mc", ...),
         reduction ("mean" or "sum"), probability_floor, loss_weight, return_weight, optimizer, max_episode_steps.
 
     Returns:
