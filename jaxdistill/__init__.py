@@ -1,4 +1,18 @@
-"""jaxdistill: the laboratory for policy distillation."""
+"""jaxdistill: the laboratory for policy distillation.
+
+Everything starts here:
+
+  import jax
+  import jaxdistill as jd
+
+  key = jax.random.key(0)
+  mdps = jd.sample_mdps(key, 64)
+  teacher = jd.teachers.q_learning(key, mdps, num_iterations=2000)
+  result = jd.train(key, mdps, teacher, ["baseline", "n_distill"], num_iterations=2000)
+  print(result.summary("final"))  # returns with intervals; jd.compare(result) says more
+  result.plot().savefig("curves.png")
+  result.save("run.npz")  # jd.load("run.npz")
+"""
 
 __version__ = "0.1.0"
 

@@ -13,6 +13,7 @@ the pseudo-reward rhat_t of a step and V the student's values at the start of th
 
     target_t    = sum_{i>=t} discount^(i-t) rhat_i       (estimator "mc")
                 = rhat_t + discount * V(o_{t+1})         (estimator "td", TD(1) in the paper)
+                = rhat_t + discount * (lambda * target_{t+1} + (1 - lambda) * V(o_{t+1}))   (estimator "lambda")
     advantage_t = target_t - V(o_t)
 
 Targets, pseudo-rewards and the V condition are constants for the gradient; l_t is differentiated. An episode
@@ -98,10 +99,11 @@ class Settings:
     value_learning_rate: float = 0.1
     discount: float = 0.99
     probability_floor: float = 0.01  # log pi(a) is log max(pi(a), floor)
+    trace_decay: float = 0.95  # lambda of the estimator "lambda"
 
     def __post_init__(self) -> None:
         only_td = self.method in ("td_v0", "td_vpi")  # they replace the bootstrap of TD(1)
-        if self.method not in METHODS or self.estimator not in (("td",) if only_td else ("mc", "td")):
+        if self.method not in METHODS or self.estimator not in (("td",) if only_td else ("mc", "td", "lambda")):
             raise ValueError(f"no method {self.method!r} with estimator {self.estimator!r}")
         if self.reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}")
@@ -248,8 +250,8 @@ def targets_and_advantages(
     if settings.method in ("td_v0", "td_vpi"):  # V_theta is no bootstrap and no baseline (Prop. 3)
         return targets, targets
     for t in reversed(range(len(episode) - 1)):  # nothing follows the last step
-        ahead = targets[t + 1] if settings.estimator == "mc" else before[t + 1]
-        targets[t] += settings.discount * ahead
+        decay = {"mc": 1.0, "td": 0.0, "lambda": settings.trace_decay}[settings.estimator]
+        targets[t] += settings.discount * (decay * targets[t + 1] + (1 - decay) * before[t + 1])
     return targets, [target - value for target, value in zip(targets, before, strict=True)]
 
 

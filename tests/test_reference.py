@@ -71,6 +71,9 @@ BY_HAND = {
     ("exp_entropy_regularised", "td"): ([FLOORED + 2.7, 0.0], REVERSE),
     ("teacher_v_reward", "mc"): ([(2 + 0.9 - 2) + 0.9 * (-1 - 1), -1.0 - 1.0], NONE),
     ("teacher_v_reward", "td"): ([0.9 + 2.7, -2.0], NONE),
+    # lambda = 0.25: the value to come is 0.25 * target + 0.75 * V of state 1.
+    ("baseline", "lambda"): ([2.0 + 0.9 * (0.25 * -1.0 + 0.75 * 3.0), -1.0], NONE),
+    ("n_distill", "lambda"): ([-H[1] + 0.9 * (0.75 * 3.0), 0.0], FORWARD),
     ("td_v0", "td"): ([2.0, -1.0], NONE),
     ("td_vpi", "td"): ([2.0 + 0.9 * 1.0, -1.0], NONE),
 }
@@ -80,7 +83,7 @@ BY_HAND = {
 @pytest.mark.parametrize(("method", "estimator"), BY_HAND)
 def test_update_by_hand(method, estimator, reduction):
     targets, grad_l = BY_HAND[method, estimator]
-    settings = Settings(method, estimator, reduction, discount=0.9)
+    settings = Settings(method, estimator, reduction, discount=0.9, trace_decay=0.25)
     advantage = targets if method.startswith("td_") else [targets[0] - 0.5, targets[1] - 3.0]
     weight = 0.5 if reduction == "mean" else 1.0
     update = episode_update(CORRIDOR, TEACHER, settings, POLICY, VALUES, EPISODE)

@@ -1,7 +1,7 @@
 """Formulas as plain HTML: no script, no network, no LaTeX, and no font for mathematics, which many phones lack.
 
-docutils converts TeX to MathML. This module converts the elements of MathML that the pages use to letters, subscripts and
-stacks.
+docutils converts TeX to MathML. This module converts those elements of MathML that the pages use to letters, subscripts
+and stacks.
 """
 
 import xml.etree.ElementTree as ElementTree

@@ -119,7 +119,7 @@ def train(problem: Problem, num_threads: int = 0) -> Trained:
     host = jax.device_get(problem.mdps)
     worlds = [pack_world(host, m) for m in range(host.num_mdps)]
     teachers = [pack_teacher(cell, host) for cell in problem.cells]
-    shared = [(tuple(codes(c.method, c.estimator).tolist()), pack_numbers(c), c.config) for c in problem.cells]
+    shared = [(tuple(codes(c.method, c.config.estimator).tolist()), pack_numbers(c), c.config) for c in problem.cells]
     params = problem.tables()
     returns, lengths = np.empty(params.shape[:2]), np.empty(params.shape[:2])
     seeds = np.random.default_rng(problem.seed).integers(1, 2**63, params.shape[:2], dtype=np.uint64)

@@ -35,6 +35,7 @@ class UpdateOptions:
       discount: in [0, 1].
       probability_floor: the least teacher probability inside a logarithm, in [0, 1).
       loss_weight, return_weight: factors of l and of Rhat.
+      trace_decay: lambda of the lambda-return, in [0, 1].
     """
 
     estimator: str = _words(
@@ -49,6 +50,7 @@ class UpdateOptions:
     )
     loss_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the loss")
     return_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the return")
+    trace_decay: Any = _number(0.95, 0, 1, "lambda of the lambda-return, in [0, 1]; for the estimator lambda")
 
     def resolved(self, method: Method) -> Self:
         """These options with what the method fixes in their place."""
@@ -69,7 +71,7 @@ def foreign_numbers(estimator: str) -> dict[str, float]:
     """The numbers of all other estimators, by name, with their defaults."""
     names = {name for other in ESTIMATORS.values() if other.name != estimator for name in other.numbers}
     names -= set(ESTIMATORS[estimator].numbers)
-    return {field.name: field.default for field in dataclasses.fields(UpdateOptions) if field.name in names}
+    return {name: getattr(UpdateOptions, name) for name in sorted(names)}
 
 
 def check_options(options: UpdateOptions, *, per_world: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What a training run finds out: curves, exact returns and measures of its students, a batch at a time."""
+"""Collects the results of a training run: curves, exact returns and measures of its students, a batch at a time."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ _EVALUATED = 64  # students evaluated together
 
 
 class Recorder:
-    """Collects what the pool hands out and evaluates students exactly, a batch at a time."""
+    """Collects the outputs that the pool hands out, and evaluates students exactly, a batch at a time."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Recorder:
         self.measurements = np.full((num, m, c, len(measure_names)), np.nan) if measure else None
 
     def add(self, cell: int, mdp: int, pause: int, output: Output) -> None:
-        """Takes what a student hands out; one that met a number that is not finite stays NaN in every array."""
+        """Takes the output of a student. A student whose parameters are not finite stays NaN in every array."""
         params, checkpoints = output.params, self.config.checkpoints
         fault = output.fault or (0 if np.isfinite(params).all() else int(checkpoints[pause]))
         if fault or (cell, mdp) in self.faults:
@@ -69,23 +69,23 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Exact returns (and lengths) of the pending students; the batch is padded, so that nothing recompiles."""
+        """Evaluates the pending students exactly; the batch is padded, so that nothing recompiles."""
         if not self.pending:
             return
-        index = np.array([item[:3] for item in self.pending])
-        padding = [0] * (_EVALUATED - len(index))
-        logits = np.stack([item[3] for item in self.pending] + [self.pending[0][3]] * len(padding))
-        mdps = self.mdps[np.concatenate([index[:, 1], index[padding, 1]]).astype(int)]
+        index = np.array([item[:3] for item in self.pending])  # (cell, MDP, pause) of each
+        num_padding = _EVALUATED - len(index)
+        logits = np.stack([item[3] for item in self.pending] + [self.pending[0][3]] * num_padding)
+        mdps = self.mdps[np.concatenate([index[:, 1], index[[0] * num_padding, 1]]).astype(int)]
         if any(pause < 0 or not self.cells[c].method.control.is_student for c, _, pause in index):
-            self._set_returns(index, _evaluate(mdps, jnp.asarray(logits)))
+            self._set_returns(index, *map(np.asarray, _evaluate(mdps, jnp.asarray(logits))))
         if self.measure is not None and self.measurements is not None:
-            found = self.measure(mdps, self._teachers(index, len(padding)), jnp.asarray(logits))
+            measured = self.measure(mdps, self._teachers(index, num_padding), jnp.asarray(logits))
             for q, name in enumerate(self.measure_names):
-                self.measurements[(*index.T, q)] = np.asarray(found[name])[: len(index)]
+                self.measurements[(*index.T, q)] = np.asarray(measured[name])[: len(index)]
         self.pending = []
 
-    def _set_returns(self, index: np.ndarray, found: tuple[jax.Array, ...]) -> None:
-        for (cell, mdp, pause), value, length in zip(index, *map(np.asarray, found), strict=False):
+    def _set_returns(self, index: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> None:
+        for (cell, mdp, pause), value, length in zip(index, returns, lengths, strict=False):
             if pause < 0:
                 self.final_returns[cell, mdp] = value
             if not self.cells[cell].method.control.is_student:
@@ -94,59 +94,41 @@ class Recorder:
     def _teachers(self, index: np.ndarray, num_padding: int) -> Teacher:
         """The teachers of the students (cell, MDP, pause) in `index`, stacked."""
         padded = np.concatenate([index, index[[0] * num_padding]])
-        picked = [self.cells[cell].teacher[mdp] for cell, mdp, _ in padded.tolist()]  # type: ignore[index]
-        names = ["probs", "values", "scores"] + ["others"] * (
-            picked[0].others is not None
-        )  # teachers' labels may differ
-        tables = {name: np.stack([np.asarray(getattr(teacher, name)) for teacher in picked]) for name in names}
-        return dataclasses.replace(picked[0], **tables)
+        teachers = [self.cells[cell].teacher[mdp] for cell, mdp, _ in padded.tolist()]  # type: ignore[index]
+        names = ["probs", "values", "scores"] + ["others"] * (teachers[0].others is not None)
+        tables = {name: np.stack([np.asarray(getattr(teacher, name)) for teacher in teachers]) for name in names}
+        return dataclasses.replace(teachers[0], **tables)  # the labels of the teachers may differ
 
     def gather(self) -> None:
-        """Makes this the record of the students of all processes."""
+        """Joins the records of all processes; each process then holds the whole."""
         self.flush()
         faults = np.zeros(self.finished.shape, int)
         for student, iteration in self.faults.items():
             faults[student] = iteration
         names = ("returns", "lengths", "final_returns", "truncated", "finished", "logits", "values", "measurements")
         arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        whole = processes.combined(self.finished | (faults > 0), {**arrays, "faults": faults})
-        faults = whole.pop("faults")
+        combined = processes.combined(self.finished | (faults > 0), {**arrays, "faults": faults})
+        faults = combined.pop("faults")
         self.faults = {(int(c), int(m)): int(faults[c, m]) for c, m in np.argwhere(faults > 0)}
-        for name, array in whole.items():
+        for name, array in combined.items():
             setattr(self, name, array)
 
     def result(self, optimal: jax.Array, steps: int, seconds: float) -> Result:
-        """What is known now; students that have not finished, or diverged, are NaN."""
+        """The result so far; students that have not finished, or diverged, are NaN.
+
+        Args:
+          optimal: [M, S, A], the optimal policy of each world.
+          steps: environment steps of all students.
+          seconds: that the training took.
+        """
         self.flush()
-        faults = [
-            {"method": self.cells[cell].label, "mdp": int(self.mdps.id[mdp]), "iteration": fault}
-            for (cell, mdp), fault in sorted(self.faults.items())
-        ]
-        for student in self.faults:  # what was found at its earlier checkpoints is no result of it
+        for student in self.faults:  # its values at earlier checkpoints are not results of a finished student
             for array in (self.returns, self.lengths, self.final_returns, self.measurements):
                 if array is not None:
                     array[student] = np.nan
-        if faults:
-            named = ", ".join("{method} in MDP {mdp} at iteration {iteration}".format(**fault) for fault in faults[:3])
-            warnings.warn(
-                f"{len(faults)} students diverged, were stopped and are NaN in the result ({named}"
-                f"{', ...' if len(faults) > 3 else ''}); lower the learning rate.",
-                stacklevel=3,
-            )
-        if self.truncated.any():
-            warnings.warn(
-                f"{int(self.truncated.sum())} episodes were cut after {self.config.max_episode_steps} steps; raise "
-                "max_episode_steps if that is too few.",
-                stacklevel=3,
-            )
+        faults = self._faults()
+        self._warn(faults)
         mdps = self.mdps
-        teacher_returns = np.full(self.final_returns.shape, np.nan)
-        known: dict[int, np.ndarray] = {}
-        for i, cell in enumerate(self.cells):
-            if cell.teacher is not None:
-                if id(cell.teacher) not in known:
-                    known[id(cell.teacher)] = exact_returns(mdps, cell.teacher.probs)
-                teacher_returns[i] = known[id(cell.teacher)]
         uniform = jnp.full((mdps.num_mdps, mdps.num_states, mdps.num_actions), 1 / mdps.num_actions)
         return Result(
             labels=tuple(cell.label for cell in self.cells),
@@ -160,24 +142,65 @@ class Recorder:
             values=self.values,
             measurements=self.measurements,
             measure_names=self.measure_names,
-            teacher_returns=teacher_returns,
+            teacher_returns=self._teacher_returns(),
             uniform_returns=exact_returns(mdps, uniform),
             optimal_returns=exact_returns(mdps, optimal),
             faults=faults,
-            settings={
-                "config": _settings(self.config),
-                "cells": {
-                    c.label: {"method": c.method.name, "teacher": c.teacher.name if c.teacher else None}
-                    | {"config": _settings(c.config)}
-                    for c in self.cells
-                },
-                "steps": int(steps),
-                "seconds": round(seconds, 3),
-                "truncated_episodes": int(self.truncated.sum()),
-                "unfinished_students": int(self.finished.size - self.finished.sum() - len(faults)),
-                "device": str(jax.devices()[0]),
-            },
+            settings=self._settings(steps, seconds, len(faults)),
         )
+
+    def _faults(self) -> list[dict[str, Any]]:
+        """The students that diverged, with the iteration at which they did."""
+        return [
+            {"method": self.cells[cell].label, "mdp": int(self.mdps.id[mdp]), "iteration": iteration}
+            for (cell, mdp), iteration in sorted(self.faults.items())
+        ]
+
+    def _warn(self, faults: list[dict[str, Any]]) -> None:
+        if faults:
+            first = ", ".join("{method} in MDP {mdp} at iteration {iteration}".format(**fault) for fault in faults[:3])
+            warnings.warn(
+                f"{len(faults)} students diverged, were stopped and are NaN in the result ({first}"
+                f"{', ...' if len(faults) > 3 else ''}); lower the learning rate.",
+                stacklevel=5,
+            )
+        if self.truncated.any():
+            warnings.warn(
+                f"{int(self.truncated.sum())} episodes were cut after {self.config.max_episode_steps} steps; raise "
+                "max_episode_steps if that is too few.",
+                stacklevel=5,
+            )
+
+    def _teacher_returns(self) -> np.ndarray:
+        """Exact return of each cell's teacher, [P, M]; nan without a teacher."""
+        teacher_returns = np.full(self.final_returns.shape, np.nan)
+        by_teacher: dict[int, np.ndarray] = {}
+        for i, teacher in enumerate(cell.teacher for cell in self.cells):
+            if teacher is not None:
+                if id(teacher) not in by_teacher:
+                    by_teacher[id(teacher)] = exact_returns(self.mdps, teacher.probs)
+                teacher_returns[i] = by_teacher[id(teacher)]
+        return teacher_returns
+
+    def _settings(self, steps: int, seconds: float, num_faults: int) -> dict[str, Any]:
+        """What made the result, as it is saved with it."""
+        cells = {
+            cell.label: {
+                "method": cell.method.name,
+                "teacher": cell.teacher.name if cell.teacher else None,
+                "config": _config_settings(cell.config),
+            }
+            for cell in self.cells
+        }
+        return {
+            "config": _config_settings(self.config),
+            "cells": cells,
+            "steps": int(steps),
+            "seconds": round(seconds, 3),
+            "truncated_episodes": int(self.truncated.sum()),
+            "unfinished_students": int(self.finished.size - self.finished.sum() - num_faults),
+            "device": str(jax.devices()[0]),
+        }
 
 
 def exact_returns(mdps: MDP, policy: jax.Array) -> np.ndarray:
@@ -187,9 +210,10 @@ def exact_returns(mdps: MDP, policy: jax.Array) -> np.ndarray:
 
 @jax.jit
 def _evaluate(mdps: MDP, logits: jax.Array) -> tuple[jax.Array, ...]:
+    """Exact return and mean episode length of students [B, O, A], [B] each."""
     policy = exact.policy_from_table(mdps, jax.nn.softmax(logits))
-    found = exact.policy_values(mdps, policy), exact.expected_length(mdps, policy)
-    return tuple(exact.start_value(mdps, values) for values in found)
+    values = exact.policy_values(mdps, policy), exact.expected_length(mdps, policy)
+    return tuple(exact.start_value(mdps, table) for table in values)
 
 
 @functools.lru_cache(maxsize=8)  # so that a second run with the same measure does not compile again
@@ -201,7 +225,7 @@ def _compiled_measure(measure: Measure) -> Callable[..., Mapping[str, jax.Array]
     return measured
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def _config_settings(config: Config) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if callable(value) or isinstance(value, tuple):
             return repr(value)

@@ -40,89 +40,79 @@ def train(
 ) -> Result:
     """Trains one tabular student per method and MDP and returns their learning curves and final tables.
 
-    Everything starts here:
-
-      import jax
-      import jaxdistill as jd
-
-      key = jax.random.key(0)
-      mdps = jd.sample_mdps(key, 64)
-      teacher = jd.teachers.q_learning(key, mdps, num_iterations=2000)
-      result = jd.train(key, mdps, teacher, ["baseline", "n_distill"], num_iterations=2000)
-      print(result.summary("final"))  # returns with intervals; jd.compare(result) says more
-      result.plot().savefig("curves.png")
-      result.save("run.npz")  # jd.load("run.npz")
-
     A student's numbers depend on `key`, its label and its MDP's `id`, and on nothing else that is trained beside it.
 
     Args:
       key: random key, such as `jax.random.key(0)`.
-      mdps: M stacked MDPs, such as `sample_mdps(key, 100)`, or a single one. Other worlds: `garnet.garnet`,
-        `from_text`, `from_gymnasium`, `MDP.from_transition_matrix`, `MDP.from_arrays`, and `stack` to stack them.
-      teacher: M stacked teachers, such as `teachers.q_learning(key, mdps)`, `teachers.optimal(mdps)` or
-        `teachers.from_policy(mdps, function)`; None where no method asks for one.
-      methods: names of `METHODS`, `Method`s such as those of `ZOO`, or `Cell`s (a method with its own teacher or
-        configuration): one, several, or a mapping from labels to them. P of them.
-      config: a `Config`; its fields may also be given here by name (`**changes`).
-      initial_logits: float [P, M, O, A] or what broadcasts to it; zeros if None.
-      initial_values: float [P, M, O] or what broadcasts to it; zeros if None.
+      mdps: M stacked MDPs, such as `sample_mdps(key, 100)`, or a single one.
+      teacher: M stacked teachers, such as `teachers.optimal(mdps)`; None where no method needs one.
+      methods: P names of `METHODS`, `Method`s or `Cell`s: one, several, or a mapping from labels to them.
+      config: a `Config`; its fields may also be given by name, as `**changes`.
+      initial_logits, initial_values: float [P, M, O, A] and [P, M, O], or what broadcasts to them; zeros if None.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
-      measure: called as measure(mdps, teacher, policies) at every checkpoint with B stacked MDPs, their teachers and
-        the students' policies [B, S, A]; returns named numbers {name: [B]}, which `Result.measure(name)` gives back.
-        It is compiled, so it must be written in JAX. Every cell then needs a teacher.
-      progress: on stderr: True: a bar on a terminal, a line in a notebook, a line every ten seconds elsewhere; None:
-        the same, but elsewhere nothing of what ends within ten seconds; False: nothing.
+      measure: called at every checkpoint as measure(mdps, teacher, policies) with B stacked MDPs, their teachers and
+        policies [B, S, A]; returns named numbers {name: [B]} for `Result.measure(name)`. It is compiled, so it must be
+        written in JAX. Every cell then needs a teacher.
+      progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
+        same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
-      **changes: fields of `Config`, where they are described: num_iterations (episodes of each student, 30 000),
-        num_checkpoints, learning_rate and value_learning_rate (0.1), discount (0.99), estimator ("td", "mc", ...),
-        reduction ("mean" or "sum"), probability_floor, loss_weight, return_weight, optimizer, max_episode_steps.
+      **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator.
 
     Returns:
-      A `Result` of NumPy arrays: `returns` and `lengths` [P, M, C] at C checkpoints, `final_returns` [P, M] (exact),
-      `logits` [P, M, O, A], `values`, the returns of the teacher, the uniform and the optimal policy. Its curves are
-      the undiscounted returns of the training episodes, which the student plays itself; where another policy is in
-      control they are the exact returns of the student.
+      A `Result`. Its curves are the undiscounted returns of the training episodes where the student acts itself, and
+      exact returns of the student where another policy is in control.
 
     Raises:
       ValueError: one line that says what was wrong, what was expected and what to do.
       Stopped: by Ctrl-C, a KeyboardInterrupt whose `result` holds the students that had finished.
     """
-    key = checks.as_key(key)
-    mdps, teacher = _stacked(mdps, teacher)
     for name, function in (("measure", measure), ("on_chunk", on_chunk)):
         if function is not None and not callable(function):
             raise ValueError(f"{name} must be a function or None; got {checks.shown(function)}.")
+    key = checks.as_key(key)
+    mdps, teacher = _stacked(mdps, teacher)
     config = config_of(config, changes)
     cells = _resolve(methods, teacher, config)
+    _check_cells(cells, mdps, needs_teachers=measure is not None)
+    initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
+    measure_names = () if measure is None else _measure_names(measure, mdps, cells[0].teacher)
+    recorder = Recorder(mdps, cells, config, keep_tables, measure, measure_names)
+    return _run(key, recorder, initial, Progress("students", progress, on_chunk))
+
+
+def _run(key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progress: Progress) -> Result:
+    """Trains the students of the recorder's cells and returns its result."""
+    mdps, config, start = recorder.mdps, recorder.config, time.perf_counter()
+    optimal = exact.greedy(exact.optimal_action_values(mdps, 1.0), exact.TIE)
+    length = np.asarray(exact.start_value(mdps, exact.expected_length(mdps, optimal)))
+
+    def pauses(cell: ResolvedCell) -> list[int]:
+        """Iterations at which parameters are needed; the curves of a student that does not act are exact."""
+        needs_params = recorder.measure is not None or not cell.method.control.is_student
+        return config.checkpoints[:-1].tolist() if needs_params else []
+
+    tasks = make_tasks(key, mdps, recorder.cells, length, recorder.add, pauses=pauses, initial=initial)
+    try:
+        with progress as report:
+            pool.run(tasks, report)
+    except KeyboardInterrupt as stop:
+        if not recorder.finished.any():
+            raise
+        raise Stopped(recorder.result(optimal, progress.steps, time.perf_counter() - start)) from stop
+    recorder.gather()
+    num_steps = sum(int(number) for number in processes.exchange(str(progress.steps).encode()))
+    return recorder.result(optimal, num_steps, time.perf_counter() - start)
+
+
+def _check_cells(cells: list[ResolvedCell], mdps: MDP, needs_teachers: bool) -> None:
+    """ValueError unless every cell can be trained on these worlds, in as many processes as there are."""
     for cell in cells:
         _check_teacher(cell, mdps)
-    if measure is not None and any(cell.teacher is None for cell in cells):
+    if needs_teachers and any(cell.teacher is None for cell in cells):
         raise ValueError("measure compares students with their teacher; pass one, such as teachers.uniform(mdps).")
-    measure_names = () if measure is None else _measure_names(measure, mdps, cells[0].teacher)
     num_students = len(cells) * mdps.num_mdps
     if num_students < processes.count():
         raise ValueError(f"{processes.count()} processes cannot share {num_students} students; use fewer.")
-    initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
-    start = time.perf_counter()
-    optimal = exact.greedy(exact.optimal_action_values(mdps, 1.0), exact.TIE)
-    length = np.asarray(exact.start_value(mdps, exact.expected_length(mdps, optimal)))
-    recorder = Recorder(mdps, cells, config, keep_tables, measure, measure_names)
-
-    def pauses(cell: ResolvedCell) -> list[int]:
-        """Where parameters are needed: the curves of a student that does not act are exact."""
-        return config.checkpoints[:-1].tolist() if measure or not cell.method.control.is_student else []
-
-    tasks = make_tasks(key, mdps, cells, length, recorder.add, pauses=pauses, initial=initial)
-    with Progress("students", progress, on_chunk) as report:
-        try:
-            pool.run(tasks, report)
-        except KeyboardInterrupt as stop:
-            if not recorder.finished.any():
-                raise
-            raise Stopped(recorder.result(optimal, report.steps, time.perf_counter() - start)) from stop
-    recorder.gather()
-    num_steps = sum(int(number) for number in processes.exchange(str(report.steps).encode()))
-    return recorder.result(optimal, num_steps, time.perf_counter() - start)
 
 
 def _measure_names(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tuple[str, ...]:

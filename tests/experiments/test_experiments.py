@@ -15,6 +15,7 @@ import jaxdistill
 from experiments import common, fig8, targets
 from jaxdistill import plotting
 from jaxdistill.runtime.files import locked
+from tests.lockstep import lockstep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -195,11 +196,9 @@ def test_a_part_that_is_stopped_leaves_a_figure_and_a_finished_run_takes_it_away
         return train(*args, **options, on_chunk=stop)
 
     monkeypatch.setattr(jaxdistill, "train", some)
-    monkeypatch.setattr("jaxdistill.runtime.progress._HOOK_SECONDS", 0.0)
-    monkeypatch.setattr("jaxdistill.scheduling.chunks._CHUNK_SECONDS", 1e-3)
     plot = fig8.plot
     monkeypatch.setattr(fig8, "plot", lambda settings, rows: drawn.append(rows) or plot(settings, rows))
-    with pytest.raises(jaxdistill.Stopped):
+    with pytest.raises(jaxdistill.Stopped), lockstep():
         fig8.work(settings)
     assert (tmp_path / "unfinished.png").stat().st_size > 10_000
     (rows,) = drawn

@@ -137,9 +137,8 @@ def test_bad_arrays_give_one_clear_line(change, message):
 def test_outcome_probs_with_three_axes_in_a_stack_must_have_the_axis_of_mdps():
     arrays = small_arrays()
     with pytest.raises(ValueError, match="outcome_probs must have shape"):
-        MDP.from_arrays(
-            **{**arrays, "successor": np.stack([arrays["successor"]] * 4)}
-        )  # [S, A, K] with S = 3 and M = 4.
+        # outcome_probs is [S, A, K] with S = 3, and the stack has M = 4.
+        MDP.from_arrays(**{**arrays, "successor": np.stack([arrays["successor"]] * 4)})
 
 
 def test_validate_rejects_broken_mdps():

@@ -143,7 +143,7 @@ def test_a_method_of_ones_own_is_a_few_lines():
         (lambda: Control(student=1.0, per="day"), "'step' or 'episode'; got 'day'"),
         (lambda: Method("m", loss=3), "'m': loss must be a function"),
         (lambda: Method("m", next_reward="r"), "next_reward must be a function"),
-        (lambda: Method("m", estimator="gae"), "estimator must be 'mc', 'td' or None; got 'gae'"),
+        (lambda: Method("m", estimator="gae"), "estimator must be 'td', 'mc', 'lambda' or None; got 'gae'"),
         (lambda: Method("m", reduction="max"), "reduction must be 'mean', 'sum' or None; got 'max'"),
         (lambda: Method("m", bootstrap="v"), "bootstrap must be"),
         (lambda: Method("m", control="student"), "control must be a Control"),

@@ -16,6 +16,7 @@ import pytest
 import jaxdistill
 from jaxdistill import teachers
 from jaxdistill.runtime import checkpoints
+from tests.lockstep import lockstep
 
 UNIFORM_DISTILL = dataclasses.replace(
     jaxdistill.METHODS["teacher_distill"], name="uniform_distill", control=jaxdistill.UNIFORM
@@ -23,8 +24,11 @@ UNIFORM_DISTILL = dataclasses.replace(
 METHODS = ["on_policy_distill_r", "teacher_distill", UNIFORM_DISTILL, "n_distill"]  # two of them in equal programs
 
 
+EVERY_ROUND = 1e-9  # seconds between saves: one is due after every round
+
+
 class Stopped(Exception):
-    """What stands for Ctrl-C in the middle of a training."""
+    """Stands for Ctrl-C in the middle of a training."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def whole(problem):
 
 
 def train(problem, **options):
-    options = dict(num_iterations=1500, num_checkpoints=4, estimator="td") | options
+    options = dict(num_iterations=300, num_checkpoints=4, estimator="td") | options
     return jaxdistill.train(jax.random.key(1), *problem, METHODS, **options)
 
 
@@ -65,7 +69,7 @@ def test_stopped_often_and_still_the_same_bits(problem, tmp_path, estimator, mon
     take = checkpoints.Store._take_snapshots
     monkeypatch.setattr(checkpoints.Store, "_take_snapshots", lambda s, a: (take(s, a), read.append(len(s.snapshots))))
     for fraction in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9):
-        with pytest.raises(Stopped), checkpoints.resumable(tmp_path / "run", seconds=0.2):
+        with pytest.raises(Stopped), lockstep(), checkpoints.resumable(tmp_path / "run", seconds=EVERY_ROUND):
             train(problem, estimator=estimator, on_chunk=stop_after(fraction))
     with checkpoints.resumable(tmp_path / "run"):
         assert_same(train(problem, estimator=estimator), whole)
@@ -79,7 +83,7 @@ def newest(folder, kind):
 
 
 def stop(problem, folder, fraction=0.6):
-    with pytest.raises(Stopped), checkpoints.resumable(folder, seconds=0.2):
+    with pytest.raises(Stopped), lockstep(), checkpoints.resumable(folder, seconds=EVERY_ROUND):
         train(problem, on_chunk=stop_after(fraction))
 
 
@@ -104,8 +108,8 @@ def test_other_inputs_do_not_go_on_from_it(problem, tmp_path):
     """Other numbers, other worlds, or another loss of the same name: each has a folder of its own."""
     folder = tmp_path / "run"
     stop(problem, folder)
-    for options in (dict(learning_rate=0.05), dict(num_iterations=1600)):
-        with pytest.raises(Stopped), checkpoints.resumable(folder):
+    for options in (dict(learning_rate=0.05), dict(num_iterations=320)):
+        with pytest.raises(Stopped), lockstep(), checkpoints.resumable(folder):
             train(problem, on_chunk=stop_after(0.0), **options)
     assert len(list(folder.glob("[!.]*"))) == 3
     with checkpoints.resumable(folder):
@@ -119,7 +123,8 @@ def test_a_full_disk_stops_nothing(problem, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "write_atomically", full)
     with (
         pytest.warns(UserWarning, match="No space left on device"),
-        checkpoints.resumable(tmp_path / "run", seconds=0.1),
+        lockstep(),
+        checkpoints.resumable(tmp_path / "run", seconds=EVERY_ROUND),
     ):
         result = train(problem)
     assert_same(result, whole)

@@ -1,4 +1,4 @@
-"""One training on several devices, and by several processes: the same bits as on one."""
+"""One training on several devices or in several processes gives the same bits as on one device in one process."""
 
 import itertools
 import os
@@ -72,7 +72,7 @@ def test_two_processes(alone, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dying", [0, 1])
-def test_one_that_dies_ends_the_other_and_both_go_on_later(alone, tmp_path, dying):
+def test_a_process_that_dies_ends_the_other_and_both_resume(alone, tmp_path, dying):
     place = [f"localhost:{free_port()}", 2]
     both = [start(tmp_path / "run", [*place, i], die_at=0.3 if i == dying else 2.0) for i in range(2)]
     finish(both[dying], code=-9)
@@ -85,21 +85,33 @@ def test_one_that_dies_ends_the_other_and_both_go_on_later(alone, tmp_path, dyin
     assert_same(jaxdistill.load(tmp_path / "run.0.npz"), alone)
 
 
-def test_shares_are_all_of_them_once(monkeypatch):
+def test_every_student_is_in_exactly_one_share(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 3)
-    dealt = []
+    shares = []
     for rank in range(3):
         monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
-        dealt.append((processes.share(list(range(7)), 0), processes.share(list(range(7, 9)), 7)))
-    assert sorted(itertools.chain(*itertools.chain(*dealt))) == list(range(9))
-    assert [len(first + second) for first, second in dealt] == [3, 3, 3]
+        shares.append((processes.share(list(range(7)), 0), processes.share(list(range(7, 9)), 7)))
+    assert sorted(itertools.chain(*itertools.chain(*shares))) == list(range(9))
+    assert [len(first + second) for first, second in shares] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("flags", [("localhost:1", 0, 0), ("localhost", 2, 0), ("", 2, 0), ("localhost:1", 2, 2)])
-def test_flags_that_do_not_go_together(flags):
+def test_flags_that_contradict_each_other(flags):
     with pytest.raises(ValueError, match="belong together"):
         processes.connect(*flags)
 
 
-def test_one_process_needs_nobody():
+def test_a_single_process_exchanges_with_itself():
     assert processes.count() == 1 and processes.is_writer() and processes.exchange(b"x") == [b"x"]
+
+
+def test_each_entry_comes_from_the_process_that_computed_it(monkeypatch):
+    """Two processes that take turns: what the first one sends is what the second one receives from it."""
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    sent = []
+    monkeypatch.setattr(processes, "exchange", lambda data: sent.append(data) or list(sent))
+    first, second = np.array([[1, 2], [0, 0], [5, 6]]), np.array([[0, 0], [3, 4], [0, 0]])
+    processes.combined(np.array([True, False, True]), {"table": first})
+    merged = processes.combined(np.array([False, True, False]), {"table": second})
+    np.testing.assert_array_equal(merged["table"], [[1, 2], [3, 4], [5, 6]])
+    np.testing.assert_array_equal(second[0], 0)  # the argument is not changed

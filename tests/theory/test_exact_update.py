@@ -96,6 +96,9 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
+DECAY = {"mc": 1.0, "td": 0.0, "lambda": 0.6}  # lambda of the lambda-return that each estimator is
+
+
 def brute_force(mdp, teacher, name, logits, values, *, estimator, reduction, control):
     """The expected update by Table 1, written once more; arrays over episodes [N] and steps [T]."""
     observation = np.asarray(mdp.observation)
@@ -141,7 +144,8 @@ def brute_force(mdp, teacher, name, logits, values, *, estimator, reduction, con
             else:
                 target = np.array(rhat)
                 for t in reversed(range(num_steps - 1)):
-                    target[:, t] += DISCOUNT * (target[:, t + 1] if estimator == "mc" else v[states[:, t + 1]])
+                    following = DECAY[estimator] * target[:, t + 1] + (1 - DECAY[estimator]) * v[states[:, t + 1]]
+                    target[:, t] += DISCOUNT * following
                 advantage = target - v[states]
             value_step = target - v[states]
         score = np.eye(mdp.num_actions)[actions] - p[states]
@@ -157,7 +161,7 @@ def brute_force(mdp, teacher, name, logits, values, *, estimator, reduction, con
 CASES = [
     (name, estimator)
     for name, method in METHODS.items()
-    for estimator in ("mc", "td")
+    for estimator in DECAY
     if method.estimator in (None, estimator)
 ]
 WEIGHTS = {"discount": DISCOUNT, "probability_floor": FLOOR, "loss_weight": LOSS_WEIGHT, "return_weight": RETURN_WEIGHT}
@@ -179,8 +183,11 @@ def test_every_trajectory(name, estimator, aliased, reduction):
         control = np.asarray(teacher.probs, np.float64)
     kind = {"estimator": estimator, "reduction": reduction}
     by_hand = brute_force(mdp, teacher, name, logits, values, control=control, **kind)
+    numbers = {"trace_decay": DECAY["lambda"]} if estimator == "lambda" else {}
     with float64():
-        update = expected_update(mdp, teacher, name, jnp.asarray(logits), jnp.asarray(values), **kind, **WEIGHTS)
+        update = expected_update(
+            mdp, teacher, name, jnp.asarray(logits), jnp.asarray(values), **kind, **WEIGHTS, **numbers
+        )
     for ours, theirs in zip(update, by_hand, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-7)
     if METHODS[name].has_return:

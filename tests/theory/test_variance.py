@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.test_theory import brief_world, every_trajectory, softmax, student
 
 from jaxdistill import METHODS, TEACHER, Control
 from jaxdistill.theory import fields, variance
+from jaxdistill.theory.moments import update_moments
+from jaxdistill.training.sampling import sampled_updates
+from tests.theory.test_exact_update import brief_world, every_trajectory, softmax, student
 
 OPTIONS = {"discount": 0.7, "probability_floor": 0.01, "loss_weight": 0.6, "return_weight": 1.4}
 MIXED = Control(student=0.5, teacher=0.3, uniform=0.2, per="episode")
@@ -28,11 +30,9 @@ def episode_updates(mdp, teacher, name, logits, values, estimator, states, actio
         "kl_regularised": (taken[0] - taken[1], 0),
     }[name]
     v = values[row]
-    target = rhat + OPTIONS["discount"] * ahead(v)
-    if estimator == "mc":
-        target = np.array(rhat)
-        for t in reversed(range(states.shape[1] - 1)):
-            target[:, t] += OPTIONS["discount"] * target[:, t + 1]
+    target, decay = np.array(rhat), {"mc": 1.0, "td": 0.0, "lambda": 0.6}[estimator]
+    for t in reversed(range(states.shape[1] - 1)):
+        target[:, t] += OPTIONS["discount"] * (decay * target[:, t + 1] + (1 - decay) * v[:, t + 1])
     score = np.eye(mdp.num_actions)[actions] - p
     direction = OPTIONS["return_weight"] * (target - v)[..., None] * score - has_loss * OPTIONS["loss_weight"] * (
         p - pi
@@ -60,6 +60,7 @@ def enumerated(mdp, teacher, name, logits, values, estimator, reduction, control
         pytest.param("n_distill", "td", "mean", False, True, marks=pytest.mark.slow),
         pytest.param("on_policy_distill_r", "td", "sum", True, False, marks=pytest.mark.slow),
         ("kl_regularised", "mc", "mean", True, True),
+        ("n_distill", "lambda", "mean", True, False),
     ],
 )
 def test_moments_over_every_episode(name, estimator, reduction, aliased, mixed):
@@ -72,6 +73,7 @@ def test_moments_over_every_episode(name, estimator, reduction, aliased, mixed):
     mean, var, length = enumerated(mdp, teacher, name, logits, values, estimator, reduction, controls)
     control = MIXED if mixed else None
     options = {"estimator": estimator, "reduction": reduction, **OPTIONS}
+    options |= {"trace_decay": 0.6} if estimator == "lambda" else {}
     found = variance.assess(mdp, teacher, name, logits, values, control=control, **options)
     np.testing.assert_allclose(found.mean, mean, atol=1e-6)
     np.testing.assert_allclose(found.variance, var, atol=1e-6)
@@ -105,21 +107,21 @@ def test_sampled_updates_are_named_and_reproducible():
     mdps, teacher = fields.random_problems(jax.random.key(2), 2, num_states=4)
     logits = np.zeros((2, 4, 3))
     arguments = (jax.random.key(0), mdps, teacher)
-    found = variance.sampled_updates(*arguments, ["td_v0", METHODS["baseline"]], logits, num_updates=5)
+    found = sampled_updates(*arguments, ["td_v0", METHODS["baseline"]], logits, num_updates=5)
     assert list(found) == ["td_v0", "baseline"]
     assert found["baseline"].logits.shape == (2, 5, 4, 3) and found["baseline"].values.shape == (2, 5, 4)
-    again = variance.sampled_updates(*arguments, ["td_v0", "baseline"], logits, num_updates=5)
+    again = sampled_updates(*arguments, ["td_v0", "baseline"], logits, num_updates=5)
     np.testing.assert_array_equal(found["td_v0"].logits, again["td_v0"].logits)
     assert len(np.unique(found["baseline"].logits[0].reshape(5, -1), axis=0)) > 1
     with pytest.raises(ValueError, match="methods of different names; got baseline, baseline"):
-        variance.sampled_updates(*arguments, ["baseline", "baseline"], logits)
+        sampled_updates(*arguments, ["baseline", "baseline"], logits)
 
 
 @pytest.mark.slow
 def test_moments_in_float32_where_nothing_else_is_asked_for():
     mdp, teacher = brief_world(True)
     logits, _ = student(mdp, 3)
-    found = variance.update_moments(mdp, teacher, "on_policy_distill_r", jnp.float32(logits), reduction="sum")
+    found = update_moments(mdp, teacher, "on_policy_distill_r", jnp.float32(logits), reduction="sum")
     exact = variance.assess(
         mdp, teacher, "on_policy_distill_r", logits, estimator="td", discount=0.99, probability_floor=0.01
     )

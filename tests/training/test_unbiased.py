@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import METHODS, Control, expected_update
+from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.methods import Method, numerics
 from jaxdistill.teachers.tabular import with_others
 from jaxdistill.training.sampling import sampled_updates
@@ -16,6 +17,7 @@ from tests import small
 
 NUM_STUDENTS = 8_000  # on each world, one sampled update each
 NUMBERS = {"discount": 0.9, "loss_weight": 0.7, "return_weight": 1.3}
+OWN_NUMBERS = {"lambda": {"trace_decay": 0.6}}  # by estimator
 MIXTURES = {
     f"{base}/{per}": dataclasses.replace(
         METHODS[base], name=f"{base}/{per}", control=Control(student=0.5, teacher=0.3, uniform=0.2, per=per)
@@ -43,7 +45,7 @@ def check(methods, worlds, estimator, reduction, teachers=None):
     teachers = teachers or [small.random_teacher(mdp, i, deterministic_rows=1) for i, mdp in enumerate(worlds)]
     tables = [small.random_student(mdp, i) for i, mdp in enumerate(worlds)]
     logits, values = (np.stack(x) for x in zip(*tables, strict=True))
-    changes = {"estimator": estimator, "reduction": reduction, **NUMBERS}
+    changes = {"estimator": estimator, "reduction": reduction, **NUMBERS, **OWN_NUMBERS.get(estimator, {})}
     updates = sampled(stack(worlds), stack(teachers), methods, logits, values, **changes)
     for method in methods:
         for i, (mdp, teacher) in enumerate(zip(worlds, teachers, strict=True)):
@@ -61,7 +63,7 @@ def groups():
     """(names, estimator) of the methods that share a program."""
     names_by_program = {}
     for name, method in BATTERY.items():
-        for estimator in ("mc", "td"):
+        for estimator in ESTIMATORS:
             if method.estimator in (None, estimator):
                 names_by_program.setdefault((methods_in_program(method)[0].name, estimator), []).append(name)
     return [(tuple(names), estimator) for (_, estimator), names in names_by_program.items()]
@@ -76,7 +78,7 @@ def test_mean_of_sampled_updates_is_the_exact_update(names, estimator):
     check([BATTERY[name] for name in names], worlds, estimator, "mean")
 
 
-@pytest.mark.parametrize("estimator", ["mc", "td"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", ["on_policy_distill_r", "n_distill"])
 def test_outcomes_shared_by_states_and_the_sum_over_steps(name, estimator):
     """The form of the grid worlds, [A, K]; several start states; the update a sum."""
@@ -92,7 +94,7 @@ def second_reward(step):
     return step.params["weight"] * jnp.log(step.other_probs[0])[step.action]
 
 
-@pytest.mark.parametrize("estimator", ["mc", "td"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_method_of_ones_own_with_two_teachers_and_its_own_discount(estimator):
     method = Method("two", loss=second_opinion, next_reward=second_reward, discount=0.5, params={"weight": 0.8})
     mdp = small.random_mdp(1)
