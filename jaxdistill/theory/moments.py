@@ -1,9 +1,10 @@
 """The exact mean and variance of the update that one episode gives, from the same `Method` that the engine samples.
 
-An update is a sum over the steps of an episode of products (score times return), so its second moment is linear
-algebra on the chain of states, as its mean is in `theory`: backwards in time, the joint moments up to order two of X,
-what a step hands back to the return of the step before it, and of B, the part of the update that is made from this step
-on. The factor 1/T^2 of the mean over steps is an integral again, 1/T^2 = int_0^1 -log(z) z^(T-1) dz.
+An update is a sum over the steps of an episode of products (score times return). So its second moment is linear algebra
+on the chain of states, as its mean is in `exact_update`. The recursion runs backward in time over the joint moments up
+to order two of two quantities: X, the part of the previous step's return that comes from this step on, and B, the part
+of the update that comes from this step on. For the mean over steps, the factor 1/T^2 is again an integral:
+1/T^2 = int_0^1 -log(z) z^(T-1) dz.
 """
 
 import functools
@@ -16,16 +17,16 @@ import numpy as np
 from jaxdistill.mdp import MDP, Teacher
 from jaxdistill.methods import Method
 from jaxdistill.theory.elimination import resolve
-from jaxdistill.theory.exact_update import Branches, Problem, make_problem, solve_backward
+from jaxdistill.theory.exact_update import Branches, Chain, Problem, make_problem, solve_backward
 
 
 class Moments(NamedTuple):
-    """Of the update of the logits that one episode gives, per unit of learning rate.
+    """Mean and variance of the update of the logits by one episode, per unit of learning rate.
 
     Attributes:
-      mean: [O, A], as `expected_update(...).logits`.
+      mean: [O, A], equal to `expected_update(...).logits`.
       variance: [O, A], of each entry.
-      num_steps: [], mean length of the episodes that it takes.
+      num_steps: [], the mean length of the episodes, which is the cost of an update.
     """
 
     mean: jax.Array
@@ -41,26 +42,30 @@ def update_moments(
     values: jax.Array | None = None,
     **options: Any,
 ) -> Moments:
-    """Mean and variance of the update of the logits by one episode, exactly; of one MDP, may be traced.
+    """The exact mean and variance of the update of the logits by one episode, for a single MDP; may be traced.
 
-    Arguments, limits and errors are those of `expected_update`. In float32 a variance is good to some 1e-6 of the
-    second moment: use `precision.float64`, or `assess`.
+    Arguments, limits and errors are those of `expected_update`. In float32 the error of a variance is about 1e-6 of the
+    second moment. For a smaller error use `precision.float64`, or `variance.assess`.
     """
-    problem = make_problem(mdp, teacher, method, logits, values, options)
+    return solve_moments(make_problem(mdp, teacher, method, logits, values, options))
+
+
+def solve_moments(problem: Problem) -> Moments:
+    """The moments of a problem whose parts have been checked."""
     branches, dtype = problem.branches(), problem.dtype
-    nodes, firsts, seconds = _nodes(problem.options.reduction, problem.options.num_nodes)
-    first, second, num_steps = (jnp.zeros((), dtype) for _ in range(3))
+    nodes, mean_weights, square_weights = _nodes(problem.options.reduction, problem.options.num_nodes)
+    mean, square, num_steps = (jnp.zeros((), dtype) for _ in range(3))
     for weight, control in problem.components():
-        at_node = functools.partial(_raw_moments, problem, branches, control)
-        means, squares = jax.lax.map(at_node, jnp.asarray(nodes, dtype))
-        first += weight * jnp.tensordot(jnp.asarray(firsts, dtype), means, 1)
-        second += weight * jnp.tensordot(jnp.asarray(seconds, dtype), squares, 1)
+        moments_at_node = functools.partial(_raw_moments, problem, branches, control)
+        means, squares = jax.lax.map(moments_at_node, jnp.asarray(nodes, dtype))
+        mean += weight * jnp.tensordot(jnp.asarray(mean_weights, dtype), means, 1)
+        square += weight * jnp.tensordot(jnp.asarray(square_weights, dtype), squares, 1)
         num_steps += weight * _mean_length(problem, branches, control)
-    return Moments(first, jnp.maximum(second - first**2, 0), num_steps)
+    return Moments(mean, jnp.maximum(square - mean**2, 0), num_steps)
 
 
 def _nodes(reduction: str, num_nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """z, and the weights of the integrals for 1/T and 1/T^2; the sum over steps is the node z = 1."""
+    """Nodes z, their weights in the integral for 1/T and those for 1/T^2; the sum over steps is the node z = 1."""
     if reduction == "sum":
         return np.ones(1), np.ones(1), np.ones(1)
     x, weights = np.polynomial.legendre.leggauss(num_nodes)
@@ -72,55 +77,67 @@ def _nodes(reduction: str, num_nodes: int) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _mean_length(problem: Problem, branches: Branches, control: jax.Array) -> jax.Array:
+    """The mean number of steps of an episode under a control policy, []."""
     chain = problem.chain(branches, control, jnp.ones((), problem.dtype))
     return jnp.sum(chain.start * resolve(chain.transition, jnp.ones_like(chain.start)))
 
 
 def _raw_moments(problem: Problem, branches: Branches, control: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """E[z^(T-1) G] and E[z^(T-1) G^2], [O, A] each, of the sum G over steps.
+    """E[z^(T-1) G] and E[z^(T-1) G^2], [O, A] each, of the sum G over the steps of an episode.
 
-    With X_t what step t hands back to the return of the step before it, Rhat_t = reward_t + X_{t+1} and
-    B_t = u_t + B_{t+1}, where u_t = score * (Rhat_t - V_theta(t)) - grad l_t. So X_t = xi + slope * X_{t+1} and
-    u_t = alpha + beta * X_{t+1}; the branch that is taken decides xi, alpha and beta.
+    X_t is the part of Rhat_{t-1} that comes from step t on, so Rhat_t = reward_t + X_{t+1}. B_t is the part of G that
+    comes from step t on: B_t = u_t + B_{t+1}, where u_t = score * (Rhat_t - V_theta(t)) - grad l_t. Hence
+    X_t = xi + slope * X_{t+1} and u_t = alpha + beta * X_{t+1}, where xi, alpha and beta depend on the branch.
     """
     mdp, method, options = problem.mdp, problem.method, problem.options
     chain = problem.chain(branches, control, z)
-    xi, slope = problem.handed_back(branches)
+    xi, slope = problem.previous_return(branches)
     factor = options.return_weight if method.has_return else jnp.zeros_like(options.return_weight)
     beta = factor * problem.scores()
     baseline = problem.values[mdp.observation][:, None, None, None] if method.baseline else 0
     advantage = (branches.reward - baseline)[..., None] * beta[:, :, None, None]
     alpha = advantage - options.loss_weight * branches.loss_gradient
-    first, second = _backwards(mdp, problem.logits.shape, chain, xi, slope, alpha, beta)
+    first, second = _backward(mdp, problem.logits.shape, chain, xi, slope, alpha, beta)
     return jnp.tensordot(chain.start, first, 1), jnp.tensordot(chain.start, second, 1)
 
 
-def _backwards(mdp, shape, chain, xi, slope, alpha, beta):
-    """E[B | s] and E[B^2 | s], [S, O, A] each; by way of E[X | s], E[X^2 | s] and E[X B | s]."""
-    on, weight = chain.onward, chain.weight
-    states, row, following = jnp.arange(mdp.num_states), mdp.observation, mdp.successor
-    xi_on, alpha_on = xi[..., 0], alpha[..., 0, :]  # of branches that go on
+def _backward(
+    mdp: MDP,
+    shape: tuple[int, ...],
+    chain: Chain,
+    xi: jax.Array,
+    slope: jax.Array | float,
+    alpha: jax.Array,
+    beta: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """E[B | s] and E[B^2 | s], [S, O, A] each; they need E[X | s], E[X^2 | s] and E[X B | s], which come first.
 
-    def by_row(local):
-        """[S, B] into [S, O, B]: a step touches the row of its own state alone."""
+    `shape` is [O, A]; all other arguments are as in `_raw_moments`.
+    """
+    onward, weight = chain.onward, chain.weight
+    states, row, successor = jnp.arange(mdp.num_states), mdp.observation, mdp.successor
+    xi_on, alpha_on = xi[..., 0], alpha[..., 0, :]  # of the branches in which the episode goes on
+
+    def by_row(local: jax.Array) -> jax.Array:
+        """[S, A] as [S, O, A]: a step changes only the row of its own state."""
         return jnp.zeros((len(local), *shape), local.dtype).at[states, row].add(local)
 
     x = solve_backward(chain, slope, jnp.sum(weight * xi, (1, 2, 3)))
-    on_x = on * x[following][:, None]
-    square = jnp.sum(weight * xi**2, (1, 2, 3)) + 2 * slope * jnp.sum(on_x * xi_on, (1, 2))
-    on_x2 = on * solve_backward(chain, slope * slope, square)[following][:, None]
+    next_x = onward * x[successor][:, None]
+    square = jnp.sum(weight * xi**2, (1, 2, 3)) + 2 * slope * jnp.sum(next_x * xi_on, (1, 2))
+    next_x2 = onward * solve_backward(chain, slope * slope, square)[successor][:, None]
 
-    local = jnp.einsum("sake,sakeb->sb", weight, alpha) + jnp.einsum("sak,sab->sb", on_x, beta)
+    local = jnp.einsum("sake,sakeb->sb", weight, alpha) + jnp.einsum("sak,sab->sb", next_x, beta)
     b = solve_backward(chain, 1.0, by_row(local))
 
-    local = jnp.einsum("sake,sakeb->sb", weight * xi, alpha) + slope * jnp.einsum("sak,sakb->sb", on_x, alpha_on)
-    local += jnp.einsum("sak,sab->sb", on_x * xi_on + slope * on_x2, beta)
-    carried = jnp.einsum("sak,skn->sn", on * xi_on, jax.nn.one_hot(following, mdp.num_states, dtype=on.dtype))
+    local = jnp.einsum("sake,sakeb->sb", weight * xi, alpha) + slope * jnp.einsum("sak,sakb->sb", next_x, alpha_on)
+    local += jnp.einsum("sak,sab->sb", next_x * xi_on + slope * next_x2, beta)
+    carried = jnp.einsum("sak,skn->sn", onward * xi_on, jax.nn.one_hot(successor, mdp.num_states, dtype=onward.dtype))
     xb = solve_backward(chain, slope, by_row(local) + jnp.einsum("sn,nob->sob", carried, b))
 
-    b_next, xb_next = b[following, row[:, None]], xb[following, row[:, None]]  # [S, K, B], the row of s
-    local = jnp.einsum("sake,sakeb->sb", weight, alpha**2) + jnp.einsum("sak,sab->sb", on_x2, beta**2)
-    local += 2 * jnp.einsum("sak,sakb,sab->sb", on_x, alpha_on, beta)
-    local += 2 * jnp.einsum("sak,sakb,skb->sb", on, alpha_on, b_next)
-    local += 2 * jnp.einsum("sak,sab,skb->sb", on, beta, xb_next)
+    next_b, next_xb = b[successor, row[:, None]], xb[successor, row[:, None]]  # [S, K, A], in the row of s
+    local = jnp.einsum("sake,sakeb->sb", weight, alpha**2) + jnp.einsum("sak,sab->sb", next_x2, beta**2)
+    local += 2 * jnp.einsum("sak,sakb,sab->sb", next_x, alpha_on, beta)
+    local += 2 * jnp.einsum("sak,sakb,skb->sb", onward, alpha_on, next_b)
+    local += 2 * jnp.einsum("sak,sab,skb->sb", onward, beta, next_xb)
     return b, solve_backward(chain, 1.0, by_row(local))

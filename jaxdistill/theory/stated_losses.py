@@ -1,4 +1,4 @@
-"""The losses that methods state (Table 1), exactly: what an expected update may be the gradient of."""
+"""The losses that methods claim to descend (Table 1), as exact and differentiable functions of the logits."""
 
 import dataclasses
 import functools
@@ -12,25 +12,26 @@ from jaxdistill import methods
 from jaxdistill.mdp import MDP
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import STUDENT, TEACHER, UNIFORM, Control, Method, Step, StepFn
-from jaxdistill.methods.combinators import Objective, negated
-from jaxdistill.theory.exact_update import expected_update
+from jaxdistill.methods.combinators import IN_EACH_STATE, Objective, negated
+from jaxdistill.theory.exact_update import ExactOptions, Problem, make_problem, solve_update
 
 TABLE_1: Mapping[str, Any] = {
     "estimator": "mc", "reduction": "sum", "discount": 1.0, "probability_floor": 1e-12,
 }  # fmt: skip
-"""The options of `expected_update` for which Table 1 states its losses. The floor keeps log 0 finite and no more."""
+"""The options of `expected_update` under which Table 1 states its losses. The floor only keeps log 0 finite."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loss:
-    """A loss as a method states it: E_q sum_t cost(t), exact and differentiable.
+    """A loss E_q sum_t cost(t) as a method states it, exact and differentiable.
 
     Attributes:
-      cost: c_t, a function of a `Step`, as for methods; unlike there all of it is differentiated.
-      text: for people, such as "E_pi_theta sum_t H(pi||pi_theta)".
-      control: q; its dependence on theta counts.
-      reduction: "mean" for E_q (1/T) sum_t cost(t), T the steps of the episode; None: the option.
-      discount, params: what `step.discount` (None: the option) and `step.params` are.
+      cost: the cost of a step, a function of a `Step` as in methods; all of it is differentiated, unlike there.
+      text: the loss in words, such as "E_pi_theta sum_t H(pi||pi_theta)".
+      control: the control policy q, whose dependence on theta is differentiated too.
+      reduction: "mean" for E_q (1/T) sum_t cost(t), where T is the number of steps of the episode; None: the option.
+      discount: the value of `step.discount`; None: the option.
+      params: the value of `step.params`.
     """
 
     cost: StepFn
@@ -41,36 +42,47 @@ class Loss:
     params: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
-    def _method(self) -> Method:
-        """A method whose update of V_theta = 0, towards targets without a bootstrap, is E_q sum_t c_t, row by row."""
+    def method(self) -> Method:
+        """A method whose expected update of V_theta, summed over rows, is the loss.
+
+        Its reward is the cost. V_theta is 0, and the targets have no bootstrap.
+        """
         return Method(
             self.text, reward=self.cost, control=self.control, estimator="td", reduction=self.reduction,
             bootstrap="zero", baseline=False, discount=self.discount, params=self.params,
         )  # fmt: skip
 
     def __call__(self, mdp: MDP, teacher: Teacher, logits: jax.Array, **options: Any) -> jax.Array:
-        """The loss at `logits` [O, A] of one MDP, []; options as in `TABLE_1`."""
-        return jnp.sum(expected_update(mdp, teacher, self._method, logits, **(dict(TABLE_1) | options)).values)
+        """The loss at `logits` [O, A] of one MDP, []; the default options are those of `TABLE_1`."""
+        problem = make_problem(mdp, teacher, self.method, logits, None, dict(TABLE_1) | options)
+        return jnp.sum(solve_update(problem).values)
+
+    def value(self, options: ExactOptions, mdp: MDP, teacher: Teacher, logits: jax.Array) -> jax.Array:
+        """The loss, [], of arguments that have been checked."""
+        return jnp.sum(solve_update(Problem.resolved(self.method, options, mdp, teacher, logits)).values)
 
 
-_RETURN = Loss(negated(methods.environment_reward), "-E_pi_theta sum_t r_t")
-_REVERSE = Loss(negated(methods.teacher_log_prob), "E_pi_theta sum_t -log pi(a_t)")
+_NEGATIVE_RETURN = Loss(negated(methods.environment_reward), "-E_pi_theta sum_t r_t")
+_REVERSE_CROSS_ENTROPY = Loss(negated(methods.teacher_log_prob), "E_pi_theta sum_t -log pi(a_t)")
 LOSSES: Mapping[str, Loss] = {
     "teacher_distill": Loss(methods.cross_entropy, "E_pi sum_t H(pi||pi_theta)", TEACHER),
-    "entropy_regularised": _REVERSE,
+    "entropy_regularised": _REVERSE_CROSS_ENTROPY,
     "n_distill": Loss(methods.cross_entropy, "E_pi_theta sum_t H(pi||pi_theta)"),
-    "exp_entropy_regularised": _REVERSE,
-    "teacher_v_reward": _RETURN,
-    "baseline": _RETURN,
+    "exp_entropy_regularised": _REVERSE_CROSS_ENTROPY,
+    "teacher_v_reward": _NEGATIVE_RETURN,
+    "baseline": _NEGATIVE_RETURN,
     "kl_regularised": Loss(negated(methods.log_ratio), "E_pi_theta sum_t log pi_theta(a_t) - log pi(a_t)"),
 }
-"""The losses of Table 1, by method (on-policy distillation has none), and of two relatives. The return is descended."""
+"""The losses of Table 1 by method, and of two related methods; on-policy distillation has none.
+
+The return is maximised, so the loss is minus the return.
+"""
 
 
 def own_loss(method: str | Method, *, loss_weight: float = 1.0, return_weight: float = 1.0) -> Loss | None:
-    """What a reader of the method's formula may take for its loss, E_q sum_t (l_t - reward_t); None if it has neither.
+    """The loss that a method's formula suggests, E_q sum_t (l_t - reward_t); None if it has neither.
 
-    `next_reward` is left out: it stands for later losses, as in Theorem 2.
+    `next_reward` is left out, because it stands for the losses of later steps, as in Theorem 2.
     """
     method = methods.get(method)
     loss, reward = method.loss, method.reward
@@ -82,29 +94,30 @@ def own_loss(method: str | Method, *, loss_weight: float = 1.0, return_weight: f
         total += loss_weight * loss(step) if loss else 0
         return total - return_weight * reward(step) if reward else total
 
-    q = {STUDENT: "pi_theta", TEACHER: "pi", UNIFORM: "uniform"}.get(method.control, "q")
-    costs = "(l_t - reward_t)" if loss and reward else "l_t" if loss else "-reward_t"
-    over = "mean_t" if method.reduction == "mean" else "sum_t"
-    return Loss(cost, f"E_{q} {over} {costs}", method.control, method.reduction, method.discount, method.params)
+    control_text = {STUDENT: "pi_theta", TEACHER: "pi", UNIFORM: "uniform"}.get(method.control, "q")
+    cost_text = "(l_t - reward_t)" if loss and reward else "l_t" if loss else "-reward_t"
+    reduction_text = "mean_t" if method.reduction == "mean" else "sum_t"
+    text = f"E_{control_text} {reduction_text} {cost_text}"
+    return Loss(cost, text, method.control, method.reduction, method.discount, method.params)
 
 
 def stated_losses(method: Method, **weights: float) -> tuple[Loss | None, Loss | None]:
-    """What a method is believed to descend: over whole episodes, and over episodes of one step.
+    """The losses that a method is believed to descend: over whole episodes, and over episodes of one step.
 
-    Table 1's loss (`LOSSES`), or what an `Objective` of the zoo claims; else, and wherever `weights` (options of
-    `own_loss`) are given, under which a claim may not hold, `own_loss`.
+    They are Table 1's loss (`LOSSES`) or what an `Objective` of the zoo claims, and `own_loss` for all other methods.
+    With `weights`, the options of `own_loss`, it is always `own_loss`, because a claim may not hold under weights.
     """
-    read_off = own_loss(method, **weights)
+    suggested = own_loss(method, **weights)
     if weights:
-        return read_off, read_off
+        return suggested, suggested
     if not isinstance(method, Objective):
         is_in_table = methods.METHODS.get(method.name) is method
-        stated = LOSSES.get(method.name, read_off) if is_in_table else read_off
+        stated = LOSSES.get(method.name, suggested) if is_in_table else suggested
         return stated, stated
 
     def claimed(cost: StepFn) -> Loss:
-        text = method.gradient_of.rpartition("in each state visited: ")[2]
+        text = method.gradient_of.removeprefix(IN_EACH_STATE)
         return Loss(cost, text, method.control, method.reduction, method.discount, method.params)
 
-    whole = claimed(method.total_loss) if method.total_loss else read_off
+    whole = claimed(method.total_loss) if method.total_loss else suggested
     return whole, claimed(method.state_loss) if method.state_loss else whole
