@@ -9,6 +9,7 @@ Axes: M MDPs (leading, when stacked), S states, A actions, K outcomes, O observa
 
 import dataclasses
 import math
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -258,15 +259,31 @@ def stack(mdps: Sequence[MDP]) -> MDP:
     return stacked
 
 
+_VALIDATED: weakref.WeakSet[MDP] = weakref.WeakSet()
+"""MDPs that have passed `validate` and cannot have changed since: all of their arrays are immutable."""
+
+
 def validate(mdps: MDP) -> MDP:
     """Checks shapes, index ranges, finiteness and probabilities of concrete arrays; returns `mdps` unchanged.
+
+    An MDP of JAX arrays is checked once. Every public function may therefore validate its MDPs without copying the
+    stack to the host each time.
 
     Raises:
       ValueError: one line with the name of the field, its fault and the expectation.
     """
     if not isinstance(mdps, MDP):
         raise ValueError(f"mdps must be an MDP, such as sample_mdps(key, 100); got {type(mdps).__name__}.")
-    host = jax.device_get(mdps)
+    if mdps in _VALIDATED:
+        return mdps
+    _check_arrays(jax.device_get(mdps))
+    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(mdps)):
+        _VALIDATED.add(mdps)
+    return mdps
+
+
+def _check_arrays(host: MDP) -> None:
+    """ValueError unless the NumPy arrays of an MDP are those of an MDP."""
     _check_kinds(host)
     _check_shapes(host)
     for name, bound in {
@@ -288,7 +305,6 @@ def validate(mdps: MDP) -> MDP:
             f"{host.num_observations} observations of {host.num_actions} actions need tables of more than "
             f"{_LARGEST_TABLE} entries; number the observations from 0 without gaps"
         )
-    return mdps
 
 
 def _check_kinds(mdps: MDP) -> None:

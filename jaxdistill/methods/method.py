@@ -214,6 +214,10 @@ def _is_one_of(*valid: str | None) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str | None) and value in valid
 
 
+def _is_estimator(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value in ESTIMATORS)
+
+
 def _is_bool(value: Any) -> bool:
     return isinstance(value, bool | np.bool_)
 
@@ -241,7 +245,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "reward": (_is_function, "a function of a Step or None"),
     "next_reward": (_is_function, "a function of a Step or None"),
     "control": (lambda value: isinstance(value, Control), "a Control such as STUDENT"),
-    "estimator": (_is_one_of(*ESTIMATORS, None), f"{', '.join(map(repr, ESTIMATORS))} or None"),
+    "estimator": (_is_estimator, f"{', '.join(map(repr, ESTIMATORS))} or None"),
     "reduction": (_is_one_of(*REDUCTIONS, None), "'mean', 'sum' or None"),
     "bootstrap": (_is_one_of(*BOOTSTRAPS), "'student', 'teacher' or 'zero'"),
     "baseline": (_is_bool, "True or False"),

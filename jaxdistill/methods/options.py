@@ -34,7 +34,8 @@ class UpdateOptions:
       reduction: "mean" or "sum" over the steps of an episode.
       discount: in [0, 1].
       probability_floor: the least teacher probability inside a logarithm, in [0, 1).
-      loss_weight, return_weight: factors of l and of Rhat.
+      loss_weight: factor of l.
+      return_weight: factor of Rhat.
       trace_decay: lambda of the lambda-return, in [0, 1].
     """
 

@@ -129,9 +129,17 @@ def make_problem(
     method = methods.get(method)
     exact = exact_options(options)
     logits, values = _check_tables(mdp, teacher, logits, values)
-    check_size(mdp, "the exact update", num_nodes=exact.nodes_needed(method))
-    methods.check_functions(method, mdp.num_actions, teacher.num_others)
+    check_problem(method, exact, mdp, teacher)
     return Problem.resolved(method, exact, mdp, teacher, logits, values)
+
+
+def check_problem(method: Method, options: ExactOptions, mdps: MDP, teacher: Teacher) -> None:
+    """Raises ValueError unless the functions of a method return numbers and its update on one world fits into memory.
+
+    All worlds of a stack have the same sizes, and they are computed one after another.
+    """
+    check_size(mdps, "the exact update", num_nodes=options.nodes_needed(method))
+    methods.check_functions(method, mdps.num_actions, teacher.num_others)
 
 
 def _check_tables(mdp: MDP, teacher: Teacher, logits: Any, values: Any) -> tuple[jax.Array, jax.Array]:
@@ -169,10 +177,10 @@ def _table(name: str, table: Any) -> jax.Array:
 
 
 def check_size(mdp: MDP, computation: str, *, num_nodes: int = 1, copies: int = 1) -> None:
-    """Raises ValueError if a computation would not fit into memory.
+    """Raises ValueError if a computation on one MDP would not fit into memory.
 
     Args:
-      mdp: one MDP, or a stack whose MDPs are computed one after another.
+      mdp: the MDP, or a stack of MDPs of this size.
       computation: its name, for the message.
       num_nodes: number of Gauss-Legendre nodes.
       copies: how many updates are computed at the same time.

@@ -1,8 +1,9 @@
-"""Is the expected update of a method the gradient of a loss, and of which? (Table 1, Theorems 1 and 2.)
+"""Tests of whether the expected update of a method is the gradient of a loss, and of which (Table 1, Theorems 1 and 2).
 
-The field of a method is g(theta) = E_q sum_t [ -grad log pi_theta(a_t) Rhat_t + grad l_t ]: minus its expected update.
-It is a gradient where its Jacobian J is symmetric, and then a line integral recovers the loss up to a constant.
-`check_method` answers for any method, in words and numbers. Computed in float64, whatever the process uses otherwise.
+The vector field of a method is g(theta) = E_q sum_t [ -grad log pi_theta(a_t) Rhat_t + grad l_t ], which is minus its
+expected update. It is a gradient if its Jacobian J is symmetric everywhere, and then a line integral recovers the loss
+up to a constant. `check_method` reports this for any method, in words and numbers. All computations are in float64,
+whatever precision the process uses otherwise.
 """
 
 import dataclasses
@@ -21,17 +22,28 @@ from jaxdistill.mdp.teacher import Teacher, check
 from jaxdistill.methods import Method
 from jaxdistill.runtime import checks
 from jaxdistill.statistics import mean_interval
-from jaxdistill.theory.exact_update import ExactOptions, check_size, exact_options, expected_update, keywords
+from jaxdistill.theory.exact_update import (
+    ExactOptions,
+    Problem,
+    check_problem,
+    check_size,
+    exact_options,
+    expected_update,
+    solve_update,
+)
 from jaxdistill.theory.precision import float64, one_by_one, precise
 from jaxdistill.theory.stated_losses import TABLE_1, Loss, stated_losses
 from jaxdistill.worlds import garnet
 
-_COLUMNS = 64  # of a Jacobian at once
-_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(32)  # of a line integral of an analytic integrand
+_COLUMNS = 64  # Columns of a Jacobian that are computed at the same time.
+_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(32)  # For the line integral of an analytic integrand.
 
 
 def field(mdp: MDP, teacher: Teacher, method: str | Method, logits: jax.Array, **options: Any) -> jax.Array:
-    """g(theta), [O, A], of one MDP: minus `expected_update(...).logits`, by default under `TABLE_1`. May be traced."""
+    """The vector field g(theta), [O, A], of a method on one MDP: minus `expected_update(...).logits`; may be traced.
+
+    The default options are those of `TABLE_1`.
+    """
     return -expected_update(mdp, teacher, method, logits, **(dict(TABLE_1) | options)).logits
 
 
@@ -44,13 +56,13 @@ def jacobian(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
 
 
 def problem(mdps: MDP, teacher: Teacher) -> tuple[MDP, Teacher]:
-    """Worlds and their teachers, checked, as `precise` gives them; ValueError for what they cannot be."""
+    """The worlds and their teachers in float64, as `precise` returns them; raises ValueError unless they are valid."""
     check(teacher, (*validate(mdps).successor.shape[:-1], mdps.num_actions))
     return precise(mdps, teacher)
 
 
 def table(name: str, value: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """A table of that shape in float64; ValueError for another, or for what is not finite."""
+    """The table in float64; raises ValueError unless it is finite and has this shape."""
     array = checks.numbers(name, value)
     if array.shape != shape:
         raise ValueError(f"{name} must be {list(shape)}; got {list(array.shape)}.")
@@ -60,38 +72,38 @@ def table(name: str, value: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray
 
 
 def check_jacobian(mdps: MDP, method: Method, options: ExactOptions) -> None:
-    """ValueError where the Jacobian of the field of one world would not fit into memory."""
-    num_nodes = 1 if options.resolved(method).reduction == "sum" else options.num_nodes
+    """Raises ValueError if the Jacobian of the field of one world would not fit into memory."""
     copies = min(mdps.num_observations * mdps.num_actions, _COLUMNS)
-    check_size(mdps, "the Jacobian of its update", num_nodes=num_nodes, copies=copies)
+    check_size(mdps, "the Jacobian of its update", num_nodes=options.nodes_needed(method), copies=copies)
 
 
 def asymmetry(mdps: MDP, teacher: Teacher, method: str | Method, logits: npt.ArrayLike, **options: Any) -> np.ndarray:
-    """||J - J^T||_F / ||J||_F of the field at `logits`: 0 where it is a gradient, at most 2.
+    """||J - J^T||_F / ||J||_F of the vector field at `logits`: 0 if the field is a gradient, at most 2.
 
     Args:
-      mdps, teacher: one, or stacks of M.
+      mdps, teacher: single ones, or stacks of M.
       method: a name of `METHODS`, or a `Method`.
       logits: [O, A], or [M, O, A].
-      **options: of `expected_update`, by default those of `TABLE_1`.
+      **options: of `expected_update`; the default options are those of `TABLE_1`.
 
     Returns:
-      float64 [] or [M]; nan where J is 0.
+      float64 [] or [M]; nan if J is 0.
     """
     logits = checks.numbers("logits", logits)
-    numbers = _examine(*problem(mdps, teacher), methods.get(method), None, logits, np.zeros(logits.shape), options)
-    return numbers["asymmetry"]
+    setting = _checked_setting(mdps, teacher, method, options)
+    return _measure(setting, None, logits, np.zeros(logits.shape))["asymmetry"]
 
 
 def potential(
     mdps: MDP, teacher: Teacher, method: str | Method, logits: npt.ArrayLike, base: npt.ArrayLike = 0.0, **options: Any
 ) -> np.ndarray:
-    """The integral of the field along the straight line from `base` to `logits`: the difference of the loss, if any.
+    """The integral of the vector field along the straight line from `base` to `logits`.
 
-    By Gauss-Legendre with 32 nodes; of a field that is no gradient, the number depends on the path.
+    If the field is the gradient of a loss, this is the difference of the loss. Otherwise the number depends on the
+    path. The integral is computed by Gauss-Legendre quadrature with 32 nodes.
 
     Args:
-      base: where the potential is 0; broadcast to `logits`. The default is the uniform student.
+      base: the logits where the potential is 0, broadcast to `logits`. The default is the uniform student.
       mdps, teacher, method, logits, **options: as in `asymmetry`.
 
     Returns:
@@ -102,31 +114,66 @@ def potential(
         base = np.broadcast_to(base, logits.shape)
     except ValueError:
         raise ValueError(f"base must broadcast to {list(logits.shape)}; got shape {list(base.shape)}.") from None
-    return _examine(*problem(mdps, teacher), methods.get(method), None, logits, base, options)["potential"]
+    return _measure(_checked_setting(mdps, teacher, method, options), None, logits, base)["potential"]
 
 
-def _examine(
-    mdps: MDP, teacher: Teacher, method: Method, loss: Loss | None, logits: Any, base: Any, changes: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """All numbers about a field, for one world or a stack; worlds and teachers as `precise` gives them.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Setting:
+    """The worlds, the method and the options of a question about a field, all of them checked.
 
-    `changes` are options in place of those of `TABLE_1`.
+    Attributes:
+      mdps, teacher: single ones or stacks, as `precise` returns them.
+      method: the method.
+      options: options that the method may override.
     """
-    options = exact_options(changes, TABLE_1)
-    check_jacobian(mdps, method, options)
-    methods.check_functions(method, mdps.num_actions, teacher.num_others)
+
+    mdps: MDP
+    teacher: Teacher
+    method: Method
+    options: ExactOptions
+
+    def __str__(self) -> str:
+        options = self.options.resolved(self.method)
+        return (
+            f"{self.mdps.num_mdps} MDPs of {self.mdps.num_states} states and {self.mdps.num_actions} actions; "
+            f"{ESTIMATORS[options.estimator].title} returns, {options.reduction} over steps, "
+            f"discount {options.discount:g}"
+        )
+
+
+def _checked_setting(mdps: MDP, teacher: Teacher, method: str | Method, options: Mapping[str, Any]) -> _Setting:
+    """The setting of a public function's arguments; raises ValueError unless they are valid and fit into memory."""
+    return _fitting(_Setting(*problem(mdps, teacher), methods.get(method), exact_options(options, TABLE_1)))
+
+
+def _fitting(setting: _Setting) -> _Setting:
+    """Returns the setting; raises ValueError unless the method's functions and the size of the MDPs are possible."""
+    check_jacobian(setting.mdps, setting.method, setting.options)
+    methods.check_functions(setting.method, setting.mdps.num_actions, setting.teacher.num_others)
+    return setting
+
+
+def _measure(setting: _Setting, loss: Loss | None, logits: npt.ArrayLike, base: npt.ArrayLike) -> dict[str, np.ndarray]:
+    """The numbers about a field by name, for one world [] or a stack [M].
+
+    Args:
+      setting: the worlds, the method and the options.
+      loss: the loss to compare the field with, or None.
+      logits: [O, A] or [M, O, A], where the field is examined.
+      base: of the same shape, the other end of the line integral.
+    """
+    mdps = setting.mdps
     shape = (*mdps.id.shape, mdps.num_observations, mdps.num_actions)
-    logits, base = table("logits", logits, shape), table("base", base, shape)
+    arrays = (mdps, setting.teacher, table("logits", logits, shape), table("base", base, shape))
     with float64():
-        arrays = (mdps, teacher, logits, base)
         if not mdps.is_stacked:
             arrays = jax.tree.map(lambda x: np.asarray(x)[None], arrays)
-        numbers = jax.device_get(_examined((method, loss), options, *arrays))
+        numbers = jax.device_get(_numbers_of_world((setting.method, loss), setting.options, *arrays))
     return numbers if mdps.is_stacked else {name: values[0] for name, values in numbers.items()}
 
 
 @one_by_one
-def _examined(
+def _numbers_of_world(
     static: tuple[Method, Loss | None],
     options: ExactOptions,
     mdp: MDP,
@@ -134,45 +181,46 @@ def _examined(
     logits: jax.Array,
     base: jax.Array,
 ) -> dict[str, jax.Array]:
+    """The numbers about a field on one world, each []; those about the loss only if there is one."""
     method, loss = static
 
-    def g(x: jax.Array) -> jax.Array:
-        return field(mdp, teacher, method, x, **keywords(options))
+    def field_at(x: jax.Array) -> jax.Array:
+        return -solve_update(Problem.resolved(method, options, mdp, teacher, x)).logits
 
-    matrix = jacobian(g, logits)
+    matrix = jacobian(field_at, logits)
     size = jnp.linalg.norm(matrix)
     path = logits - base
-    positions = jnp.asarray(np.append((_NODES + 1) / 2, 1), logits.dtype)  # of the integral, and the end itself
-    forces = jax.lax.map(lambda u: g(base + u * path), positions)
+    positions = jnp.asarray(np.append((_NODES + 1) / 2, 1), logits.dtype)  # the nodes of the integral, and the end
+    fields = jax.lax.map(lambda u: field_at(base + u * path), positions)
     weights = jnp.asarray(np.append(_NODE_WEIGHTS / 2, 0), logits.dtype)
     numbers = {
         "asymmetry": jnp.linalg.norm(matrix - matrix.T) / jnp.where(size > 0, size, jnp.nan),
-        "field": jnp.linalg.norm(forces[-1]),
-        "potential": jnp.sum(weights[:, None, None] * forces * path),
+        "field": jnp.linalg.norm(fields[-1]),
+        "potential": jnp.sum(weights[:, None, None] * fields * path),
     }
     if loss is not None:
-        value_and_slope = jax.value_and_grad(lambda x: loss(mdp, teacher, x, **keywords(options)))
-        values, slopes = jax.lax.map(value_and_slope, jnp.stack([base, logits]))
+        value_and_gradient = jax.value_and_grad(lambda x: loss.value(options, mdp, teacher, x))
+        values, gradients = jax.lax.map(value_and_gradient, jnp.stack([base, logits]))
         # Differences are compared with the largest possible change of the potential, because it may be near 0.
-        largest_change = jnp.sum(weights * jnp.linalg.norm(forces, axis=(1, 2))) * jnp.linalg.norm(path)
+        largest_change = jnp.sum(weights * jnp.linalg.norm(fields, axis=(1, 2))) * jnp.linalg.norm(path)
         numbers["loss"] = values[1] - values[0]
         numbers["potential_error"] = jnp.abs(numbers["potential"] - numbers["loss"]) / largest_change
-        largest = jnp.maximum(jnp.linalg.norm(slopes[1]), numbers["field"])
-        numbers["gradient_error"] = jnp.linalg.norm(slopes[1] - forces[-1]) / largest
+        longer = jnp.maximum(jnp.linalg.norm(gradients[1]), numbers["field"])
+        numbers["gradient_error"] = jnp.linalg.norm(gradients[1] - fields[-1]) / longer
     return numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Findings:
-    """What was found on M random worlds at random logits; float64 [M] each.
+    """The numbers about the vector field of a method on M worlds, at one table of logits each; float64 [M].
 
     Attributes:
-      loss: text of the loss that it was compared with, or None.
+      loss: the text of the loss that the field is compared with, or None.
       asymmetry: ||J - J^T||_F / ||J||_F.
       field: |g|, the length of the field.
       gradient_error: |g - gradient of the loss| / the longer of the two; None without a loss.
       potential_error: |line integral of g - difference of the loss| / integral of |g|; None without a loss.
-      tolerance: what counts as 0 in all of these.
+      tolerance: numbers below it count as 0.
     """
 
     loss: str | None
@@ -184,7 +232,7 @@ class Findings:
 
     @property
     def is_zero(self) -> bool:
-        """Whether the field vanishes on every world: in expectation the method does nothing."""
+        """Whether the field is 0 on every world, so that the expected update does nothing."""
         return bool(self.field.max() < self.tolerance)
 
     @property
@@ -194,7 +242,7 @@ class Findings:
 
     @property
     def matches(self) -> bool:
-        """Whether it is the gradient of the loss on every world; False without a loss."""
+        """Whether the field is the gradient of the loss on every world; False without a loss."""
         if self.gradient_error is None or self.is_zero:
             return False
         return self.is_gradient and bool(self.gradient_error.max() < self.tolerance)
@@ -212,18 +260,19 @@ class Findings:
             return f"the gradient of some loss ({symmetric})"
         if self.matches:
             return f"the gradient of {self.loss} ({symmetric}; potential agrees to {self.potential_error.max():.0e})"
-        off = f"{self.gradient_error.min():.1g} to {self.gradient_error.max():.1g}"
-        return f"a gradient ({symmetric}), but not of {self.loss} (relative difference {off})"
+        difference = f"{self.gradient_error.min():.1g} to {self.gradient_error.max():.1g}"
+        return f"a gradient ({symmetric}), but not of {self.loss} (relative difference {difference})"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
-    """The answer of `check_method`; prints as a few lines.
+    """The result of `check_method`; printing it gives a few lines of text.
 
     Attributes:
-      name: of the method.
-      whole: over whole episodes, whose states theta decides as well.
-      one_step: over episodes of one step from states drawn uniformly: the same question where visits are held fixed.
+      name: the name of the method.
+      whole: the findings for whole episodes, in which theta also determines the states that are visited.
+      one_step: the findings for episodes of one step from states drawn uniformly, where theta does not determine the
+        states that are visited.
       setting: the options and worlds, in words.
     """
 
@@ -250,47 +299,55 @@ def check_method(
     teacher: Teacher | None = None,
     **options: Any,
 ) -> Report:
-    """Finds out on random MDPs at random logits whether a method's expected update descends a loss, and which.
+    """Tests on random MDPs at random logits whether a method's expected update descends a loss, and which.
 
     Args:
       method: a name of `METHODS`, or any `Method`.
-      loss: what it is believed to descend; None: what `stated_losses` knows of it.
-      num_mdps: random worlds and teachers, `garnet.garnet` with 5 states and 3 actions, if none are given.
+      loss: the loss that the method is believed to descend; None: the one that `stated_losses` returns for it.
+      num_mdps: number of random worlds and teachers if none are given. The worlds are those of
+        `worlds.garnet.garnet`, with 5 states and 3 actions. The teachers have two further policies (`others`).
       key: random key of worlds, teachers and logits; `jax.random.key(0)` if None.
-      mdps, teacher: stacks of M, to ask about these instead. Random teachers have two further policies (`others`).
-      **options: of `expected_update`; by default `TABLE_1`: Monte Carlo returns, sums over steps, undiscounted.
+      mdps, teacher: stacks of M, which take the place of the random ones.
+      **options: of `expected_update`. The default options are those of `TABLE_1`: Monte Carlo returns, sums over steps,
+        undiscounted.
 
     Returns:
-      A `Report`; print it. Where float64 cannot be had, its tolerance is 1e-3 in place of 1e-8, and it says so.
+      A `Report`; print it. Its tolerance is 1e-8, or 1e-3 where JAX cannot compute in float64, which the report states.
     """
     method = methods.get(method)
-    weights = {name: options[name] for name in ("loss_weight", "return_weight") if name in options}
     if not isinstance(loss, Loss | None):
-        raise ValueError(f"loss must be a potentials.Loss or None; got {checks.shown(loss)}.")
-    exact_options(options, TABLE_1)
+        raise ValueError(f"loss must be a stated_losses.Loss or None; got {checks.shown(loss)}.")
+    checked_options = exact_options(options, TABLE_1)
+    weights = {name: options[name] for name in ("loss_weight", "return_weight") if name in options}
     losses = stated_losses(method, **weights) if loss is None else (loss, loss)
     key, worlds_key = jax.random.split(jax.random.key(0) if key is None else checks.as_key(key))
-    if mdps is None or teacher is None:
-        if mdps is not None or teacher is not None:
-            raise ValueError("check_method takes mdps and their teacher together, or neither.")
-        mdps, teacher = random_problems(worlds_key, num_mdps)
-    mdps, teacher = problem(mdps, teacher)
-    logits = np.asarray(jax.random.normal(key, (mdps.num_mdps, mdps.num_observations, mdps.num_actions)))
+    if mdps is None and teacher is None:
+        mdps, teacher = precise(*random_problems(worlds_key, num_mdps))
+    elif mdps is None or teacher is None:
+        raise ValueError("check_method takes mdps and their teacher together, or neither.")
+    else:
+        mdps, teacher = problem(mdps, teacher)
+    whole = _fitting(_Setting(mdps, teacher, method, checked_options))
     one_step: dict[str, Any] = {
         "continue_prob": np.zeros_like(mdps.continue_prob),
         "start_probs": np.full_like(mdps.start_probs, 1 / mdps.num_states),
     }
+    short = dataclasses.replace(whole, mdps=dataclasses.replace(mdps, **one_step))
+    logits = np.asarray(jax.random.normal(key, (mdps.num_mdps, mdps.num_observations, mdps.num_actions)))
+    findings = [_findings(*pair, logits) for pair in zip((whole, short), losses, strict=True)]
+    precision = "float64" if findings[0].tolerance < 1e-6 else "float32 only: below 1e-3 nothing can be told from 0"
+    return Report(method.name, *findings, f"{whole}; {precision}")
 
-    def findings(worlds: MDP, stated: Loss | None) -> Findings:
-        numbers = _examine(worlds, teacher, method, stated, logits, 0 * logits, options)
-        names = ("asymmetry", "field", "gradient_error", "potential_error")
-        measured: dict[str, Any] = {name: numbers.get(name) for name in names}
-        tolerance = 1e-8 if measured["field"].dtype == np.float64 else 1e-3
-        return Findings(loss=stated.text if stated else None, tolerance=tolerance, **measured)
 
-    whole = findings(mdps, losses[0])
-    short = findings(dataclasses.replace(mdps, **one_step), losses[1])
-    return Report(method.name, whole, short, _setting(method, mdps, options, whole.tolerance))
+def _findings(setting: _Setting, loss: Loss | None, logits: np.ndarray) -> Findings:
+    """The findings at `logits` [M, O, A], with the line integral from the uniform student."""
+    if loss is not None:
+        check_problem(loss.method, setting.options, setting.mdps, setting.teacher)
+    numbers = _measure(setting, loss, logits, 0 * logits)
+    names = ("asymmetry", "field", "gradient_error", "potential_error")
+    measured: dict[str, Any] = {name: numbers.get(name) for name in names}
+    tolerance = 1e-8 if measured["field"].dtype == np.float64 else 1e-3
+    return Findings(loss=loss.text if loss else None, tolerance=tolerance, **measured)
 
 
 def random_problems(
@@ -308,9 +365,9 @@ def random_problems(
       key: random key.
       num_mdps: M.
       concentration: of the teachers' Dirichlet distribution; near 0 they are almost deterministic.
-      num_others: further policies of each teacher.
-      discount: of the teacher's values, which are those of its policy.
-      **sizes: of `garnet.garnet`.
+      num_others: number of further policies of each teacher.
+      discount: of the teacher's values, which are the exact values of its policy.
+      **sizes: keyword arguments of `worlds.garnet.garnet`.
     """
     keys = jax.random.split(checks.as_key(key), 2 + checks.whole("num_others", num_others, 0, 1000))
     mdps = garnet.garnet(keys[0], num_mdps, **sizes)
@@ -324,14 +381,3 @@ def random_problems(
         discount=discount,
     )
     return mdps, teacher
-
-
-def _setting(method: Method, mdps: MDP, changes: Mapping[str, Any], tolerance: float) -> str:
-    """The options and the worlds in words."""
-    options = exact_options(changes, TABLE_1).resolved(method)
-    precision = "float64" if tolerance < 1e-6 else "float32 only: below 1e-3 nothing can be told from 0"
-    return (
-        f"{mdps.num_mdps} MDPs of {mdps.num_states} states and {mdps.num_actions} actions; "
-        f"{ESTIMATORS[options.estimator].title} returns, {options.reduction} over steps, discount {options.discount:g}; "
-        f"{precision}"
-    )

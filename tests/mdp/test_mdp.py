@@ -1,5 +1,6 @@
 """MDPs: construction from arrays and transition matrices, stacks, slices, and errors for bad input."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdistill import teachers, train
 from jaxdistill.mdp import MDP, stack, validate
+from jaxdistill.mdp import mdp as mdp_module
 from jaxdistill.worlds import gridworld
 
 
@@ -289,3 +292,19 @@ def test_importing_creates_no_arrays():
     modules = "jax, jaxdistill.worlds.gridworld, jaxdistill.mdp.exact"
     code = f"import {modules}; assert not jax.live_arrays(), jax.live_arrays()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_mdp_is_validated_once_at_the_first_door(monkeypatch):
+    """Teachers, noise, training and the exact side share one check of the stack; other arrays are checked anew."""
+    mdps = MDP.from_arrays(np.zeros((3, 2, 1), int), 1.0, [[False], [True]], [[1.0]], continue_prob=0.5)
+    checked = []
+    monkeypatch.setattr(mdp_module, "_check_arrays", checked.append)
+    teacher = teachers.with_noise(jax.random.key(0), mdps, teachers.optimal(mdps), 0.5)
+    train(jax.random.key(0), mdps, teacher, "n_distill", num_iterations=2, num_checkpoints=1)
+    assert not checked  # `from_arrays` was the first door
+    changed = dataclasses.replace(mdps, reward=mdps.reward + 1)
+    teachers.optimal(changed), teachers.uniform(changed)
+    assert len(checked) == 1
+    mutable = dataclasses.replace(mdps, reward=np.asarray(mdps.reward))
+    teachers.optimal(mutable), teachers.uniform(mutable)
+    assert len(checked) == 3  # NumPy arrays may change between two calls
