@@ -20,12 +20,13 @@ TEACHERS = {name: common.TEACHERS[name] for name in ("optimal", "adversarial")}
 
 
 @dataclasses.dataclass
-class Corridor:
+class Corridor(common.Estimation):
     """The settings that Figs. 6 and 9 share."""
 
+    # Paper: no estimator of returns is stated for these figures. Here: the one-step target, TD(1), which exists for
+    # all nine methods.
+
     num_students: int = common.option(50, "independent students of each method")
-    # Paper: no estimator of returns is stated for these figures. Here: TD(1), which exists for all nine methods.
-    estimator: str = common.option("td", "td (TD(1) students) or mc (Monte Carlo), for methods that do not fix it")
     methods: list[str] = common.option(fig8.PAPER_METHODS, "methods, by name, separated by commas")
     teachers: list[str] = common.option(list(TEACHERS), "teachers, of optimal and adversarial")
     noise: float = common.option(0.1, "probability that a move goes in a random direction")

@@ -15,6 +15,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ import pytest
 
 from experiments import all as run_all
 from experiments import common
+from experiments.common import part_files
 from jaxdistill import load, plotting
 from jaxdistill.cli import commands, main
 from jaxdistill.results import storage
@@ -168,7 +170,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     for data in files:
         path.write_bytes(data)
         CORRUPTED["pickles"] += 1
-        for read in (lambda: load(path), lambda: common._read_part(path.read_bytes(), path)):
+        for read in (lambda: load(path), lambda: part_files.read_part(path.read_bytes(), path)):
             with pytest.raises(ValueError) as error:
                 read()
             one_line(error.value, str(path))
@@ -575,7 +577,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     def read_only(*_: Any, **__: Any) -> Any:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(common.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
     with pytest.raises(ValueError, match="cannot be written: Read-only file system; choose another folder"):
         work(tmp_path)
     monkeypatch.setattr(Path, "mkdir", read_only)

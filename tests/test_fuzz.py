@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.results.random_results import make
 
 from experiments import common, fig8, gaussian_mixtures, oscillation
 from jaxdistill import (
@@ -51,6 +50,7 @@ from jaxdistill.results.result import AXES, Result
 from jaxdistill.theory import fields, flows, variance
 from jaxdistill.worlds import corridor, garnet, gridworld, gymnasium
 from tests import small
+from tests.results.random_results import make
 
 MANY = 600  # examples of a door in the slow tests
 KEY = jax.random.key(5)
@@ -422,9 +422,11 @@ DOORS: dict[str, Door] = {
     "compare": Door(compare, lambda: {"results": make(num_mdps=3), "baseline": None, "checkpoint": "final",
         "reach": 0.5}, 60, says={"results": "Result", "baseline": "method"}),
     "load": Door(load, lambda: {"path": "x"}, 40, says={"path": "results file|Errno"}, others=(OSError,)),
-    "mixture of Gaussians": Door(gaussian_mixtures.mixture, lambda: {"means": [0.0, 1.0], "scales": 1.0, "weights": [1.0, 2.0]},
+    "mixture of Gaussians": Door(gaussian_mixtures.mixture, lambda: {
+        "means": [0.0, 1.0], "scales": 1.0, "weights": [1.0, 2.0]},
         60, finite, says=dict.fromkeys(("means", "scales", "weights"), "mixture")),
-    "fit": Door(gaussian_mixtures.fit, lambda: {"key": KEY, "target": gaussian_mixtures.mixture([0.0, 1.0]), "num_components": 1,
+    "fit": Door(gaussian_mixtures.fit, lambda: {
+        "key": KEY, "target": gaussian_mixtures.mixture([0.0, 1.0]), "num_components": 1,
         "direction": "forward", "free": ("means",), "scale": 1.0, "num_restarts": 2, "num_steps": 2,
         "learning_rate": 0.1}, 30, lambda found: True, only=("key", "target", "direction", "free", "scale",
         "learning_rate")),

@@ -1,25 +1,22 @@
 """What every experiment shares: its settings and flags, its output folder and parts, its figures, its entry point."""
 
-import tempfile
-
 from experiments.common.delivery import deliver, deliver_table
 from experiments.common.entry import main
 from experiments.common.errors import fail, known
 from experiments.common.flags import default_outdir, parse
 from experiments.common.outdir import prepare_outdir, what_decides
-from experiments.common.part_files import read_part as _read_part
 from experiments.common.parts import run_parts, shared_part
 from experiments.common.problems import TEACHERS, Keys, keys, make_teacher
-from experiments.common.settings import Output, Processes, Training, Worlds, option
+from experiments.common.settings import Estimation, Output, Processes, Training, Worlds, option
 
 __all__ = [
     "TEACHERS",
+    "Estimation",
     "Keys",
     "Output",
     "Processes",
     "Training",
     "Worlds",
-    "_read_part",
     "default_outdir",
     "deliver",
     "deliver_table",
@@ -33,6 +30,5 @@ __all__ = [
     "prepare_outdir",
     "run_parts",
     "shared_part",
-    "tempfile",
     "what_decides",
 ]

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jaxdistill
+from jaxdistill.methods import UpdateOptions
 
 
 def option(default: Any, help: str) -> Any:
@@ -11,6 +12,12 @@ def option(default: Any, help: str) -> Any:
     if isinstance(default, list):
         return dataclasses.field(default_factory=default.copy, metadata={"help": help})
     return dataclasses.field(default=default, metadata={"help": help})
+
+
+def update_option(name: str) -> Any:
+    """A field for the option of an update of that name, with its default and its help text."""
+    field = next(field for field in dataclasses.fields(UpdateOptions) if field.name == name)
+    return option(field.default, field.metadata["help"])
 
 
 @dataclasses.dataclass
@@ -62,15 +69,23 @@ class Training(Processes):
     num_iterations: int = option(30_000, "episodes, and so updates, of each student and of each learned teacher")
     num_checkpoints: int = option(100, "points of each learning curve")
     seed: int = option(0, "seed of the worlds, the teachers and the students")
-    reduction: str = option("mean", "an episode's update is the mean or the sum over its steps")
+    reduction: str = update_option("reduction")
     learning_rate: float = option(0.1, "step size of the student's logits")
     value_learning_rate: float = option(0.1, "step size of the student's value table")
-    discount: float = option(0.99, "discount of the returns trained on; figures show undiscounted returns")
-    probability_floor: float = option(0.01, "least teacher probability inside a logarithm")
+    discount: float = update_option("discount")
+    probability_floor: float = update_option("probability_floor")
 
     def train_config(self) -> jaxdistill.Config:
         """The configuration of `jaxdistill.train`; raises ValueError for an impossible value."""
         return _fill(jaxdistill.Config, self)
+
+
+@dataclasses.dataclass
+class Estimation:
+    """How the returns of students are estimated, in experiments that leave it open."""
+
+    estimator: str = update_option("estimator")
+    trace_decay: float = update_option("trace_decay")
 
 
 def _fill(config_type: Any, settings: Any) -> Any:

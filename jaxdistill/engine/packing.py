@@ -1,7 +1,7 @@
-"""Flat tables of rows, and how worlds and teachers are packed into them.
+"""Flat tables of rows, and the packing of worlds and teachers into such tables.
 
-A table holds one row for each (owner, position). What belongs together is in one row, so that a step costs few cache
-lines.
+A table has one row for each world, teacher or student, and position in it. Numbers that are read together are in one
+row, so that a step reads few cache lines.
 """
 
 import dataclasses
@@ -22,51 +22,62 @@ _WRITE = lax.ScatterDimensionNumbers(
 
 
 def read(tables: Any, index: jax.Array) -> Any:
-    """Rows `index` [W] of a table [N, R], or of each of a tree of tables; [W, R]. Indices must be in range."""
+    """Reads rows `index` [W], which must be in range, of a table [N, R] or of each table of a tree; [W, R]."""
     return jax.tree.map(
         lambda table: lax.gather(table, index[:, None], _READ, (1, table.shape[1]), mode="promise_in_bounds"), tables
     )
 
 
 def write(tables: Any, index: jax.Array, rows: Any) -> Any:
-    """A table [N, R], or each of a tree, with rows `index` [W], increasing and distinct, replaced by `rows` [W, R]."""
+    """Replaces rows `index` [W] of a table [N, R], or of each table of a tree, by `rows` [W, R].
+
+    The indices must be increasing and distinct. On CPU the rows are written in a loop, because XLA compiles a loop into
+    one function without calls inside only if it contains no scatter.
+    """
     return lax.platform_dependent(tables, index, rows, cpu=_write_in_turn, default=_scatter)
 
 
 def _write_in_turn(tables: Any, index: jax.Array, rows: Any) -> Any:
-    """Writes row after row. On CPU XLA compiles a loop without a scatter to one function, without calls inside."""
+    """Writes one row after another."""
 
     def write_row(i: jax.Array, tables: Any) -> Any:
         position = lax.dynamic_index_in_dim(index, i, keepdims=False)
         start = (position, jnp.zeros_like(position))
 
-        def put(table: jax.Array, rows: jax.Array) -> jax.Array:
+        def update(table: jax.Array, rows: jax.Array) -> jax.Array:
             return lax.dynamic_update_slice(table, lax.dynamic_index_in_dim(rows, i), start)
 
-        return jax.tree.map(put, tables, rows)
+        return jax.tree.map(update, tables, rows)
 
     return lax.fori_loop(0, index.shape[0], write_row, tables)
 
 
 def _scatter(tables: Any, index: jax.Array, rows: Any) -> Any:
-    """Writes all rows at once, as an accelerator does best."""
+    """Writes all rows at once, which is fastest on an accelerator."""
 
-    def put(table: jax.Array, row: jax.Array) -> jax.Array:
+    def update(table: jax.Array, rows: jax.Array) -> jax.Array:
         return lax.scatter(
             table,
             index[:, None],
-            row,
+            rows,
             _WRITE,
             indices_are_sorted=True,
             unique_indices=True,
             mode="promise_in_bounds",
         )
 
-    return jax.tree.map(put, tables, rows)
+    return jax.tree.map(update, tables, rows)
 
 
 class Transition(NamedTuple):
-    """A row of `Worlds.arrivals`, by what its columns hold."""
+    """The columns of rows of `Worlds.arrivals`, each [W].
+
+    Attributes:
+      mdp_state: int32, the successor state.
+      observation: int32, its observation.
+      reward: float32.
+      is_terminal: bool, whether the arrival ends the episode.
+    """
 
     mdp_state: jax.Array
     observation: jax.Array
@@ -75,7 +86,7 @@ class Transition(NamedTuple):
 
 
 def transition(entry: jax.Array) -> Transition:
-    """Rows [W, 4] of `Worlds.arrivals` as a `Transition` of [W]."""
+    """The `Transition` of rows [W, 4] of `Worlds.arrivals`."""
     reward = lax.bitcast_convert_type(entry[:, 2], jnp.float32)
     return Transition(entry[:, 0], entry[:, 1], reward, entry[:, 3] > 0)
 
@@ -83,15 +94,16 @@ def transition(entry: jax.Array) -> Transition:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Worlds:
-    """Stacked MDPs as the engine reads them.
+    """Stacked MDPs in the tables that the engine reads.
 
     Attributes:
       arrivals: int32 [M * S * K, 4]: successor, its observation, reward (float32 bits), terminal.
       outcomes: float32 [M * (S or 1) * A, K], cumulative outcome probabilities (`cumulative`).
       continue_prob: float32 [M, 1].
       starts: int32 [M * B, 2]: start state, its observation.
-      start_cumulative: float32 [M, B].
-      num_*: sizes; outcomes_by_state: whether outcome probabilities depend on the state.
+      start_cumulative: float32 [M, B], cumulative start probabilities.
+      num_states, num_actions, num_outcomes, num_starts, num_observations: S, A, K, B and O.
+      outcomes_by_state: whether outcome probabilities depend on the state.
     """
 
     arrivals: jax.Array
@@ -108,7 +120,7 @@ class Worlds:
 
 
 def pack_worlds(mdps: MDP) -> Worlds:
-    """Packs a stack of MDPs; NumPy on the host, device arrays out."""
+    """Packs a stack of MDPs with NumPy on the host; the tables are device arrays."""
     successor, observation = np.asarray(mdps.successor), np.asarray(mdps.observation)
     num_mdps = len(successor)
     world = np.arange(num_mdps).reshape(-1, 1, 1)
@@ -140,9 +152,10 @@ def pack_worlds(mdps: MDP) -> Worlds:
 
 
 def cumulative(probs: np.ndarray) -> np.ndarray:
-    """Cumulative sums over the last axis, float32, raised above 1 from the last positive entry on.
+    """Cumulative sums of probabilities over the last axis, float32, set to 2 from the last positive entry on.
 
-    Counting the entries that a u in [0, 1] reaches never lands on an entry of probability 0 however u was rounded.
+    So the number of entries that a u in [0, 1] reaches is never the index of an entry of probability 0, however u was
+    rounded.
     """
     probs = np.asarray(probs, np.float64)
     sums = np.cumsum(probs, axis=-1) / np.sum(probs, axis=-1, keepdims=True)
@@ -162,7 +175,7 @@ def count_reached(row: jax.Array, u: jax.Array) -> jax.Array:
 
 
 def pack_teacher(probs: npt.ArrayLike, values: npt.ArrayLike, others: npt.ArrayLike | None = None) -> jax.Array:
-    """Teacher rows [T * S, (1 + N) A + 1]: the policy in a state, the state's value, the N further policies there."""
+    """Packs T teachers into rows [T * S, (1 + N) A + 1]: the policy in a state, its value, the N further policies."""
     parts = [np.asarray(probs, np.float32), np.asarray(values, np.float32)[..., None]]
     if others is not None:  # [..., N, S, A]
         parts += list(np.moveaxis(np.asarray(others, np.float32), -3, 0))

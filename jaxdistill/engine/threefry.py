@@ -1,7 +1,7 @@
-"""A counter-based random stream for each student: Threefry-2x32 with 20 rounds, unrolled so that it fuses.
+"""A counter-based random stream for each student: Threefry-2x32 with 20 rounds, unrolled so that XLA can fuse it.
 
-`jax.random.bits` runs the same cipher, but as a loop of small kernels that costs more than the rest of a tick.
-A stream is named by its key and read at a counter, so a draw depends on nothing but (key, counter).
+`jax.random.bits` runs the same cipher, but as a loop of small kernels that costs more than the rest of a tick. A draw
+depends only on the key of its stream and on its position in the stream, which is a counter.
 """
 
 import jax
@@ -16,9 +16,10 @@ def random_bits(key: jax.Array, counter: jax.Array, stream: int | jax.Array = 0)
     """Two independent words of 32 random bits.
 
     Args:
-      key: uint32 [2], names the stream (`jax.random.key_data` of a threefry key).
+      key: uint32 [2], the key of the stream (`jax.random.key_data` of a threefry key).
       counter: uint32 [], the position in the stream.
-      stream: uint32 [], second half of the position; a constant per purpose keeps purposes apart.
+      stream: uint32 [], the second half of the position. Draws for different purposes use different constants, so that
+        they are independent.
 
     Returns:
       Two uint32 [] words, bit for bit those of `jax.extend.random.threefry_2x32(key, [counter, stream])`.
@@ -37,5 +38,8 @@ def random_bits(key: jax.Array, counter: jax.Array, stream: int | jax.Array = 0)
 
 
 def uniform(bits: jax.Array) -> jax.Array:
-    """A float32 in [0, 1 - 2^-23] from 32 random bits; 23 bits, so that `uniform(b) * total < total` in float32."""
+    """A uniform float32 in [0, 1 - 2^-23] from 32 random bits, of which 23 are used.
+
+    With more of them, `uniform(bits) * total < total` would not always hold in float32.
+    """
     return (bits >> np.uint32(9)).astype(jnp.float32) * np.float32(2.0**-23)

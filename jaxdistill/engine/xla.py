@@ -1,8 +1,9 @@
-"""What XLA is asked for on CPU, where the engine's loop is to become one function in which no operation costs a call.
+"""CPU compiler options with which XLA compiles the engine's loop into one function without calls inside.
 
-From JAX 0.12 on XLA does so by itself wherever it can (`tables.write` says when); before, only for tiny loops, unless
-an option raises the limit. At its highest level of optimisation it then unrolls loops over the lanes and rounds one
-lane unlike another, so that a student's numbers would depend on where it sits: the engine is compiled one level below.
+From JAX 0.12 on, XLA compiles loops in this way wherever it can (`packing.write` explains when). Earlier versions do so
+only for very small loops, unless an option raises the limit on their size. At the highest level of optimisation XLA
+then unrolls loops over the lanes and rounds lanes differently, so that a student's numbers would depend on its lane. So
+the engine is compiled one level below.
 """
 
 import functools
@@ -21,7 +22,10 @@ _ALL_LANES_ALIKE = {"xla_backend_optimization_level": 2}
 
 
 def compile_loops_whole() -> None:
-    """Adds the option to XLA_FLAGS where it is needed; XLA reads them once, when JAX first looks for its devices."""
+    """Adds the option for whole loops to XLA_FLAGS where it is needed.
+
+    XLA reads XLA_FLAGS once, when JAX first looks for its devices.
+    """
     flags = os.environ.get("XLA_FLAGS", "")
     if jax.__version_info__ < (0, 12) and "xla_backend_extra_options" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options={_LARGEST_LOOP}".strip()
@@ -29,20 +33,28 @@ def compile_loops_whole() -> None:
 
 @functools.cache
 def loops_are_whole() -> bool:
-    """Whether XLA does so here; a warning once if it could. Numbers round differently where it does not."""
+    """Whether XLA compiles a loop into one function here; numbers round differently where it does not.
+
+    Warns once if it does not on a CPU, where it could.
+    """
     loop = jax.jit(lambda n: lax.fori_loop(0, n, lambda _, x: jnp.sin(x) + 1, jnp.zeros(2**12)))
-    whole = " call(" in str(loop.lower(np.int32(1)).compile().as_text())
-    if not whole and jax.default_backend() == "cpu":
+    is_whole = " call(" in str(loop.lower(np.int32(1)).compile().as_text())
+    if not is_whole and jax.default_backend() == "cpu":
         warnings.warn(
-            "training is slower than it need be: JAX had been in use before jaxdistill was imported, or XLA_FLAGS has "
-            "xla_backend_extra_options of its own. Import jaxdistill first, or use JAX 0.12 or newer.",
+            "training will be slow, because JAX was initialised before jaxdistill was imported, or because XLA_FLAGS "
+            "sets xla_backend_extra_options. Import jaxdistill first, or use JAX 0.12 or newer.",
             stacklevel=2,
         )
-    return whole
+    return is_whole
 
 
 class Compiled:
-    """A function of a static first argument, compiled so that all lanes round alike; it may eat argument `donate`."""
+    """A compiled function that rounds all lanes alike, with a static first argument.
+
+    Args:
+      fn: the function.
+      donate: index of an argument whose memory the result may reuse, or None.
+    """
 
     def __init__(self, fn: Callable[..., Any], donate: int | None = None):
         functools.update_wrapper(self, fn)
@@ -50,7 +62,7 @@ class Compiled:
 
     @functools.cached_property
     def _program(self) -> Any:
-        # Not at import: asking for the backend would start it.
+        # The program is made at the first call, because `jax.default_backend` starts the backend.
         options = _ALL_LANES_ALIKE if jax.default_backend() == "cpu" else None
         loops_are_whole()
         donated = () if self._donate is None else (self._donate,)
@@ -60,14 +72,14 @@ class Compiled:
         return self._program(*args)
 
     def lower(self, *args: Any) -> Any:
-        """As `jax.jit`'s."""
+        """The lowered program for these arguments, as `lower` of a `jax.jit` function returns it."""
         return self._program.lower(*args)
 
     def num_compiled(self) -> int:
-        """How many programs have been compiled so far."""
+        """The number of programs that have been compiled so far."""
         return self._program._cache_size()
 
 
 def compiled(donate: int | None = None) -> Callable[[Callable[..., Any]], Compiled]:
-    """Decorator: `Compiled`."""
+    """A decorator that makes a function `Compiled`."""
     return functools.partial(Compiled, donate=donate)

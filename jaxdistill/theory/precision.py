@@ -1,4 +1,4 @@
-"""Double precision for exact answers, in a process that otherwise computes in float32."""
+"""Double precision for exact computations, in a process that otherwise computes in float32."""
 
 import contextlib
 import dataclasses
@@ -15,21 +15,21 @@ from jaxdistill.mdp.teacher import Teacher
 
 @contextlib.contextmanager
 def float64() -> Iterator[None]:
-    """Double precision on the CPU within the block and this thread; nothing else of the process changes."""
-    owner: Any = jax if hasattr(jax, "enable_x64") else jax.experimental  # the latter before JAX 0.8
+    """Double precision on the CPU within the block and in this thread; the rest of the process does not change."""
+    module: Any = jax if hasattr(jax, "enable_x64") else jax.experimental  # `jax.experimental` before JAX 0.8
     try:
         cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # the process has been forbidden it
+    except RuntimeError:  # JAX_PLATFORMS excludes the CPU.
         cpu = None
-    with owner.enable_x64(True), jax.default_device(cpu):
+    with module.enable_x64(True), jax.default_device(cpu):
         yield
 
 
 def one_by_one(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles fn(static, options, *arrays) and maps it over the leading axis [M] of `arrays`, one world at a time.
 
-    `static` must be hashable; `options` are shared by all worlds. A map, and not `jax.vmap`, because a loop then ends
-    for each world by itself, and memory does not grow with M.
+    `static` must be hashable, and `options` are shared by all worlds. `jax.lax.map` is used in place of `jax.vmap`, so
+    that a loop ends for each world by itself and memory does not grow with M.
     """
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -40,10 +40,10 @@ def one_by_one(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def precise(mdps: MDP, teacher: Teacher) -> tuple[MDP, Teacher]:
-    """The worlds and teachers in float64 NumPy, one or a stack; probabilities sum to 1, and pictures are dropped.
+    """The worlds and teachers, single ones or stacks, in float64 NumPy, with probabilities that sum to 1.
 
-    float32 probabilities sum to 1 within 1e-7 only, which would show as an asymmetry of that size. The start states are
-    written as one distribution over all S states, so that worlds differ in numbers and not in shapes.
+    float32 probabilities sum to 1 only within 1e-7, which would cause an asymmetry of that size. The start states
+    become one distribution over all S states, so that worlds differ in numbers and not in shapes. Grids are dropped.
     """
 
     def as_float64(x: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How good students are, exactly: return, distance to the teacher, and KL of trajectories."""
+"""The exact quality of students: their return, their distance to the teacher, and the KL of their trajectories."""
 
 import dataclasses
 
@@ -13,13 +13,13 @@ from jaxdistill.theory.precision import precise
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Quality:
-    """How good students are, exactly; float64, with the leading axes of their logits [..., O, A].
+    """Exact measures of students, in float64, with the leading axes of their logits [..., O, A].
 
     Attributes:
       returns: undiscounted return per episode.
       distance: max |pi_theta - pi| over actions and over the states that can be reached from the start.
-      trajectory_kl: KL(pi_theta(tau)||pi(tau)) = E_pi_theta sum_t KL(pi_theta||pi), nats; inf where the student may do
-        what the teacher never does.
+      trajectory_kl: KL(pi_theta(tau)||pi(tau)) = E_pi_theta sum_t KL(pi_theta||pi), nats; inf where the student may
+        take an action that the teacher never takes.
     """
 
     returns: np.ndarray
@@ -31,7 +31,7 @@ def quality(mdps: MDP, teacher: Teacher, logits: npt.ArrayLike) -> Quality:
     """Return, distance to the teacher and trajectory KL of students, in float64 and NumPy.
 
     Args:
-      mdps, teacher: one, or stacks of M.
+      mdps, teacher: single ones, or stacks of M.
       logits: [..., O, A], or [M, ..., O, A]: several students of each world.
 
     Returns:
@@ -42,29 +42,30 @@ def quality(mdps: MDP, teacher: Teacher, logits: npt.ArrayLike) -> Quality:
     if not mdps.is_stacked:
         return Quality(*_quality(mdps, teacher, logits))
     worlds = [jax.tree.map(lambda x, i=i: x[i], (mdps, teacher)) for i in range(mdps.num_mdps)]
-    found = [_quality(mdp, mine, x) for (mdp, mine), x in zip(worlds, logits, strict=True)]
-    return Quality(*map(np.stack, zip(*found, strict=True)))
+    measures = [_quality(*world, students) for world, students in zip(worlds, logits, strict=True)]
+    return Quality(*map(np.stack, zip(*measures, strict=True)))
 
 
-def _quality(mdp: MDP, teacher: Teacher, logits: np.ndarray) -> tuple[np.ndarray, ...]:
+def _quality(mdp: MDP, teacher: Teacher, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, distance and trajectory KL of students [..., O, A] on one MDP, each [...]."""
     num_states = mdp.num_states
     logits = logits[..., mdp.observation, :]
     shifted = logits - logits.max(-1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     p = np.exp(log_p)
-    table = np.broadcast_to(mdp.outcome_probs, (num_states, *mdp.outcome_probs.shape[-2:]))
-    onward = np.where(mdp.terminal, 0, mdp.continue_prob)
-    weights = np.einsum("...sa,sak->...sk", p, table)
-    arrivals = np.eye(num_states)[mdp.successor]  # [S, K, S']
-    transition = np.einsum("...sk,skn->...ns", weights * onward, arrivals)
+    outcome_probs = np.broadcast_to(mdp.outcome_probs, (num_states, *mdp.outcome_probs.shape[-2:]))
+    continue_prob = np.where(mdp.terminal, 0, mdp.continue_prob)
+    weights = np.einsum("...sa,sak->...sk", p, outcome_probs)
+    is_successor = np.eye(num_states)[mdp.successor]  # [S, K, S']
+    transition = np.einsum("...sk,skn->...ns", weights * continue_prob, is_successor)
     visits = np.linalg.solve(np.eye(num_states) - transition, mdp.start_probs[:, None])[..., 0]
     with np.errstate(divide="ignore", invalid="ignore"):
         kl = np.where(p > 0, p * (log_p - np.log(teacher.probs)), 0).sum(-1)
-        kl = np.where(visits > 0, visits * kl, 0).sum(-1)
+        trajectory_kl = np.where(visits > 0, visits * kl, 0).sum(-1)
     returns = (visits * (weights * mdp.reward).sum(-1)).sum(-1)
-    edges = np.einsum("sak,skn->sn", table * onward[:, None], arrivals) > 0
-    reached = mdp.start_probs > 0
+    is_edge = np.einsum("sak,skn->sn", outcome_probs * continue_prob[:, None], is_successor) > 0
+    is_reachable = mdp.start_probs > 0
     for _ in range(num_states):
-        reached = reached | (reached @ edges)
-    distance = np.abs(p - teacher.probs)[..., reached, :].max((-1, -2))
-    return returns, distance, kl
+        is_reachable = is_reachable | (is_reachable @ is_edge)
+    distance = np.abs(p - teacher.probs)[..., is_reachable, :].max((-1, -2))
+    return returns, distance, trajectory_kl

@@ -211,7 +211,7 @@ def test_a_part_that_is_stopped_leaves_a_figure_and_a_finished_run_takes_it_away
 
 def test_a_folder_in_use_is_refused(tmp_path):
     """By another process; when that is killed, the folder is free."""
-    code = "import sys, time; from pathlib import Path; from jaxdistill.files import locked\n"
+    code = "import sys, time; from pathlib import Path; from jaxdistill.runtime.files import locked\n"
     code += "with locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "locked\n"

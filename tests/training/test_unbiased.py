@@ -1,6 +1,7 @@
 """The mean of sampled updates is the exact expected update, for every method: the test that holds all together."""
 
 import dataclasses
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxdistill import METHODS, Control, expected_update
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.methods import Method, numerics
 from jaxdistill.teachers.tabular import with_others
+from jaxdistill.training import tasks
 from jaxdistill.training.sampling import sampled_updates
 from jaxdistill.training.tasks import methods_in_program
 from tests import small
@@ -28,15 +30,19 @@ MIXTURES = {
 BATTERY: dict[str, Method] = METHODS | MIXTURES
 
 
+WIDE = 2048  # lanes of a block: these students live for one episode, and a wide block hands out many at once
+
+
 def stack(items):
     return jax.tree.map(lambda *x: jnp.stack(x), *items)
 
 
 def sampled(mdps, teachers, methods, logits, values, **changes):
     """{method name: [W, N, O, A + 1]}: what one iteration added to the tables of N students on each of W worlds."""
-    updates = sampled_updates(
-        jax.random.key(0), mdps, teachers, methods, logits, values, num_updates=NUM_STUDENTS, **changes
-    )
+    with mock.patch.object(tasks, "lane_width", lambda *_: WIDE):
+        updates = sampled_updates(
+            jax.random.key(0), mdps, teachers, methods, logits, values, num_updates=NUM_STUDENTS, **changes
+        )
     return {name: np.concatenate([x.logits, x.values[..., None]], axis=-1) for name, x in updates.items()}
 
 
