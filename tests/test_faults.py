@@ -27,7 +27,7 @@ import pytest
 from experiments import all as run_all
 from experiments import common
 from experiments.common import part_files
-from jaxdistill import load, plotting
+from jaxdistill import Result, load, plotting
 from jaxdistill.cli import commands, main
 from jaxdistill.results import storage
 from tests.results.random_results import assert_same, make

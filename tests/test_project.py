@@ -1,5 +1,6 @@
 """The project as a whole: the README's commands, versions, entry points, and what must not be committed."""
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -131,6 +132,54 @@ def test_experiment_answers_help(name):
     assert done.returncode in (0, 1), done.stderr  # absl answers --help with exit code 1
     assert "Traceback" not in done.stderr
     assert "--outdir" in done.stdout
+
+
+PACKAGE = sorted((ROOT / "jaxdistill").rglob("*.py"))
+VAGUE = {"found", "mine", "own", "one", "who", "chosen", "forget", "look"}
+
+
+def syntax(paths):
+    """(path, node) of every node of the syntax trees of Python files."""
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            yield path.relative_to(ROOT), node
+
+
+def test_functions_are_short():
+    """Under 60 lines, the docstring included."""
+    functions = [(path, node) for path, node in syntax(PACKAGE) if isinstance(node, ast.FunctionDef)]
+    long = [f"{path}:{f.name}" for path, f in functions if f.end_lineno - f.lineno + 1 >= 60]
+    assert not long
+
+
+def test_modules_and_packages_say_what_they_are():
+    """Each has a docstring, and the docstring of a package names its modules."""
+    for path in PACKAGE:
+        text = ast.get_docstring(ast.parse(path.read_text()))
+        assert text or path.name == "__main__.py", path
+        if path.name == "__init__.py" and path.parent.name != "jaxdistill":
+            modules = {other.stem for other in path.parent.glob("*.py")} - {"__init__"}
+            assert not [name for name in modules if f"`{name}`" not in text], path
+
+
+def test_no_vague_names():
+    vague = []
+    for path, node in syntax([*PACKAGE, *sorted((ROOT / "experiments").rglob("*.py"))]):
+        name = getattr(node, "arg" if isinstance(node, ast.arg) else "name", None)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id
+        if isinstance(name, str) and name in VAGUE:
+            vague.append(f"{path}:{node.lineno}: {name}")
+    assert not vague
+
+
+def test_the_package_is_a_dozen_packages():
+    """Beside them only `__init__.py`, `__main__.py` and `py.typed`; and tests mirror them."""
+    children = [path for path in (ROOT / "jaxdistill").iterdir() if path.name != "__pycache__"]
+    assert {path.name for path in children if path.is_file()} == {"__init__.py", "__main__.py", "py.typed"}
+    packages = {path.name for path in children if path.is_dir()}
+    assert 12 <= len(packages) <= 15
+    assert packages <= {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()}
 
 
 # A developer's machine, a private package index, an unfinished merge, work left for later.

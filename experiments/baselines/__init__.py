@@ -1,8 +1,8 @@
-"""The same students trained in three ways: by the engine, by a padded scan, and by a compiled scalar loop.
+"""Two baselines of the engine, which train the same students: a padded scan, and a compiled scalar loop.
 
-The first is the package. The other two are what `experiments.benchmark` holds it against: the usual design of
-reinforcement learning in JAX, and the most that the processor itself can do. `Problem` is what each is given and
-`Trained` what each returns, so that `tests/test_benchmark.py` can compare them.
+`experiments.benchmark` compares the engine with them. The padded scan is the usual design of reinforcement learning in
+JAX, the scalar loop the most that the processor allows. `Problem` is what each of the three trains and `Trained` what
+each returns, so that `tests/experiments/test_benchmark.py` can compare the results.
 """
 
 import dataclasses
@@ -13,7 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdistill import MDP
+from jaxdistill.estimators import MonteCarlo, OneStep
 from jaxdistill.training.config import ResolvedCell
+
+BASELINE_ESTIMATORS = (OneStep.name, MonteCarlo.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Problem:
       cells: methods with their teachers [M, ...] and configurations; all numbers of a configuration are scalars.
       num_iterations: episodes, and so updates, of each student.
       initial: float32 [P, M, O, A + 1], the logits and the value that each student starts from; None: zeros.
-      cost: [M], expected steps of an episode, by which the engine orders the students; None: all alike.
+      cost: [M], expected steps of an episode, by which students are ordered; None: the same for all.
       seed: of the students' random numbers.
     """
 
@@ -47,21 +50,21 @@ class Problem:
         return self.mdps.num_actions + 1
 
     def tables(self) -> np.ndarray:
-        """A fresh copy of what the students start from, float32 [P, M, O, A + 1]."""
+        """A new copy of the tables that the students start from, float32 [P, M, O, A + 1]."""
         shape = (len(self.cells), self.mdps.num_mdps, self.mdps.num_observations, self.num_params)
         return np.zeros(shape, np.float32) if self.initial is None else np.array(self.initial, np.float32)
 
 
 class Trained(NamedTuple):
-    """What training leaves behind.
+    """The result of training a `Problem`.
 
     Attributes:
-      steps: environment steps of all episodes, none of them padding.
-      seconds: of the training alone, compiled before.
+      steps: environment steps of all episodes, padding not counted.
+      seconds: time of the training alone, without compilation.
       params: float32 [P, M, O, A + 1], final tables.
       returns: [P, M], undiscounted return of an episode, mean over all iterations.
-      lengths: [P, M], steps of an episode, likewise.
-      used: by estimator, the part of the lanes' ticks that moved a student; of the engine only.
+      lengths: [P, M], steps of an episode, mean over all iterations.
+      used: by estimator, the share of the lanes' ticks that advanced a student; of the engine only.
     """
 
     steps: int
@@ -75,3 +78,11 @@ class Trained(NamedTuple):
     def rate(self) -> float:
         """Useful environment steps per second."""
         return self.steps / self.seconds
+
+
+def check_estimator(baseline: str, estimator: str) -> None:
+    """ValueError unless the baselines implement the estimator."""
+    if estimator not in BASELINE_ESTIMATORS:
+        raise ValueError(
+            f"The {baseline} has the estimators {' and '.join(BASELINE_ESTIMATORS)} only; got {estimator!r}."
+        )

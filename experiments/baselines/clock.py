@@ -1,4 +1,4 @@
-"""How the benchmark measures: repeats in turns, processes of their own, and the memory that each took at most."""
+"""How the benchmark measures: repeats in turns, a fresh process for each measurement, and the memory of a process."""
 
 import concurrent.futures
 import multiprocessing
@@ -16,7 +16,7 @@ import numpy as np
 from experiments.baselines import Trained
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's own event, also where a program came from the cache
-_MOST_DISCARDED = 3  # turns in which something was compiled
+_MOST_DISCARDED = 3  # runs of a turn that are repeated because something was compiled
 
 
 class Compilations:
@@ -24,48 +24,53 @@ class Compilations:
 
     def __init__(self) -> None:
         self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._hear)
+        jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
-    def _hear(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+    def _on_event(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         self.count += event == _COMPILED
 
 
 def in_turns(runs: Mapping[str, Callable[[], Trained]], repeats: int, name: str) -> dict[str, Any]:
-    """Runs each once uncounted, then all in turns, A B C A B C; what compiled something in its turn runs again.
+    """Runs each once uncounted, then all in turns, A B C A B C; a run that compiled something is repeated.
 
-    Returns, by label, the seconds, steps, episodes and busy cores of every repeat.
+    Returns, by label, the seconds, steps and busy cores of every repeat, and facts about the last one.
     """
     compilations = Compilations()
-    found: dict[str, dict[str, Any]] = {label: {"seconds": [], "steps": [], "cores_busy": []} for label in runs}
+    measured: dict[str, dict[str, Any]] = {label: {"seconds": [], "steps": [], "cores_busy": []} for label in runs}
     for run in runs.values():
         run()
     for turn in range(repeats):
         for label, run in runs.items():
-            for _ in range(1 + _MOST_DISCARDED):
-                before, wall, busy = compilations.count, time.perf_counter(), time.process_time()
-                trained = run()
-                cores = (time.process_time() - busy) / (time.perf_counter() - wall)
-                if compilations.count == before:
-                    break
-            one = found[label]
-            one["seconds"].append(trained.seconds)
-            one["steps"].append(trained.steps)
-            one["cores_busy"].append(cores)
-            one["used"] = dict(trained.used)
-            one["compiled_meanwhile"] = one.get("compiled_meanwhile", 0) + compilations.count - before
-        say(f"{name}, {turn + 1} of {repeats}: " + ", ".join(f"{k} {_last(one):.2f} M/s" for k, one in found.items()))
-    return found
+            _measure_run(run, measured[label], compilations)
+        rates = [f"{label} {data['steps'][-1] / data['seconds'][-1] / 1e6:.2f} M/s" for label, data in measured.items()]
+        say(f"{name}, {turn + 1} of {repeats}: " + ", ".join(rates))
+    return measured
 
 
-def _last(one: Mapping[str, Any]) -> float:
-    return one["steps"][-1] / one["seconds"][-1] / 1e6
+def _measure_run(run: Callable[[], Trained], data: dict[str, Any], compilations: Compilations) -> None:
+    """Appends one run to the measurements of its label."""
+    for _ in range(1 + _MOST_DISCARDED):
+        count_before, wall_start, busy_start = compilations.count, time.perf_counter(), time.process_time()
+        trained = run()
+        cores_busy = (time.process_time() - busy_start) / (time.perf_counter() - wall_start)
+        num_compiled = compilations.count - count_before
+        if num_compiled == 0:
+            break
+    data["seconds"].append(trained.seconds)
+    data["steps"].append(trained.steps)
+    data["cores_busy"].append(cores_busy)
+    data["used"] = dict(trained.used)
+    data["compiled_meanwhile"] = data.get("compiled_meanwhile", 0) + num_compiled
 
 
-def with_rates(found: Mapping[str, Any], episodes: int) -> dict[str, Any]:
-    """`found` of one label with steps/s and, of `episodes` a repeat, updates/s: min, median and max."""
-    seconds = np.array(found["seconds"])
-    steps, updates = np.array(found["steps"]) / seconds, episodes / seconds
-    return {**found, "episodes": episodes, "steps_per_second": spread(steps), "updates_per_second": spread(updates)}
+def with_rates(measured: Mapping[str, Any], episodes: int) -> dict[str, Any]:
+    """The measurements of one label with steps/s and, for `episodes` in a repeat, updates/s: min, median and max."""
+    seconds = np.array(measured["seconds"])
+    rates = {
+        "steps_per_second": spread(np.array(measured["steps"]) / seconds),
+        "updates_per_second": spread(episodes / seconds),
+    }
+    return {**measured, "episodes": episodes, **rates}
 
 
 def spread(values: Any) -> dict[str, float]:
@@ -74,31 +79,35 @@ def spread(values: Any) -> dict[str, float]:
 
 
 def in_child(fn: Callable[..., dict[str, Any]], *arguments: Any, cache: str | None = None) -> dict[str, Any]:
-    """fn(*arguments) in a fresh process; adds the most memory it held, in bytes, and the load of the machine before.
+    """Runs fn(*arguments) in a fresh process; adds its peak memory, in bytes, and the load of the machine before.
 
-    `cache`: folder of compiled programs; None: that of this process.
+    Args:
+      fn: a function that the fresh process can import.
+      arguments: its arguments.
+      cache: folder of compiled programs; None: that of this process.
     """
     spawn = multiprocessing.get_context("spawn")
     folder = jax.config.values["jax_compilation_cache_dir"] if cache is None else cache
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    with concurrent.futures.ProcessPoolExecutor(1, spawn, initializer=_begin, initargs=(folder,)) as executor:
-        return executor.submit(_measured, fn, *arguments).result() | {"load_before": load}
+    with concurrent.futures.ProcessPoolExecutor(1, spawn, initializer=_use_cache, initargs=(folder,)) as executor:
+        return executor.submit(_with_peak_memory, fn, *arguments).result() | {"load_before": load}
 
 
-def _begin(cache: str | None) -> None:
-    if cache:
-        jax.config.update("jax_compilation_cache_dir", cache)
+def _use_cache(folder: str | None) -> None:
+    """Makes this process keep every compiled program in a folder; None: it keeps none."""
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _measured(fn: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    found = fn(*arguments)
-    return found | {"peak_memory": peak_memory()}
+def _with_peak_memory(fn: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    result = fn(*arguments)
+    return result | {"peak_memory": peak_memory()}
 
 
 def peak_memory() -> int:
-    """Bytes of main memory that this process has held at most."""
+    """The most main memory that this process has held so far, bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would count what the parent held when it started this process
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
@@ -107,5 +116,5 @@ def peak_memory() -> int:
 
 
 def say(text: str) -> None:
-    """A line of progress."""
+    """Prints a line of progress."""
     print(text, file=sys.stderr, flush=True)

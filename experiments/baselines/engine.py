@@ -1,4 +1,4 @@
-"""The engine on a `Problem`: `jaxdistill.train` without the exact evaluation of the students that it ends with."""
+"""The engine on a `Problem`: `jaxdistill.train` without its packing and without its exact evaluation of the students."""
 
 import contextlib
 import dataclasses
@@ -18,11 +18,11 @@ from jaxdistill.training import tasks
 
 
 def train(problem: Problem) -> Trained:
-    """Trains every student. Timed is the pool: what goes on between the packed worlds and the last student's tables."""
+    """Trains every student. The time is that of the pool, from the packed worlds to the last student's table."""
     params = np.empty_like(problem.tables())
     sums = np.empty((*params.shape[:2], 2))
     cost = np.ones(problem.mdps.num_mdps) if problem.cost is None else problem.cost
-    steps = 0
+    num_iterations, steps = problem.num_iterations, 0
 
     def keep(cell: int, mdp: int, pause: int, output: Output) -> None:
         params[cell, mdp], sums[cell, mdp] = output.params, output.curves.sum(0)
@@ -31,20 +31,20 @@ def train(problem: Problem) -> Trained:
         nonlocal steps
         steps = steps_so_far
 
-    changed = [dataclasses.replace(cell.config, num_iterations=problem.num_iterations) for cell in problem.cells]
-    cells = [dataclasses.replace(cell, config=config) for cell, config in zip(problem.cells, changed, strict=True)]
+    configs = [dataclasses.replace(cell.config, num_iterations=num_iterations) for cell in problem.cells]
+    cells = [dataclasses.replace(cell, config=config) for cell, config in zip(problem.cells, configs, strict=True)]
     key = jax.random.key(problem.seed)
-    made = tasks.make_tasks(key, problem.mdps, cells, cost, keep, initial=problem.initial)
+    all_tasks = tasks.make_tasks(key, problem.mdps, cells, cost, keep, initial=problem.initial)
     with _counted_ticks() as chunks:
         started = time.perf_counter()
-        pool.run(made, count)
+        pool.run(all_tasks, count)
         seconds = time.perf_counter() - started
-    returns, lengths = np.moveaxis(sums / problem.num_iterations, -1, 0)
+    returns, lengths = np.moveaxis(sums / num_iterations, -1, 0)
     return Trained(steps, seconds, params, returns, lengths, _used(problem, sums[..., 1], chunks))
 
 
 def _used(problem: Problem, steps: np.ndarray, chunks: list[tuple[Estimator, int]]) -> dict[str, float]:
-    """By estimator, the part of the lanes' ticks that moved a student."""
+    """By estimator, the share of the lanes' ticks that advanced a student."""
     shares = {}
     for estimator in ESTIMATORS.values():
         cells = [i for i, cell in enumerate(problem.cells) if cell.config.estimator == estimator.name]
@@ -56,7 +56,7 @@ def _used(problem: Problem, steps: np.ndarray, chunks: list[tuple[Estimator, int
 
 @contextlib.contextmanager
 def _counted_ticks() -> Iterator[list[tuple[Estimator, int]]]:
-    """A list of (estimator, lanes * ticks) of every chunk that runs inside the block."""
+    """A list of (estimator, lanes * ticks) of every chunk that runs inside the context."""
     chunks: list[tuple[Estimator, int]] = []
     run_ticks = block.Block._run_ticks
 

@@ -3,7 +3,8 @@
 Each iteration plays one episode per student, all of the same number of steps, differentiates one loss through the
 trajectory and applies the gradient; a scan over iterations is compiled. There is one program per method and estimator,
 as when each experiment is a run of its own. Losses and rewards are those of `jaxdistill.methods`. Nothing is slowed
-on purpose: what it pays for is the padding, a random key for every draw, and an update that waits for the last lane.
+on purpose: the extra time goes into padding, a random key for every draw, and updates that wait for the longest
+episode.
 """
 
 import dataclasses
@@ -16,16 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from experiments.baselines import Problem, Trained
+from experiments.baselines import Problem, Trained, check_estimator
 from jaxdistill import MDP, Teacher
+from jaxdistill.estimators import OneStep
 from jaxdistill.methods import Method, Step, numerics
-from jaxdistill.training.config import Config, ResolvedCell
+from jaxdistill.training.config import ResolvedCell
 
 HORIZON = 500  # steps; at a termination probability of 0.01, 0.7 % of the episodes that end in no other way are longer
 
 
 class Numbers(NamedTuple):
-    """Numbers of a student, float32 []: they never recompile."""
+    """Numbers of a student, float32 []; other values do not recompile."""
 
     learning_rate: Any
     value_learning_rate: Any
@@ -36,7 +38,7 @@ class Numbers(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """One episode, padded: arrays [T]; `inside` says which steps it took."""
+    """One episode, padded: arrays [T]; `inside` is true for the steps that belong to it."""
 
     state: jax.Array
     action: jax.Array
@@ -47,7 +49,7 @@ class Trajectory(NamedTuple):
 
 
 def play(horizon: int, method: Method, mdp: MDP, teacher: Teacher, logits: jax.Array, key: jax.Array) -> Trajectory:
-    """One episode under the method's control policy; `logits` [O, A]."""
+    """Plays one episode under the method's control policy; `logits` [O, A]."""
     start_key, key = jax.random.split(key)
     start = mdp.start[jax.random.choice(start_key, len(mdp.start), p=mdp.start_probs)]
     weights = jnp.array(method.control.weights)
@@ -73,7 +75,7 @@ def play(horizon: int, method: Method, mdp: MDP, teacher: Teacher, logits: jax.A
 def gradient(
     method: Method, estimator: str, numbers: Numbers, params: jax.Array, mdp: MDP, teacher: Teacher, path: Trajectory
 ) -> jax.Array:
-    """What one episode adds to the table [O, A + 1], before the learning rates: the mean over its steps."""
+    """The update of the table [O, A + 1] by one episode, without learning rates: the mean over the episode's steps."""
     a = params.shape[1] - 1
     observation, alive = mdp.observation[path.state], 1 - path.ended.astype(jnp.float32)
     rows = params[observation]
@@ -97,13 +99,13 @@ def gradient(
 
     def loss(params: jax.Array) -> jax.Array:
         rows = params[observation]
-        now = dataclasses.replace(steps, student_logits=rows[:, :a])
+        steps_of_params = dataclasses.replace(steps, student_logits=rows[:, :a])
         total = jnp.zeros(len(rows))
         if method.has_return:
-            log_probs = jax.vmap(lambda step: step.student_log_prob)(now)
+            log_probs = jax.vmap(lambda step: step.student_log_prob)(steps_of_params)
             total += 0.5 * jnp.square(targets - rows[:, a]) - advantages * log_probs
         if method.loss is not None:
-            total += numbers.loss_weight * jax.vmap(method.loss)(now)
+            total += numbers.loss_weight * jax.vmap(method.loss)(steps_of_params)
         return jnp.sum(jnp.where(path.inside, total, 0)) / jnp.sum(path.inside, dtype=jnp.int32)
 
     return -jax.grad(loss)(params)
@@ -118,22 +120,23 @@ def _targets(method: Method, estimator: str, numbers: Numbers, steps: Step, next
     if method.next_reward is not None:
         bonus = jax.vmap(method.next_reward)(steps)
         rhat += jnp.where(alive, jnp.append(bonus[1:], 0), 0)
-    if estimator == "td":
-        ahead = {"student": next_values, "teacher": steps.next_teacher_value, "zero": jnp.zeros_like(rhat)}
-        return rhat + numbers.discount * ahead[method.bootstrap]
+    if estimator == OneStep.name:
+        bootstrap = {"student": next_values, "teacher": steps.next_teacher_value, "zero": jnp.zeros_like(rhat)}
+        return rhat + numbers.discount * bootstrap[method.bootstrap]
 
-    def back(following: jax.Array, now: Any) -> Any:
-        total = now[0] + numbers.discount * following * now[1]
-        return total, total
+    def step_back(next_target: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        reward, goes_on = step
+        target = reward + numbers.discount * next_target * goes_on
+        return target, target
 
-    return lax.scan(back, jnp.zeros(()), (rhat, alive.astype(jnp.float32)), reverse=True)[1]
+    return lax.scan(step_back, jnp.zeros(()), (rhat, alive.astype(jnp.float32)), reverse=True)[1]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def train_group(horizon: int, method: Method, estimator: str, num_iterations: int, students: Any) -> Any:
     """Trains N students of one method; params [N, O, A + 1], sums of returns and of lengths [N]."""
 
-    def one(mdp: MDP, teacher: Teacher, numbers: Numbers, params: jax.Array, key: jax.Array) -> Any:
+    def train_student(mdp: MDP, teacher: Teacher, numbers: Numbers, params: jax.Array, key: jax.Array) -> Any:
         a = params.shape[1] - 1
         is_value = jnp.arange(a + 1) == a
         rates = jnp.where(is_value, numbers.value_learning_rate, numbers.learning_rate)
@@ -149,55 +152,55 @@ def train_group(horizon: int, method: Method, estimator: str, num_iterations: in
         start = (params, zero, zero.astype(jnp.int32))
         return lax.scan(iteration, start, jax.random.split(key, num_iterations))[0]
 
-    return jax.vmap(one)(*students)
+    return jax.vmap(train_student)(*students)
 
 
 def train(problem: Problem, horizon: int = HORIZON) -> Trained:
     """Trains every student, one method after another; the first call also compiles."""
+    for cell in problem.cells:
+        check_estimator("padded scan", cell.config.estimator)
     params = problem.tables()
     returns, lengths = np.empty(params.shape[:2]), np.empty(params.shape[:2])
     key, seconds = jax.random.key(problem.seed), 0.0
-    for number, (method, estimator, members) in enumerate(_groups(problem.cells)):
-        students = _students(problem, members, params, jax.random.fold_in(key, number))
+    for number, ((_, estimator), cell_indices) in enumerate(_cells_by_program(problem.cells).items()):
+        method = problem.cells[cell_indices[0]].method
+        students = _students(problem, cell_indices, params, jax.random.fold_in(key, number))
         jax.block_until_ready(students)
         started = time.perf_counter()
-        found = train_group(horizon, method, estimator, problem.num_iterations, students)
-        jax.block_until_ready(found)
+        outputs = train_group(horizon, method, estimator, problem.num_iterations, students)
+        jax.block_until_ready(outputs)
         seconds += time.perf_counter() - started
-        tables, sums, counts = (np.asarray(x).reshape(len(members), -1, *x.shape[1:]) for x in found)
-        params[members], returns[members], lengths[members] = tables, sums, counts
+        by_cell = (np.asarray(output).reshape(len(cell_indices), -1, *output.shape[1:]) for output in outputs)
+        params[cell_indices], returns[cell_indices], lengths[cell_indices] = by_cell
     steps = int(lengths.sum())
     return Trained(steps, seconds, params, returns / problem.num_iterations, lengths / problem.num_iterations)
 
 
-def _groups(cells: tuple[ResolvedCell, ...]) -> list[tuple[Method, str, list[int]]]:
-    """The cells that share a program: (method, estimator, their numbers)."""
-    found: dict[tuple[str, str], list[int]] = {}
+def _cells_by_program(cells: tuple[ResolvedCell, ...]) -> dict[tuple[str, str], list[int]]:
+    """The indices of the cells that share a program, by names of method and estimator."""
+    indices: dict[tuple[str, str], list[int]] = {}
     for i, cell in enumerate(cells):
-        found.setdefault((cell.method.name, cell.config.estimator), []).append(i)
-    return [(cells[members[0]].method, estimator, members) for (_, estimator), members in found.items()]
+        indices.setdefault((cell.method.name, cell.config.estimator), []).append(i)
+    return indices
 
 
-def _students(problem: Problem, members: list[int], params: np.ndarray, key: jax.Array) -> Any:
+def _students(problem: Problem, cell_indices: list[int], params: np.ndarray, key: jax.Array) -> Any:
     """The worlds, teachers, numbers, tables and keys of the students of some cells, each with a leading axis."""
-    mdps, cells = dataclasses.replace(problem.mdps, grid=None), [problem.cells[i] for i in members]
-    num = len(members) * mdps.num_mdps
-    blank = Teacher(
-        probs=jnp.full((mdps.num_mdps, mdps.num_states, mdps.num_actions), 1 / mdps.num_actions),
-        values=jnp.zeros((mdps.num_mdps, mdps.num_states)),
-        scores=jnp.zeros((mdps.num_mdps, mdps.num_states, mdps.num_actions)),
+    mdps, cells = dataclasses.replace(problem.mdps, grid=None), [problem.cells[i] for i in cell_indices]
+    num_students = len(cells) * mdps.num_mdps
+    worlds = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(cells)), mdps)
+    teachers = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(_teacher(cell, mdps) for cell in cells))
+    numbers_of_cells = (
+        jnp.array([getattr(cell.config, name) for cell in cells], jnp.float32) for name in Numbers._fields
     )
-    own = [blank if cell.teacher is None else dataclasses.replace(cell.teacher, name="", others=None) for cell in cells]
-    worlds = jax.tree.map(lambda x: jnp.concatenate([x] * len(cells)), mdps)
-    teacher = jax.tree.map(lambda *x: jnp.concatenate(x), *own)
-    numbers = Numbers(*(jnp.repeat(_numbers(cells, name), mdps.num_mdps) for name in Numbers._fields))
-    starts = jnp.asarray(params[members].reshape(num, *params.shape[2:]))
-    return worlds, teacher, numbers, starts, jax.random.split(key, num)
+    numbers = Numbers(*(jnp.repeat(values, mdps.num_mdps) for values in numbers_of_cells))
+    tables = jnp.asarray(params[cell_indices].reshape(num_students, *params.shape[2:]))
+    return worlds, teachers, numbers, tables, jax.random.split(key, num_students)
 
 
-def _numbers(cells: list[ResolvedCell], name: str) -> jax.Array:
-    def of(config: Config, method: Method) -> float:
-        fixed = method.discount if name == "discount" else None
-        return getattr(config, name) if fixed is None else fixed
-
-    return jnp.array([of(cell.config, cell.method) for cell in cells], jnp.float32)
+def _teacher(cell: ResolvedCell, mdps: MDP) -> Teacher:
+    """The teacher of a cell without what differs in structure between teachers; a uniform one if there is none."""
+    if cell.teacher is not None:
+        return dataclasses.replace(cell.teacher, name="", others=None)
+    shape = (mdps.num_mdps, mdps.num_states, mdps.num_actions)
+    return Teacher(probs=jnp.full(shape, 1 / shape[-1]), values=jnp.zeros(shape[:2]), scores=jnp.zeros(shape))

@@ -1,7 +1,7 @@
-"""The loop of one student, for numba; imported where that is installed.
+"""The loop of one student, compiled by numba; imported only where numba is installed.
 
 Everything is inlined into `compiled(A)`, where A is a constant, so that loops over actions are unrolled. A row of the
-table is [logits A | V | policy A]; it is passed as a table and a place in it, because numba counts the references to a
+table is [logits A | V | policy A]. It is passed as a table and an index, because numba counts the references to a
 slice. `world`, `code` and `numbers` are those of `scalar_loop`.
 """
 
@@ -23,8 +23,8 @@ _24_BITS, _ODD = np.uint64(0xFFFFFF), np.uint64(2685821657736338717)
 def _powers_of_two(degree: int = 6) -> list[np.float32]:
     """Coefficients of the polynomial of 2^y on [-1, 0] that interpolates it at Chebyshev's points, highest first."""
     points = (np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1)) - 1) / 2
-    found = np.polynomial.polynomial.polyfit(points, 2.0**points, degree)
-    return [np.float32(x) for x in found[::-1]]
+    coefficients = np.polynomial.polynomial.polyfit(points, 2.0**points, degree)
+    return [np.float32(coefficient) for coefficient in coefficients[::-1]]
 
 
 _C6, _C5, _C4, _C3, _C2, _C1, _C0 = _powers_of_two()
@@ -42,7 +42,7 @@ def exponential(x: Any) -> Any:
 
 @_inlined
 def refresh(A: Any, table: Any, o: Any) -> None:
-    """The policy of row o, from its logits."""
+    """Computes the policy of row o from its logits."""
     most = table[o, 0]
     for a in range(1, A):
         most = max(most, table[o, a])
@@ -73,20 +73,20 @@ def uniform(bits: Any) -> Any:
 
 @_inlined
 def start_state(world: Any, x: Any) -> Any:
-    """A start state, and the generator after it."""
+    """A start state, and the generator after the draw."""
     starts, cumulative = world[6], world[7]
-    chosen = 0
+    start_index = 0
     if len(starts) > 1:
         x = advanced(x)
         u = uniform((x * _ODD) >> np.uint64(40))
         for b in range(len(starts) - 1):
-            chosen += u >= cumulative[b]
-    return np.int64(starts[chosen]), x
+            start_index += u >= cumulative[b]
+    return np.int64(starts[start_index]), x
 
 
 @_inlined
 def draw(A: Any, control: Any, table: Any, o: Any, teacher: Any, s: Any, u: Any) -> Any:
-    """An action of the student's policy (control 0) or the teacher's."""
+    """An action of the student's policy (control 0) or of the teacher's."""
     action, mass = 0, _ZERO
     if control == 0:
         for a in range(A - 1):
@@ -103,7 +103,7 @@ def draw(A: Any, control: Any, table: Any, o: Any, teacher: Any, s: Any, u: Any)
 def play(
     A: Any, world: Any, teacher: Any, control: Any, max_steps: Any, table: Any, stale: Any, path: Any, x: Any
 ) -> Any:
-    """One episode: its length and return, and the generator after it. The path is written down."""
+    """Plays and records one episode; returns its length, its return, and the generator after it."""
     successor, rewards, terminal, cumulative, by_state, observation, _, _, continue_prob = world
     states, actions, values, collected = path
     at_once, at_end = _ONE / continue_prob, _ONE / max(_ONE - continue_prob, _TINY)
@@ -120,9 +120,9 @@ def play(
         w = uniform(bits >> np.uint64(16))
         goes_on = w < continue_prob
         w = w * at_once if goes_on else (w - continue_prob) * at_end
-        outcome, chosen = 0, (s * A + action if by_state else action)
+        outcome, row = 0, (s * A + action if by_state else action)
         for k in range(cumulative.shape[1] - 1):
-            outcome += w >= cumulative[chosen, k]
+            outcome += w >= cumulative[row, k]
         states[length], actions[length] = s, action
         values[length], collected[length] = table[o, A], rewards[s, outcome]
         total += rewards[s, outcome]
@@ -134,9 +134,10 @@ def play(
 
 @_inlined
 def reward_of(
-    A: Any, code: Any, reward: Any, table: Any, o: Any, teacher: Any, s: Any, action: Any, discount: Any, ahead: Any
-) -> Any:
-    """The part of rhat_t that step t decides; `ahead` is V_pi(t + 1)."""
+    A: Any, code: Any, reward: Any, table: Any, o: Any, teacher: Any, s: Any, action: Any, discount: Any,
+    next_teacher_value: Any,
+) -> Any:  # fmt: skip
+    """The part of rhat_t that step t decides; `next_teacher_value` is V_pi(t + 1)."""
     if code == 1:
         return reward
     if code == 2:
@@ -144,7 +145,7 @@ def reward_of(
     if code == 3:
         return teacher[s, A + action] - np.log(max(table[o, A + 1 + action], _TINY))
     if code == 4:
-        return reward + discount * ahead - teacher[s, 2 * A]
+        return reward + discount * next_teacher_value - teacher[s, 2 * A]
     return _ZERO
 
 
@@ -178,12 +179,12 @@ def descend(A: Any, loss: Any, rate: Any, table: Any, o: Any, teacher: Any, s: A
 def learn(
     A: Any, observation: Any, teacher: Any, code: Any, numbers: Any, length: Any, table: Any, stale: Any, path: Any
 ) -> None:
-    """Walks the episode backward and updates the rows; the policies and the values that it reads are the old ones."""
+    """Walks the episode backward and updates the rows; it reads the policies and values before the update."""
     states, actions, values, collected = path
     _, loss, reward_code, next_code, bootstrap, baseline = code
     rate, value_rate, discount, loss_weight, return_weight = numbers
     rate, value_rate = rate / np.float32(length), value_rate / np.float32(length)
-    # Of the step after, 0 behind the end: its target, V_theta, V_pi, and what it adds to this one's reward.
+    # Of step t + 1, or 0 after the end: its target, V_theta, V_pi, and the part of rhat_t that it decides.
     target, value, teacher_value, bonus = _ZERO, _ZERO, _ZERO, _ZERO
     for t in range(length - 1, -1, -1):
         s, action = np.int64(states[t]), np.int64(actions[t])

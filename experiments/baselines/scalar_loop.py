@@ -1,10 +1,9 @@
 """The roofline: one student after the other in a scalar loop compiled by numba, a thread per core.
 
-The loop is what the processor allows, not what a person would write for a study: methods are numbers, so that only
-those of `jaxdistill.METHODS` exist. A row of the table holds logits, value and the policy, which is computed anew only
-after the row has changed; parameters stay fixed within an episode because the way back reads the recorded values and
-the old policy. Nothing is allocated in the loop, and its random numbers are the cheapest that pass for random. The loop
-itself is `scalar_kernel`.
+The loop is written for speed alone. Methods are numbers, so that only those of `jaxdistill.METHODS` exist. A row of the
+table holds logits, value and policy, and the policy is computed again only after the row has changed. Parameters stay
+fixed within an episode, because the walk backward reads the recorded values and the old policy. Nothing is allocated in
+the loop, and its random numbers are the cheapest that are good enough. The loop itself is in `scalar_kernel`.
 """
 
 import collections
@@ -18,10 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.baselines import Problem, Trained
+from experiments.baselines import Problem, Trained, check_estimator
 from jaxdistill import methods
 from jaxdistill.engine import packing
+from jaxdistill.estimators import MonteCarlo
 from jaxdistill.methods import Method
+from jaxdistill.methods.method import BOOTSTRAPS
 from jaxdistill.training.config import ResolvedCell
 
 LOSSES: tuple[Any, ...] = (
@@ -38,7 +39,6 @@ REWARDS: tuple[Any, ...] = (
     methods.teacher_value_reward,
 )
 NEXT_REWARDS: tuple[Any, ...] = (None, methods.negative_cross_entropy, methods.teacher_log_prob)
-BOOTSTRAPS = ("student", "teacher", "zero")
 
 
 def available() -> bool:
@@ -56,7 +56,8 @@ def cores() -> int:
 
 
 def codes(method: Method, estimator: str) -> np.ndarray:
-    """A method as the loop reads it, int64 [6]; ValueError for one that the loop does not know."""
+    """A method as the loop reads it, int64 [6]; ValueError for a method or an estimator that the loop does not have."""
+    check_estimator("scalar loop", estimator)
     controls = [methods.STUDENT.weights, methods.TEACHER.weights]
     try:
         return np.array(
@@ -65,12 +66,12 @@ def codes(method: Method, estimator: str) -> np.ndarray:
                 LOSSES.index(method.loss),
                 REWARDS.index(method.reward),
                 NEXT_REWARDS.index(method.next_reward),
-                3 if estimator == "mc" else BOOTSTRAPS.index(method.bootstrap),
+                len(BOOTSTRAPS) if estimator == MonteCarlo.name else BOOTSTRAPS.index(method.bootstrap),
                 int(method.baseline),
             ]
         )
     except ValueError:
-        raise ValueError(f"The scalar loop knows the methods of METHODS only; got {method.name!r}.") from None
+        raise ValueError(f"The scalar loop has the methods of METHODS only; got {method.name!r}.") from None
 
 
 def pack_world(mdps: Any, index: int) -> tuple[Any, ...]:
@@ -100,60 +101,54 @@ def pack_teacher(cell: ResolvedCell, mdps: Any) -> np.ndarray:
 
 def pack_numbers(cell: ResolvedCell) -> tuple[np.float32, ...]:
     """Learning rates, discount and the factors of l and of Rhat."""
-    config, fixed = cell.config, cell.method.discount
-    discount = config.discount if fixed is None else fixed
-    numbers: Any = (
-        config.learning_rate,
-        config.value_learning_rate,
-        discount,
-        config.loss_weight,
-        config.return_weight,
-    )
-    return tuple(np.float32(number) for number in numbers)
+    names = ("learning_rate", "value_learning_rate", "discount", "loss_weight", "return_weight")
+    return tuple(np.float32(getattr(cell.config, name)) for name in names)
 
 
 def train(problem: Problem, num_threads: int = 0) -> Trained:
     """Trains every student; `num_threads` 0: one per core. The first call with A actions compiles, untimed."""
     from experiments.baselines import scalar_kernel
 
-    host = jax.device_get(problem.mdps)
-    worlds = [pack_world(host, m) for m in range(host.num_mdps)]
-    teachers = [pack_teacher(cell, host) for cell in problem.cells]
-    shared = [(tuple(codes(c.method, c.config.estimator).tolist()), pack_numbers(c), c.config) for c in problem.cells]
+    mdps = jax.device_get(problem.mdps)
+    worlds = [pack_world(mdps, m) for m in range(mdps.num_mdps)]
+    teachers = [pack_teacher(cell, mdps) for cell in problem.cells]
+    codes_of_cells = [tuple(codes(cell.method, cell.config.estimator).tolist()) for cell in problem.cells]
+    numbers = [pack_numbers(cell) for cell in problem.cells]
     params = problem.tables()
     returns, lengths = np.empty(params.shape[:2]), np.empty(params.shape[:2])
     seeds = np.random.default_rng(problem.seed).integers(1, 2**63, params.shape[:2], dtype=np.uint64)
-    kernel = scalar_kernel.compiled(host.num_actions)
+    kernel = scalar_kernel.compiled(mdps.num_actions)
 
-    def one(cell: int, mdp: int, num_iterations: int, scratch: Any) -> None:
-        code, numbers, config = shared[cell]
+    def train_student(cell: int, mdp: int, num_iterations: int, scratch: Any) -> None:
         table, stale, path = scratch
-        own = params[cell, mdp]
-        table[:, : own.shape[1]], stale[:] = own, 1
-        teacher, longest = teachers[cell][mdp], config.max_episode_steps
-        steps, total = kernel(
-            worlds[mdp], teacher, code, numbers, seeds[cell, mdp], num_iterations, longest, table, stale, path
-        )
-        own[:] = table[:, : own.shape[1]]
-        returns[cell, mdp], lengths[cell, mdp] = total, steps
+        student_params = params[cell, mdp]
+        table[:, : problem.num_params], stale[:] = student_params, 1
+        max_steps = problem.cells[cell].config.max_episode_steps
+        lengths[cell, mdp], returns[cell, mdp] = kernel(
+            worlds[mdp], teachers[cell][mdp], codes_of_cells[cell], numbers[cell], seeds[cell, mdp], num_iterations,
+            max_steps, table, stale, path,
+        )  # fmt: skip
+        student_params[:] = table[:, : problem.num_params]
 
-    one(0, 0, 0, _scratch(problem))
-    seconds = _in_threads(one, _dear_first(problem), problem, num_threads or cores())
+    train_student(0, 0, 0, _scratch(problem))  # compiles
+    seconds = _in_threads(train_student, _longest_first(problem), problem, num_threads or cores())
     num = problem.num_iterations
     return Trained(int(lengths.sum()), seconds, params, returns / num, lengths / num)
 
 
-def _in_threads(one: Callable[..., None], queue: list[tuple[int, int]], problem: Problem, num_threads: int) -> float:
-    """Runs the students of the queue; seconds."""
-    waiting, lock = collections.deque(queue), threading.Lock()
+def _in_threads(
+    train_student: Callable[..., None], students: list[tuple[int, int]], problem: Problem, num_threads: int
+) -> float:
+    """Trains the students (cell, MDP), each in the first thread that is free; returns seconds."""
+    queue, lock = collections.deque(students), threading.Lock()
 
     def work(scratch: Any) -> None:
         while True:
             with lock:
-                if not waiting:
+                if not queue:
                     return
-                cell, mdp = waiting.popleft()
-            one(cell, mdp, problem.num_iterations, scratch)
+                cell, mdp = queue.popleft()
+            train_student(cell, mdp, problem.num_iterations, scratch)
 
     scratches = [_scratch(problem) for _ in range(num_threads)]
     started = time.perf_counter()
@@ -162,17 +157,18 @@ def _in_threads(one: Callable[..., None], queue: list[tuple[int, int]], problem:
     return time.perf_counter() - started
 
 
-def _dear_first(problem: Problem) -> list[tuple[int, int]]:
+def _longest_first(problem: Problem) -> list[tuple[int, int]]:
+    """All students as (cell, MDP), those with the longest episodes first."""
     cost = np.ones(problem.mdps.num_mdps) if problem.cost is None else problem.cost
     return [(cell, int(mdp)) for mdp in np.argsort(-cost, kind="stable") for cell in range(len(problem.cells))]
 
 
 def _scratch(problem: Problem) -> tuple[Any, ...]:
-    """What a thread works in: the table with the policy beside it, which rows are stale, and the episode's record."""
-    longest = max(cell.config.max_episode_steps for cell in problem.cells)
+    """The arrays of a thread: the table with the policy beside it, which rows are stale, and the episode's record."""
+    max_steps = max(cell.config.max_episode_steps for cell in problem.cells)
     rows, width = problem.mdps.num_observations, 2 * problem.mdps.num_actions + 1
     return (
         np.zeros((rows, -(-width // 4) * 4), np.float32),
         np.ones(rows, np.uint8),
-        tuple(np.zeros(longest, kind) for kind in (np.int32, np.int32, np.float32, np.float32)),
+        tuple(np.zeros(max_steps, dtype) for dtype in (np.int32, np.int32, np.float32, np.float32)),
     )

@@ -11,6 +11,7 @@ recomputing an expensive value for each of its consumers.
 import dataclasses
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -252,6 +253,9 @@ def advance(program: Program, lanes: Lanes, worlds: Worlds, teachers, num_iterat
       The lanes, and their status for the host, int32 [4, W]: `iteration`, `count` (the bits of a uint32), `fault`,
       whether all finished episodes have been credited.
     """
+    chex.assert_shape(lanes.tables.rows, (program.num_lanes * worlds.num_observations, program.rule.width))
+    chex.assert_shape([teachers], (None, program.rule.teacher_width))
+    chex.assert_shape([until, lanes.state.iteration], (program.num_lanes,))
     machine = Machine(program, worlds, teachers, num_iterations, until)
 
     def tick(_, lanes: Lanes) -> Lanes:

@@ -56,7 +56,7 @@ class Compiled:
       donate: index of an argument whose memory the result may reuse, or None.
     """
 
-    def __init__(self, fn: Callable[..., Any], donate: int | None = None):
+    def __init__(self, fn: Callable[..., Any], donate: int | None = None) -> None:
         functools.update_wrapper(self, fn)
         self.fn, self._donate = fn, donate
 

@@ -26,12 +26,12 @@ class ChunkSize:
         self._last_end = np.nan
 
     def update(self, start: float, end: float, num_busy: int, num_stopped: int) -> None:
-        """Takes a chunk into account that ran from `start` to `end`, after which `num_stopped` of `num_busy` lanes wait.
+        """Takes a chunk into account that ran from `start` to `end`.
 
         Args:
           start, end: seconds, of one clock.
           num_busy: lanes with a student.
-          num_stopped: lanes among them that need the host.
+          num_stopped: lanes among them that need the host after the chunk.
         """
         host_seconds = 0.0 if np.isnan(self._last_end) else start - self._last_end
         self._sums = _MEMORY * self._sums + np.array([num_busy * self.num_ticks, num_stopped, host_seconds, 1.0])

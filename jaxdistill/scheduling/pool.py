@@ -31,7 +31,7 @@ _WIDEST, _TABLE_BYTES = 16384, 2**33  # elsewhere: lanes, and bytes of their tab
 
 
 def lane_width(num_observations: int, row_width: int) -> int:
-    """Lanes of a block, fewer where tables are large. Nothing else may decide it, because the width decides rounding."""
+    """Lanes of a block, fewer where tables are large. Only this may decide it, because the width decides rounding."""
     if workers()[0].platform == "cpu":
         return _VECTOR
     num_fitting = _TABLE_BYTES // (4 * num_observations * row_width)
@@ -216,7 +216,7 @@ class _Pool:
         return self._seconds_left
 
     def _estimate(self) -> float:
-        """Seconds until all workers are done, from what was measured in each task; of a task not begun, in the others."""
+        """Seconds until all workers are done, from measurements of each task, or of the others for a new task."""
         blocks = [block for part in self._blocks for block in part]
         paces = [task.pace() for task in self.tasks]
         known_paces = [pace for pace in paces if math.isfinite(pace)]

@@ -1,4 +1,7 @@
-"""Where teachers come from: `tabular` ones from tables, values or functions, `learned` ones from the engine."""
+"""Functions that make teachers.
+
+`tabular` makes them from tables, functions, exact values or other teachers. `learned` trains them on the engine.
+"""
 
 from jaxdistill.teachers.learned import actor_critic, q_learning
 from jaxdistill.teachers.tabular import (

@@ -1,4 +1,4 @@
-"""Teachers that learn on the engine that trains the students: Q-learning and actor-critic (App. A.3, A.4)."""
+"""Teachers trained by Q-learning or actor-critic, on the engine that trains the students (App. A.3, A.4)."""
 
 from typing import Any
 
@@ -28,22 +28,24 @@ def q_learning(
     max_episode_steps: int = 4096,
     progress: bool | None = None,
 ) -> Teacher:
-    """Q-learning with epsilon-greedy control (App. A.4), played greedily or as softmax(Q / temperature).
+    """A teacher trained by Q-learning with epsilon-greedy control (App. A.4); its policy is softmax(Q / temperature).
 
     Args:
       key: random key.
       mdps: M stacked MDPs.
-      temperature: T >= 0, one for all worlds or one for each, [M]; 0 shares the probability equally among the
-        maximisers of Q.
+      temperature: >= 0, one for all worlds or one for each, [M]. At 0, the maximisers of Q share the probability.
       learning_rate: lambda in (0, 1].
       epsilon: probability of a uniform action while learning, in [0, 1].
       discount: in [0, 1].
-      num_iterations: episodes.
-      max_episode_steps: an episode is cut there.
+      num_iterations: number of episodes.
+      max_episode_steps: the largest number of steps of an episode, after which it is cut.
       progress: as in `train`.
+
+    Raises:
+      ValueError: arguments that do not fit, or training that diverged.
     """
     key = checks.as_key(key)
-    check_temperature(validate(mdps), temperature)  # before the training, not after it
+    check_temperature(validate(mdps), temperature)  # `from_q` checks it too, but only after the training.
     checks.number("discount", discount, 0, 1)
     if not 0 < checks.number("learning_rate", learning_rate) <= 1 or not 0 <= checks.number("epsilon", epsilon) <= 1:
         raise ValueError(
@@ -62,9 +64,13 @@ def q_learning(
 def actor_critic(
     key: jax.Array, mdps: MDP, *, config: Config | None = None, progress: bool | None = None, **changes: Any
 ) -> Teacher:
-    """The actor-critic of App. A.3 trained on the environment reward; its policy is stochastic ("A2C", Fig. 8).
+    """A teacher trained by the actor-critic of App. A.3 on the environment reward ("A2C", Fig. 8).
 
-    `config` and `changes` are those of `train`. V_pi is the exact value of the final policy, not the critic.
+    Its policy is stochastic, and V_pi is the exact value of the final policy, not the critic. `config` and `changes`
+    are those of `train`.
+
+    Raises:
+      ValueError: arguments that do not fit, or training that diverged.
     """
     key = checks.as_key(key)
     validate(mdps)
@@ -76,7 +82,7 @@ def actor_critic(
 
 
 def _train(key: jax.Array, mdps: MDP, cell: ResolvedCell, algorithm: str, progress: bool | None) -> np.ndarray:
-    """The final tables [M, O, num_params] of one cell; ValueError if any of them is not finite."""
+    """Trains one cell and returns its final tables [M, O, num_params]; raises ValueError unless all are finite."""
     with Progress(f"{algorithm} teachers", progress) as report:
         final = run_to_end(key, mdps, [cell], on_progress=report)
     params, faults = final.params[0], final.faults[0]

@@ -1,11 +1,8 @@
-"""Where teachers come from: learned, optimal, adversarial, a user's tables or function; how to mix and to spoil them.
-
-Learned teachers run on the engine that trains the students.
-"""
+"""Teachers without training: from tables, functions or exact values, and from other teachers by mixtures and noise."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +21,10 @@ def from_table(
 
     Args:
       mdps: M stacked MDPs, or one.
-      probs: [M, S, A] or [M, O, A] (or without M for one MDP, or for the same policy in all): rows sum to 1.
-      scores: the same shape, ranks actions for `with_noise`; the probabilities if None.
-      discount: of V_pi, which is computed exactly.
-      name: for labels.
+      probs: [M, S, A] or [M, O, A], whose rows sum to 1; without M for one MDP, or for the same policy in all MDPs.
+      scores: of the same shape, the ranking of the actions for `with_noise`; the probabilities if None.
+      discount: the discount of V_pi, which is computed exactly.
+      name: the teacher's name in labels.
 
     Raises:
       ValueError: a table that does not fit the worlds, or whose rows are not distributions.
@@ -35,18 +32,18 @@ def from_table(
     table = _by_state(validate(mdps), probs, "probs")
     if not are_distributions(table):
         raise ValueError("probs must be finite, >= 0 and sum to 1 over actions; normalise the table.")
-    ranked = table if scores is None else _by_state(mdps, scores, "scores")
-    if np.isnan(ranked).any():
-        raise ValueError("scores must be numbers that actions can be ranked by; they hold NaN.")
-    return _valued(mdps, table, ranked, discount, name)
+    ranking = table if scores is None else _by_state(mdps, scores, "scores")
+    if np.isnan(ranking).any():
+        raise ValueError("scores must be numbers that actions can be ranking by; they hold NaN.")
+    return _with_values(mdps, table, ranking, discount, name)
 
 
 def from_logits(mdps: MDP, logits: npt.ArrayLike, *, discount: float = 0.99, name: str = "logits") -> Teacher:
-    """A teacher from a table of logits, [M, O, A] or [M, S, A]; softmax of each row."""
+    """A teacher from a table of logits, [M, O, A] or [M, S, A], whose policy is the softmax of each row."""
     logits = _by_state(validate(mdps), logits, "logits")
     if not np.isfinite(logits).all():
         raise ValueError("logits must be finite; for a deterministic teacher give from_table its probabilities.")
-    return _valued(mdps, jax.nn.softmax(jnp.asarray(logits, jnp.float32)), logits, discount, name)
+    return _with_values(mdps, jax.nn.softmax(jnp.asarray(logits, jnp.float32)), logits, discount, name)
 
 
 def from_policy(
@@ -59,28 +56,31 @@ def from_policy(
 ) -> Teacher:
     """A teacher from a function, such as a rule of thumb or a trained network.
 
-    The function is called once for each number, on the host, and the answers become a table; stacked worlds share it.
+    The function is called on the host, once for each state or observation, and its results become a table, which all
+    MDPs of a stack share.
 
     Args:
       mdps: M stacked MDPs, or one.
-      policy: of the state's number (in a grid, `gridworld.state_to_cell` gives the cell), or with sees="observation" of
-        the observation's; returns probabilities [A], or the number of the one action that it plays.
-      sees: what the number is.
-      discount: of V_pi, which is computed exactly.
-      name: for labels; the function's name if None.
+      policy: a function of the index of a state (in a grid, `gridworld.state_to_cell` returns its cell), or of an
+        observation with sees="observation". It returns probabilities [A], or the index of the action that it takes.
+      sees: whether `policy` is a function of the state or of the observation.
+      discount: the discount of V_pi, which is computed exactly.
+      name: the teacher's name in labels; the name of the function if None.
 
     Raises:
-      ValueError: an answer that is neither a distribution nor an action, with the number that it was given.
+      ValueError: a result that is neither a distribution nor an action. The message has the index for which it was
+        returned.
     """
     validate(mdps)
     checks.one_of("sees", sees, ("state", "observation"))
     if not callable(policy):
         raise ValueError(f"policy must be a function of the state's number; got {checks.shown(policy)}.")
     num_rows = mdps.num_states if sees == "state" else mdps.num_observations
-    table = np.stack([_answer(policy, sees, row, mdps.num_actions) for row in range(num_rows)])
+    table = np.stack([_probs_of_policy(policy, sees, row, mdps.num_actions) for row in range(num_rows)])
     probs = table if sees == "state" else table[np.asarray(mdps.observation)]
     probs = np.broadcast_to(probs, (*mdps.id.shape, mdps.num_states, mdps.num_actions))
-    return _valued(mdps, probs, probs, discount, str(getattr(policy, "__name__", "policy")) if name is None else name)
+    name = str(getattr(policy, "__name__", "policy")) if name is None else name
+    return _with_values(mdps, probs, probs, discount, name)
 
 
 def mixture(
@@ -91,72 +91,78 @@ def mixture(
     discount: float | None = None,
     name: str | None = None,
 ) -> Teacher:
-    """One teacher from several: in each state their probabilities are averaged, as if one were drawn at every step.
+    """One teacher from several, whose policy is the weighted average of their policies in each state.
+
+    This is the policy that acts if one member is drawn at every step.
 
     Args:
-      mdps: the worlds that all of them teach in.
-      members: N >= 1 teachers of these worlds. Their further policies (`with_others`) are left behind.
-      weights: N numbers >= 0, not all 0, divided by their sum; equal if None.
-      discount: of V_pi, which is the mixture's own, computed exactly; that of the first if None.
-      name: for labels; made of the members' names if None.
+      mdps: the worlds of all members.
+      members: N >= 1 teachers of these worlds. Their further policies (`with_others`) are not kept.
+      weights: N numbers >= 0, not all 0, which are divided by their sum; equal weights if None.
+      discount: the discount of the mixture's V_pi, which is computed exactly; that of the first member if None.
+      name: the teacher's name in labels; made of the names of the members if None.
 
     Raises:
       ValueError: no member, members of other worlds, or weights that do not fit.
     """
-    validate(mdps)
     members = checks.listed(members)
-    strange = [member for member in members if not isinstance(member, Teacher)]
-    if strange:
-        raise ValueError(f"members must be teachers, such as teachers.optimal(mdps); got {checks.shown(strange[0])}.")
-    expected = (*mdps.id.shape, mdps.num_states, mdps.num_actions)
-    shapes = {np.shape(member.probs) for member in members}
-    if shapes != {expected}:
-        found = ", ".join(str(list(shape)) for shape in sorted(shapes)) or "no member"
-        raise ValueError(f"mixture needs teachers of these worlds, with probs {list(expected)}; got {found}.")
-    if not all(are_distributions(checks.reals("probs of a member", member.probs)) for member in members):
-        raise ValueError("The probs of every member must be finite, >= 0 and sum to 1 over actions; normalise them.")
-    share = np.ones(len(members)) if weights is None else checks.numbers("weights", weights)
-    if share.shape != (len(members),) or not np.isfinite(share).all() or (share < 0).any() or share.sum() == 0:
+    _check_members(validate(mdps), members)
+    fractions = np.ones(len(members)) if weights is None else checks.numbers("weights", weights)
+    is_valid = fractions.shape == (len(members),) and np.isfinite(fractions).all() and (fractions >= 0).all()
+    if not is_valid or fractions.sum() == 0:
         raise ValueError(
             f"weights must be {len(members)} numbers >= 0 that are not all 0; got {checks.shown(weights)}."
         )
-    share = share / share.sum()
-    probs = np.tensordot(share, np.stack([np.asarray(member.probs, np.float64) for member in members]), 1)
-    named = "+".join(f"{part:.3g} {member.name}" for part, member in zip(share, members, strict=True))
-    return _valued(
-        mdps, probs, probs, members[0].discount if discount is None else discount, named if name is None else name
-    )
+    fractions = fractions / fractions.sum()
+    probs = np.tensordot(fractions, np.stack([np.asarray(member.probs, np.float64) for member in members]), 1)
+    if name is None:
+        name = "+".join(f"{part:.3g} {member.name}" for part, member in zip(fractions, members, strict=True))
+    return _with_values(mdps, probs, probs, members[0].discount if discount is None else discount, name)
+
+
+def _check_members(mdps: MDP, members: list[Any]) -> None:
+    """Raises ValueError unless the members of a mixture are teachers of these MDPs, at least one."""
+    invalid = [member for member in members if not isinstance(member, Teacher)]
+    if invalid:
+        raise ValueError(f"members must be teachers, such as teachers.optimal(mdps); got {checks.shown(invalid[0])}.")
+    expected = (*mdps.id.shape, mdps.num_states, mdps.num_actions)
+    shapes = {np.shape(member.probs) for member in members}
+    if shapes != {expected}:
+        got = ", ".join(str(list(shape)) for shape in sorted(shapes)) or "no member"
+        raise ValueError(f"mixture needs teachers of these worlds, with probs {list(expected)}; got {got}.")
+    if not all(are_distributions(checks.reals("probs of a member", member.probs)) for member in members):
+        raise ValueError("The probs of every member must be finite, >= 0 and sum to 1 over actions; normalise them.")
 
 
 def optimal(mdps: MDP, *, discount: float = 0.99) -> Teacher:
-    """The policy of the greatest discounted return; ties share the probability."""
+    """The policy with the greatest discounted return; actions of equal value share the probability."""
     q = exact.optimal_action_values(validate(mdps), checks.number("discount", discount, 0, 1))
-    return _valued(mdps, exact.greedy(q, exact.TIE), q, discount, "optimal")
+    return _with_values(mdps, exact.greedy(q, exact.TIE), q, discount, "optimal")
 
 
 def adversarial(mdps: MDP, *, discount: float = 0.99) -> Teacher:
-    """The optimal policy of the negated reward (Figs. 6 and 9); its V_pi is of the true reward."""
+    """The optimal policy of the negated reward (Figs. 6 and 9); its V_pi is the value for the true reward."""
     negated = dataclasses.replace(validate(mdps), reward=-mdps.reward)
     q = exact.optimal_action_values(negated, checks.number("discount", discount, 0, 1))
-    return _valued(mdps, exact.greedy(q, exact.TIE), q, discount, "adversarial")
+    return _with_values(mdps, exact.greedy(q, exact.TIE), q, discount, "adversarial")
 
 
 def uniform(mdps: MDP, *, discount: float = 0.99) -> Teacher:
-    """The uniform policy."""
+    """The policy that takes every action with the same probability."""
     shape = (*validate(mdps).successor.shape[:-1], mdps.num_actions)
     probs = jnp.full(shape, 1 / mdps.num_actions, jnp.float32)
-    return _valued(mdps, probs, probs, discount, "uniform")
+    return _with_values(mdps, probs, probs, discount, "uniform")
 
 
 def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: npt.ArrayLike) -> Teacher:
-    """In each state, independently with probability `noise`, the teacher plays its worst action (Figs. 5 and 8).
+    """The teacher with its worst action in some states, each drawn with probability `noise` (Figs. 5 and 8).
 
-    The states are nested: those of a smaller noise are among those of a larger one under the same key. V_pi is the
-    noisy teacher's. Equally bad actions share the probability.
+    The states are drawn independently of each other. Under the same key, the states of a smaller noise are among those
+    of a larger one. V_pi is the value of the noisy policy. Equally bad actions share the probability.
 
     Args:
-      key: random key; world i's states depend on it and the world's id only.
-      mdps, teacher: stacked.
+      key: random key; the states of a world depend only on the key and the world's id.
+      mdps, teacher: stacks of M.
       noise: rho in [0, 1], one for all worlds or one for each, [M].
     """
     key = checks.as_key(key)
@@ -168,23 +174,23 @@ def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: npt.ArrayLike
         raise ValueError("The teacher's scores must rank the actions: numbers, not NaN, of the shape of its probs.")
     rho = _per_world(mdps, noise, "Teacher noise", 1.0)
     draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (mdps.num_states,), jnp.float32))
-    bad = draw(mdps.id) < rho[:, None]
+    is_noisy = draw(mdps.id) < rho[:, None]
     worst = exact.greedy(-teacher.scores)
-    probs = jnp.where(bad[..., None], worst, teacher.probs)
-    spoiled = _valued(mdps, probs, teacher.scores, teacher.discount, f"{teacher.name}+{rho.mean():.0%} noise")
-    return dataclasses.replace(spoiled, others=teacher.others)
+    probs = jnp.where(is_noisy[..., None], worst, teacher.probs)
+    noisy = _with_values(mdps, probs, teacher.scores, teacher.discount, f"{teacher.name}+{rho.mean():.0%} noise")
+    return dataclasses.replace(noisy, others=teacher.others)
 
 
 def with_others(teacher: Teacher, *others: Teacher) -> Teacher:
-    """`teacher` with the policies of further teachers beside it, for methods that look at several (`Step.other_probs`).
+    """The teacher with the policies of further teachers, for methods that use several policies (`Step.other_probs`).
 
     Raises:
       ValueError: no further teacher, or teachers of other worlds.
     """
-    strange = [other for other in (teacher, *others) if not isinstance(other, Teacher)]
-    if strange:
-        raise ValueError(f"with_others takes teachers, such as teachers.optimal(mdps); got {checks.shown(strange[0])}.")
-    shapes = {np.shape(other.probs) for other in (teacher, *others)}
+    invalid = [member for member in (teacher, *others) if not isinstance(member, Teacher)]
+    if invalid:
+        raise ValueError(f"with_others takes teachers, such as teachers.optimal(mdps); got {checks.shown(invalid[0])}.")
+    shapes = {np.shape(member.probs) for member in (teacher, *others)}
     if not others or len(shapes) > 1:
         raise ValueError(f"with_others needs one or more teachers of the same worlds; got probs of {sorted(shapes)}.")
     return dataclasses.replace(teacher, others=jnp.stack([other.probs for other in others], axis=-3))
@@ -193,31 +199,41 @@ def with_others(teacher: Teacher, *others: Teacher) -> Teacher:
 def from_q(
     mdps: MDP, q: npt.ArrayLike, *, temperature: npt.ArrayLike = 0.0, discount: float = 0.99, name: str = "q_learning"
 ) -> Teacher:
-    """The teacher that a table of action values [M, O, A] makes at a temperature >= 0 (App. A.4)."""
+    """A teacher from a table of action values [M, O, A], with the policy softmax(q / temperature) (App. A.4).
+
+    At temperature 0, the maximisers of q share the probability.
+
+    Args:
+      mdps: M stacked MDPs, or one.
+      q: [M, O, A] or [M, S, A]; without M for one MDP, or for the same table in all MDPs.
+      temperature: >= 0, one for all worlds or one for each, [M].
+      discount: the discount of V_pi, which is computed exactly.
+      name: the teacher's name in labels.
+    """
     t = jnp.asarray(check_temperature(validate(mdps), temperature))[..., None, None]
     q = _by_state(mdps, q, "q")
     if not np.isfinite(q).all():
         raise ValueError("q must be finite; it holds NaN or infinity.")
     q = jnp.asarray(q, jnp.float32)
-    sharpened = q / jnp.where(t > 0, t, 1)
-    soft = (t > 0) & jnp.isfinite(sharpened).all(-1, keepdims=True)  # else as good as T = 0
-    probs = jnp.where(soft, jax.nn.softmax(sharpened), exact.greedy(q, 0.0))
-    return _valued(mdps, probs, q, discount, name)
+    logits = q / jnp.where(t > 0, t, 1)
+    is_soft = (t > 0) & jnp.isfinite(logits).all(-1, keepdims=True)  # A temperature so small that q / t overflows is 0.
+    probs = jnp.where(is_soft, jax.nn.softmax(logits), exact.greedy(q, 0.0))
+    return _with_values(mdps, probs, q, discount, name)
 
 
-def _answer(policy: Callable[[int], npt.ArrayLike], sees: str, row: int, num_actions: int) -> np.ndarray:
-    """What the policy plays there, as probabilities [A]."""
-    answer = policy(row)
+def _probs_of_policy(policy: Callable[[int], npt.ArrayLike], sees: str, row: int, num_actions: int) -> np.ndarray:
+    """The probabilities [A] that the policy returns for a row; raises ValueError for any other result."""
+    result = policy(row)
     try:
-        answer = np.asarray(answer)
+        result = np.asarray(result)
     except (TypeError, ValueError):  # rows of different lengths, or a random key
-        answer = np.asarray(None)
-    if answer.shape == () and answer.dtype.kind in "iu" and 0 <= answer < num_actions:
-        return np.eye(num_actions)[int(answer)]
-    is_row = answer.shape == (num_actions,) and answer.dtype.kind in "fiub"
-    if is_row and np.isfinite(answer).all() and (answer >= 0).all() and abs(answer.sum(dtype=np.float64) - 1) <= 1e-4:
-        return answer.astype(np.float64)
-    shown = " ".join(np.array2string(answer, precision=3, threshold=6).split())[:80]
+        result = np.asarray(None)
+    if result.shape == () and result.dtype.kind in "iu" and 0 <= result < num_actions:
+        return np.eye(num_actions)[int(result)]
+    is_row = result.shape == (num_actions,) and result.dtype.kind in "fiub"
+    if is_row and np.isfinite(result).all() and (result >= 0).all() and abs(result.sum(dtype=np.float64) - 1) <= 1e-4:
+        return result.astype(np.float64)
+    shown = " ".join(np.array2string(result, precision=3, threshold=6).split())[:80]
     raise ValueError(
         f"policy must return {num_actions} probabilities that sum to 1, or an action in [0, {num_actions}); for {sees} "
         f"{row} it returned {shown}."
@@ -225,27 +241,27 @@ def _answer(policy: Callable[[int], npt.ArrayLike], sees: str, row: int, num_act
 
 
 def check_temperature(mdps: MDP, temperature: npt.ArrayLike) -> np.ndarray:
-    """The temperature of each world, float32 [M]; ValueError unless it is >= 0, one number or one for each world."""
+    """The temperature of each world, float32 [M]; raises ValueError unless it is >= 0, one number or one per world."""
     return _per_world(mdps, temperature, "temperature", np.inf)
 
 
 def _per_world(mdps: MDP, value: npt.ArrayLike, name: str, most: float) -> np.ndarray:
-    """A number in [0, most] for each world, float32 [M] (or [] for a single MDP)."""
+    """A number for each world, float32 [M], or [] for a single MDP; raises ValueError unless it is in [0, most]."""
     array = checks.numbers(name, value).astype(np.float32)
     if array.shape not in ((), mdps.id.shape) or not ((array >= 0) & (array <= most)).all():
-        wanted = "in [0, 1]" if most == 1 else ">= 0"
-        raise ValueError(f"{name} must be {wanted}, one number or one for each world; got {checks.shown(value)}.")
+        allowed = "in [0, 1]" if most == 1 else ">= 0"
+        raise ValueError(f"{name} must be {allowed}, one number or one for each world; got {checks.shown(value)}.")
     return np.broadcast_to(array, mdps.id.shape)
 
 
 def _by_state(mdps: MDP, table: npt.ArrayLike, name: str) -> np.ndarray:
-    """The table [.., S, A], whether it was given by state or by observation; ValueError if it fits neither."""
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+    """The table by state, [..., S, A], of a table by state or by observation; raises ValueError if it is neither."""
+    with np.errstate(over="ignore"):  # Numbers that float32 cannot hold become infinite.
         table = checks.reals(name, table).astype(np.float32, copy=False)
     lead, s, o, a = mdps.id.shape, mdps.num_states, mdps.num_observations, mdps.num_actions
     if table.shape[-1:] == (a,) and table.shape[:-2] in (lead, ()) and table.shape[-2:-1] in ((s,), (o,)):
         table = np.broadcast_to(table, (*lead, *table.shape[-2:]))
-        if table.shape[-2] == o and (o != s or _observed(mdps)):
+        if table.shape[-2] == o and (o != s or _are_renumbered(mdps)):
             return np.take_along_axis(table, np.asarray(mdps.observation)[..., None], axis=-2)
         return np.array(table)
     raise ValueError(
@@ -254,12 +270,13 @@ def _by_state(mdps: MDP, table: npt.ArrayLike, name: str) -> np.ndarray:
     )
 
 
-def _observed(mdps: MDP) -> bool:
-    """Whether S = O but states are numbered otherwise than observations."""
+def _are_renumbered(mdps: MDP) -> bool:
+    """Whether some state has another index than its observation, for MDPs with S = O."""
     return bool((np.asarray(mdps.observation) != np.arange(mdps.num_states)).any())
 
 
-def _valued(mdps: MDP, probs: npt.ArrayLike, scores: npt.ArrayLike, discount: float, name: str) -> Teacher:
+def _with_values(mdps: MDP, probs: npt.ArrayLike, scores: npt.ArrayLike, discount: float, name: str) -> Teacher:
+    """The teacher of a policy, with its exact values; raises ValueError for an invalid discount or name."""
     discount = checks.number("discount", discount, 0, 1)
     if not isinstance(name, str):
         raise ValueError(f"name must be a string, for labels; got {checks.shown(name)}.")

@@ -334,9 +334,9 @@ def check_method(
     }
     short = dataclasses.replace(whole, mdps=dataclasses.replace(mdps, **one_step))
     logits = np.asarray(jax.random.normal(key, (mdps.num_mdps, mdps.num_observations, mdps.num_actions)))
-    findings = [_findings(*pair, logits) for pair in zip((whole, short), losses, strict=True)]
-    precision = "float64" if findings[0].tolerance < 1e-6 else "float32 only: below 1e-3 nothing can be told from 0"
-    return Report(method.name, *findings, f"{whole}; {precision}")
+    findings, short_findings = _findings(whole, losses[0], logits), _findings(short, losses[1], logits)
+    precision = "float64" if findings.tolerance < 1e-6 else "float32 only: below 1e-3 nothing can be told from 0"
+    return Report(method.name, findings, short_findings, f"{whole}; {precision}")
 
 
 def _findings(setting: _Setting, loss: Loss | None, logits: np.ndarray) -> Findings:

@@ -174,8 +174,8 @@ def fixed_point(
         tables, speed, slopes = start.unstacked(jax.device_get(end))
     growth = np.linalg.eigvals(slopes).real.max(-1)
     stable = growth <= 1e-6 * np.maximum(1, np.abs(slopes).max((-1, -2)))
-    logits, values = tables[..., :-1], tables[..., -1]
-    return FixedPoint(logits, values, speed, speed <= tolerance, stable, start.quality(logits))
+    end_logits, end_values = tables[..., :-1], tables[..., -1]
+    return FixedPoint(end_logits, end_values, speed, speed <= tolerance, stable, start.quality(end_logits))
 
 
 class _Start:
@@ -190,7 +190,7 @@ class _Start:
 
     def __init__(
         self, mdps: MDP, teacher: Teacher, method: str | Method, logits: Any, values: Any, options: Mapping[str, Any]
-    ):
+    ) -> None:
         self.mdps, self.teacher = checked(mdps, teacher)
         self.options, self.method = exact_options(options, TABLE_1), methods.get(method)
         check_problem(self.method, self.options, self.mdps, self.teacher)

@@ -42,7 +42,7 @@ def quality(mdps: MDP, teacher: Teacher, logits: npt.ArrayLike) -> Quality:
     if not mdps.is_stacked:
         return Quality(*_quality(mdps, teacher, logits))
     worlds = [jax.tree.map(lambda x, i=i: x[i], (mdps, teacher)) for i in range(mdps.num_mdps)]
-    measures = [_quality(*world, students) for world, students in zip(worlds, logits, strict=True)]
+    measures = [_quality(mdp, world_teacher, x) for (mdp, world_teacher), x in zip(worlds, logits, strict=True)]
     return Quality(*map(np.stack, zip(*measures, strict=True)))
 
 

@@ -11,7 +11,8 @@ from jaxdistill.methods import losses
 from jaxdistill.methods.zoo import ZOO
 from jaxdistill.theory.fields import check_method, random_problems
 from jaxdistill.theory.flows import fixed_point, flow
-from jaxdistill.theory.variance import assess, sampled_updates
+from jaxdistill.theory.variance import assess
+from jaxdistill.training.sampling import sampled_updates
 
 TABLE_1 = {  # is it a gradient field?
     "teacher_distill": True,
