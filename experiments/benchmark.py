@@ -1,10 +1,10 @@
-"""How fast the engine is, beside the usual design in JAX and beside what the processor allows.
+"""The speed of the engine, compared with the usual design in JAX and with the most that the processor allows.
 
-A useful step is a step of a student's training episode; padding counts for nobody. Panels: useful steps per second of
+A useful step is a step of a student's training episode; padding is not counted. Panels: useful steps per second of
 the engine, of a padded scan over a fixed horizon and of a scalar loop compiled by numba on all cores (the roofline), on
 the methods, estimators and teachers of Fig. 8, for students that start from zeros and for trained ones; the engine by
 number of students, of states and of actions; where the time of a tick goes. Bars and points: median of the repeats,
-whiskers from the least to the greatest. Measure on a machine that does nothing else. Without numba (an extra,
+whiskers from the least to the greatest. Measure on a machine that runs nothing else. Without numba (an extra,
 `pip install -e '.[benchmark]'`) there is no roofline.
 """
 
@@ -31,7 +31,7 @@ from jaxdistill.results.result import jsonable, package_versions
 from jaxdistill.runtime.files import write_atomically
 from jaxdistill.runtime.progress import duration
 
-PARTS = {  # and about how long each takes at the default scale, seconds
+PARTS = {  # about how long each takes at the default scale, seconds
     "mix": 260,
     "width": 540,
     "states": 75,
@@ -40,7 +40,7 @@ PARTS = {  # and about how long each takes at the default scale, seconds
     "tick": 60,
     "compilation": 80,
 }
-_STEPS_PER_EPISODE = 20  # about; decides how many iterations fill a run
+_STEPS_PER_EPISODE = 20  # about; from it follows how many iterations a run needs
 _FEWEST, _MOST = 20, 10_000  # iterations of a run
 
 
@@ -49,12 +49,14 @@ class Settings(common.Output):
     """The flags of this command."""
 
     only: list[str] = common.option(list(PARTS), "measurements, of " + ", ".join(PARTS))
-    repeats: int = common.option(5, "times that everything is timed, in turns")
+    repeats: int = common.option(5, "repeats of every timed run, in turns")
     num_students: int = common.option(1000, "students of the comparison, about")
     num_iterations: int = common.option(10_000, "episodes of each of them")
     padded_iterations: int = common.option(10, "episodes of each, for the padded scan")
     width_iterations: int = common.option(3000, "episodes of each where the number of students varies, at most")
-    width_steps: int = common.option(600_000_000, "environment steps of such a run, about")
+    width_steps: int = common.option(
+        600_000_000, "environment steps of a run where the number of students varies, about"
+    )
     num_steps: int = common.option(30_000_000, "environment steps of a run of the other measurements, about")
     num_rows: int = common.option(20, "height and width of the grids")
     methods: list[str] = common.option(fig8.PAPER_METHODS, "methods of the mix of Fig. 8, separated by commas")
@@ -76,7 +78,7 @@ SMOKE = {
 
 
 def check(settings: Settings) -> None:
-    """Finds what is wrong with the settings before any work."""
+    """Validates the settings; raises ValueError with one line."""
     common.known("measurement", settings.only, PARTS)
     fig8.check(fig8.Settings(methods=settings.methods, columns=settings.columns))
     for name in ("repeats", "num_students", "num_iterations", "padded_iterations", "width_iterations", "width_steps",
@@ -98,8 +100,8 @@ def mix(settings: Settings) -> dict[str, Any]:
     """The engine and the two baselines on the same students."""
     if not scalar_loop.available():
         clock.say("numba is not installed, so there is no roofline: pip install -e '.[benchmark]'")
-    chosen = mix_of(settings, settings.num_students)
-    return clock.in_child(groups.mix, chosen, settings.num_iterations, settings.padded_iterations, settings.repeats)
+    numbers = settings.num_iterations, settings.padded_iterations, settings.repeats
+    return clock.in_child(groups.mix, mix_of(settings, settings.num_students), *numbers)
 
 
 def mix_of(settings: Settings, num_students: int) -> Mix:
@@ -110,11 +112,11 @@ def mix_of(settings: Settings, num_students: int) -> Mix:
 def width(settings: Settings) -> dict[str, Any]:
     """The engine by number of students."""
 
-    def point(number: int) -> dict[str, Any]:
-        each = min(iterations(number, settings.width_steps), settings.width_iterations)
-        return clock.in_child(groups.width, mix_of(settings, number), each, settings.repeats)
+    def measure(num_students: int) -> dict[str, Any]:
+        num_iterations = min(iterations(num_students, settings.width_steps), settings.width_iterations)
+        return clock.in_child(groups.width, mix_of(settings, num_students), num_iterations, settings.repeats)
 
-    return {text: point(int(text)) for text in settings.widths}
+    return {text: measure(int(text)) for text in settings.widths}
 
 
 def states(settings: Settings) -> dict[str, Any]:
@@ -128,25 +130,27 @@ def actions(settings: Settings) -> dict[str, Any]:
 
 
 def _sized(settings: Settings, rows: int, num_actions: int) -> dict[str, Any]:
-    students = 36 if settings.smoke or num_actions > 40 else 144
-    number = iterations(students, settings.num_steps * max(4 / num_actions, 1 / 100))  # fewer where steps are dear
-    return clock.in_child(groups.size, rows, num_actions, students, number, settings.repeats)
+    """The engine on students of grids of rows x rows."""
+    num_students = 36 if settings.smoke or num_actions > 40 else 144
+    num_steps = settings.num_steps * max(4 / num_actions, 1 / 100)  # a step takes longer with more actions
+    num_iterations = iterations(num_students, num_steps)
+    return clock.in_child(groups.size, rows, num_actions, num_students, num_iterations, settings.repeats)
 
 
 def memory(settings: Settings) -> dict[str, Any]:
-    """The most memory that a run with very many actions holds."""
-    number = max(int(text) for text in settings.actions)
-    return clock.in_child(groups.memory, settings.memory_worlds, number, 20, settings.num_rows)
+    """The peak memory of a run with very many actions."""
+    num_actions = max(int(text) for text in settings.actions)
+    return clock.in_child(groups.memory, settings.memory_worlds, num_actions, 20, settings.num_rows)
 
 
 def tick(settings: Settings) -> dict[str, Any]:
-    """Where a tick's time goes."""
+    """The time of a tick and of its parts."""
     parts, wider = (("random", "rest"), ()) if settings.smoke else (tuple(ticks.PARTS), (2, 4))
     return clock.in_child(groups.tick, mix_of(settings, 1), settings.num_ticks, parts, wider, settings.repeats)
 
 
 def compilation(settings: Settings) -> dict[str, Any]:
-    """Seconds of compiling, with no compiled program at hand and with all."""
+    """Seconds of compiling, with an empty cache of compiled programs (cold) and with a full one (warm)."""
     with tempfile.TemporaryDirectory() as empty:
         cold, warm = (
             clock.in_child(groups.compilation, mix_of(settings, settings.num_students), cache=empty) for _ in range(2)
@@ -155,9 +159,9 @@ def compilation(settings: Settings) -> dict[str, Any]:
 
 
 def measured(settings: Settings, name: str) -> dict[str, str]:
-    """One part, as text, which `common.run_parts` can save."""
-    ahead = [other for other in list(PARTS)[list(PARTS).index(name) :] if other in settings.only]
-    clock.say(f"{name}: about {duration(sum(PARTS[other] for other in ahead))} left at the default scale")
+    """Measures one part; as JSON text, because `common.run_parts` saves arrays and text only."""
+    remaining = [part for part in list(PARTS)[list(PARTS).index(name) :] if part in settings.only]
+    clock.say(f"{name}: about {duration(sum(PARTS[part] for part in remaining))} left at the default scale")
     functions: dict[str, Callable[[Settings], dict[str, Any]]] = {
         "mix": mix, "width": width, "states": states, "actions": actions, "memory": memory, "tick": tick,
         "compilation": compilation,
@@ -166,7 +170,7 @@ def measured(settings: Settings, name: str) -> dict[str, str]:
 
 
 def circumstances() -> dict[str, Any]:
-    """Machine, versions and commit."""
+    """The machine, the versions of the packages, the commit, the command and the time."""
     versions = package_versions()
     if scalar_loop.available():
         import numba
@@ -189,7 +193,7 @@ def circumstances() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of this clone, with + where files differ from it; None outside one."""
+    """The commit of this clone, with + if files differ from it; None outside a clone."""
     folder = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
@@ -211,15 +215,15 @@ def _processor() -> str:
 
 
 def work(settings: Settings) -> None:
-    """Measures, or finds what was measured before, and draws; parts that an earlier call measured are kept."""
+    """Measures and draws; parts that an earlier run of the same settings measured are read instead."""
     check(settings)
     outdir = common.prepare_outdir(settings)
-    there = [name for name in PARTS if (outdir / f"{name}.npz").exists() and not settings.restart]
-    where = circumstances()
-    parts = {name: functools.partial(measured, settings, name) for name in PARTS if name in [*settings.only, *there]}
-    found = common.run_parts(dataclasses.replace(settings, only=list(PARTS)), outdir, parts)
-    data = {name: json.loads(str(part["json"])) for name, part in found.items()}
-    text = json.dumps(where | {"settings": common.what_decides(settings), "measured": data}, indent=1)
+    saved = [name for name in PARTS if (outdir / f"{name}.npz").exists() and not settings.restart]
+    facts = circumstances()
+    parts = {name: functools.partial(measured, settings, name) for name in PARTS if name in [*settings.only, *saved]}
+    results = common.run_parts(dataclasses.replace(settings, only=list(PARTS)), outdir, parts)
+    data = {name: json.loads(str(part["json"])) for name, part in results.items()}
+    text = json.dumps(facts | {"settings": common.what_decides(settings), "measured": data}, indent=1)
     write_atomically(outdir / "benchmark.json", lambda file: file.writelines([text.encode(), b"\n"]))
     print(outdir / "benchmark.json")
     common.deliver_table(pages.table(data), outdir, "benchmark")

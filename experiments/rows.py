@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import Method, Step
-from jaxdistill.methods import loss_gradient, numerics, score
+from jaxdistill.methods import loss_gradient, make_step, score
 from jaxdistill.theory.precision import float64
 
 FLOOR = 1e-12  # least teacher probability inside a logarithm
@@ -22,14 +22,9 @@ def update(method: Method, k: Any, teacher_row: jax.Array, logits: jax.Array) ->
 
     It is the mean over the actions, equal to `expected_update` without the linear algebra that many states need.
     """
-    zero = jnp.zeros((), logits.dtype)
 
     def step_with(action: jax.Array) -> Step:
-        return Step(
-            student_logits=logits, frozen_logits=logits, student_value=zero, teacher_probs=teacher_row,
-            teacher_log_probs=numerics.log_floored(teacher_row, FLOOR), teacher_value=zero, next_teacher_value=zero,
-            action=action, reward=zero, discount=zero, params={"k": k}, other_probs=jnp.zeros((0, *logits.shape)),
-        )  # fmt: skip
+        return make_step(logits, teacher_row, action=action, probability_floor=FLOOR, params={"k": k})
 
     total = jnp.zeros_like(logits)
     if method.loss is not None:

@@ -6,15 +6,29 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import shutil
 import sys
+import tempfile
 
-import jax
-import pytest
-from hypothesis import settings
+# One cache of compiled programs for the session: files in other worker processes, and the commands that tests start,
+# need many of the same programs. The first process makes the folder and removes it.
+OWNS_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
+if OWNS_CACHE:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxdistill-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 # No deadline, since a first example compiles. The same examples every time, and no files left behind.
 settings.register_profile("jaxdistill", deadline=None, derandomize=True, database=None, max_examples=25)
 settings.load_profile("jaxdistill")
+
+
+def pytest_unconfigure():
+    if OWNS_CACHE:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="module")

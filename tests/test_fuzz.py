@@ -48,6 +48,7 @@ from jaxdistill.mdp import validate
 from jaxdistill.methods import guide
 from jaxdistill.results.result import AXES, Result
 from jaxdistill.theory import fields, flows, variance
+from jaxdistill.training.sampling import sampled_updates
 from jaxdistill.worlds import corridor, garnet, gridworld, gymnasium
 from tests import small
 from tests.results.random_results import make
@@ -408,9 +409,9 @@ DOORS: dict[str, Door] = {
         "tolerance": 1e-3, "max_steps": 5, "discount": 0.9}, 0, says={"mdps": OF_MDPS}),
     "assess": Door(variance.assess, lambda: {"mdps": worlds()[0], **one_world(), "target": "n_distill",
         "control": Control(student=1.0), "discount": 0.9}, 30, finite, says={"mdps": OF_MDPS, "target": "method"}),
-    "sampled_updates": Door(variance.sampled_updates, lambda: {"key": KEY, "mdps": worlds(), "teacher": taught(),
-        "chosen": ["n_distill"], "logits": np.zeros((3, 4, 3)), "values": np.zeros((3, 4)), "num_updates": 2,
-        "discount": 0.9}, 30, finite, says={"mdps": OF_MDPS, "chosen": "methods"}),
+    "sampled_updates": Door(sampled_updates, lambda: {"key": KEY, "mdps": worlds(), "teacher": taught(),
+        "methods": ["n_distill"], "logits": np.zeros((3, 4, 3)), "values": np.zeros((3, 4)), "num_updates": 2,
+        "discount": 0.9}, 30, finite, says={"mdps": OF_MDPS, "methods": "method"}),
     "Result": Door(Result, a_result, 150, says={"mdp_ids": "mdps", "iterations": "checkpoints",
         "labels": "methods|curve_kind", "logits": "observations|values"} | dict.fromkeys(AXES, "has shape")),
     "select": Door(lambda **x: make(num_mdps=3).select(**x), lambda: {"labels": ["baseline"], "mdps": [1]}, 60,
@@ -545,9 +546,7 @@ def test_what_is_too_large_is_refused_at_once():
         (lambda: worlds().with_observation([0, 1, 2, 2**30]), "observation"),
         (lambda: flows.flow(worlds()[0], taught()[0], "n_distill", num_records=10**9), "num_records"),
         (
-            lambda: variance.sampled_updates(
-                KEY, worlds(), taught(), ["n_distill"], np.zeros((3, 4, 3)), num_updates=2**31
-            ),
+            lambda: sampled_updates(KEY, worlds(), taught(), ["n_distill"], np.zeros((3, 4, 3)), num_updates=2**31),
             "num_updates",
         ),
         (lambda: brief(num_iterations=2**40), "num_iterations"),

@@ -3,6 +3,10 @@
 `experiments.benchmark` compares the engine with them. The padded scan is the usual design of reinforcement learning in
 JAX, the scalar loop the most that the processor allows. `Problem` is what each of the three trains and `Trained` what
 each returns, so that `tests/experiments/test_benchmark.py` can compare the results.
+
+`engine`, `padded_scan` and `scalar_loop` (with `scalar_kernel`) train a problem. `problems` makes the problems. `ticks`
+measures the parts of a tick. `clock` measures time and memory, `groups` is the list of measurements, and `pages` makes
+the table and the figure.
 """
 
 import dataclasses

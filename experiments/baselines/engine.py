@@ -1,4 +1,4 @@
-"""The engine on a `Problem`: `jaxdistill.train` without its packing and without its exact evaluation of the students."""
+"""The engine on a `Problem`: `jaxdistill.train` without the exact evaluation of the students that follows training."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""What `experiments.benchmark` measures, one function for each process; each returns what JSON can hold."""
+"""The measurements of `experiments.benchmark`, a function for each process; the results can be saved as JSON."""
 
 import dataclasses
 import functools
@@ -10,28 +10,35 @@ import jax
 import numpy as np
 
 import jaxdistill
+from experiments import fig8
 from experiments.baselines import Problem, Trained, clock, engine, padded_scan, problems, scalar_loop, ticks
 from experiments.baselines.problems import Mix
+from jaxdistill.estimators import ESTIMATORS, OneStep
+from jaxdistill.scheduling.block import Block
 
 
 def mix(mix: Mix, num_iterations: int, padded_iterations: int, repeats: int) -> dict[str, Any]:
-    """The engine, the whole call of `train`, the padded scan and the scalar loop, from zeros and trained further."""
-    problem, cells = problems.fig8_mix(mix, num_iterations)
-    trained = dataclasses.replace(problem, initial=engine.train(problem).params)
-    found: dict[str, Any] = {"students": problem.num_students, "worlds": problem.mdps.num_mdps, "cells": len(cells)}
-    for start, one in (("zeros", problem), ("trained", trained)):
-        padded = dataclasses.replace(one, num_iterations=padded_iterations)
-        runs: dict[str, Callable[[], Trained]] = {"engine": functools.partial(engine.train, one)}
-        episodes = dict.fromkeys(("engine", "train", "scalar_loop"), problem.num_students * num_iterations)
+    """The engine, the whole call of `train`, the padded scan and the scalar loop; students from zeros and trained ones.
+
+    The padded scan plays `padded_iterations` episodes, the others `num_iterations`.
+    """
+    untrained, cells = problems.fig8_mix(mix, num_iterations)
+    trained = dataclasses.replace(untrained, initial=engine.train(untrained).params)
+    num_students = untrained.num_students
+    results: dict[str, Any] = {"students": num_students, "worlds": untrained.mdps.num_mdps, "cells": len(cells)}
+    for start, problem in (("zeros", untrained), ("trained", trained)):
+        padded = dataclasses.replace(problem, num_iterations=padded_iterations)
+        runs: dict[str, Callable[[], Trained]] = {"engine": functools.partial(engine.train, problem)}
+        episodes = dict.fromkeys(("engine", "train", "scalar_loop"), num_students * num_iterations)
         if start == "zeros":
-            runs["train"] = functools.partial(whole_call, one, cells)
+            runs["train"] = functools.partial(whole_call, problem, cells)
         if scalar_loop.available():
-            runs["scalar_loop"] = functools.partial(scalar_loop.train, one)
+            runs["scalar_loop"] = functools.partial(scalar_loop.train, problem)
         runs["padded_scan"] = functools.partial(padded_scan.train, padded)
-        episodes["padded_scan"] = problem.num_students * padded_iterations
-        timed = clock.in_turns(runs, repeats, f"mix, {start}")
-        found[start] = {label: clock.with_rates(timed[label], episodes[label]) for label in runs}
-    return found
+        episodes["padded_scan"] = num_students * padded_iterations
+        measured = clock.in_turns(runs, repeats, f"mix, {start}")
+        results[start] = {label: clock.with_rates(measured[label], episodes[label]) for label in runs}
+    return results
 
 
 def whole_call(problem: Problem, cells: dict[str, Any]) -> Trained:
@@ -40,33 +47,33 @@ def whole_call(problem: Problem, cells: dict[str, Any]) -> Trained:
     key = jax.random.key(problem.seed)
     options: dict[str, Any] = {"keep_tables": False, "progress": False}
     result = jaxdistill.train(key, problem.mdps, methods=cells, num_iterations=problem.num_iterations, **options)
-    none = np.empty(0)
-    return Trained(result.settings["steps"], time.perf_counter() - started, none, none, none)
+    not_kept = np.empty(0)
+    return Trained(result.settings["steps"], time.perf_counter() - started, not_kept, not_kept, not_kept)
 
 
 def width(mix: Mix, num_iterations: int, repeats: int) -> dict[str, Any]:
     """The engine on the mix of Fig. 8."""
     problem, _ = problems.fig8_mix(mix, num_iterations)
-    return one_point(problem, repeats, f"width {problem.num_students}")
+    return _engine_rates(problem, repeats, f"width {problem.num_students}")
 
 
 def size(rows: int, num_actions: int, num_students: int, num_iterations: int, repeats: int) -> dict[str, Any]:
-    """The engine on TD(1) students, as many as fill its lanes."""
+    """The engine on TD(1) students, on grids of rows x rows."""
     problem = problems.td_column(num_students, num_iterations, rows, num_actions)
-    return one_point(problem, repeats, f"{rows} x {rows}, {num_actions} actions")
+    return _engine_rates(problem, repeats, f"{rows} x {rows}, {num_actions} actions")
 
 
-def one_point(problem: Problem, repeats: int, name: str) -> dict[str, Any]:
-    """Repeats of the engine on a problem; compiled before by a tenth of the iterations."""
+def _engine_rates(problem: Problem, repeats: int, name: str) -> dict[str, Any]:
+    """Repeats of the engine on a problem; a run of a tenth of the iterations compiles before."""
     engine.train(dataclasses.replace(problem, num_iterations=-(-problem.num_iterations // 10)))
-    found = clock.in_turns({"engine": functools.partial(engine.train, problem)}, repeats, name)["engine"]
+    measured = clock.in_turns({"engine": functools.partial(engine.train, problem)}, repeats, name)["engine"]
     facts = {"students": problem.num_students, "iterations": problem.num_iterations}
-    return facts | clock.with_rates(found, problem.num_students * problem.num_iterations)
+    return facts | clock.with_rates(measured, problem.num_students * problem.num_iterations)
 
 
 def memory(num_mdps: int, num_actions: int, num_iterations: int, rows: int) -> dict[str, Any]:
-    """A whole call of `train` with very many actions; its process's memory is what counts."""
-    problem = problems.td_column(9 * num_mdps, num_iterations, rows, num_actions)
+    """A whole call of `train` with very many actions, to measure the memory of its process."""
+    problem = problems.td_column(len(fig8.PAPER_METHODS) * num_mdps, num_iterations, rows, num_actions)
     started = time.perf_counter()
     methods, teacher = ["on_policy_distill", "baseline"], problem.cells[0].teacher
     options: dict[str, Any] = {"num_iterations": num_iterations, "keep_tables": False, "progress": False}
@@ -76,39 +83,51 @@ def memory(num_mdps: int, num_actions: int, num_iterations: int, rows: int) -> d
 
 
 def compilation(mix: Mix) -> dict[str, Any]:
-    """What compiling the mix of Fig. 8 adds to a first call of `train`, and whether other numbers compile anything."""
-    problem, cells = problems.fig8_mix(mix, 200)  # more than checkpoints, whose number is compiled in
-    jaxdistill.teachers.uniform(problem.mdps)  # JAX itself has started
+    """The seconds that compiling adds to a first call of `train`, and how many programs other numbers compile."""
+    problem, cells = problems.fig8_mix(mix, 200)  # more iterations than checkpoints, whose number is compiled in
+    jaxdistill.teachers.uniform(problem.mdps)  # the start of JAX itself is not measured
     first, second = (whole_call(problem, cells).seconds for _ in range(2))
     compilations = clock.Compilations()
     changes = {"learning_rate": 0.05, "discount": 0.9, "probability_floor": 0.02, "loss_weight": 0.5}
-    other = {label: dataclasses.replace(cell, changes=cell.changes | changes) for label, cell in cells.items()}
-    whole_call(dataclasses.replace(problem, seed=1, num_iterations=150), other)
+    changed = {label: dataclasses.replace(cell, changes=cell.changes | changes) for label, cell in cells.items()}
+    whole_call(dataclasses.replace(problem, seed=1, num_iterations=150), changed)
     return {"first": first, "again": second, "seconds": first - second, "by_other_numbers": compilations.count}
 
 
 def tick(mix: Mix, num_ticks: int, parts: Sequence[str], wider: Sequence[int], repeats: int) -> dict[str, Any]:
     """Seconds per tick of a full block, and of its parts; copies of whole tables in the compiled loop.
 
-    `wider`: further blocks, of TD(1) students, by how many times the lanes they have.
+    `wider`: further blocks, of TD(1) students; each number is the factor by which it has more lanes than usual.
     """
-    usual, found = ticks.usual_width(mix.rows), {}
+    usual = ticks.usual_width(mix.rows)
     problem, _ = problems.fig8_mix(ticks.filling(mix, max([1, *wider]) * usual), 1)
-    estimators = dict.fromkeys(cell.config.estimator for cell in problem.cells)
-    for estimator, num_lanes in [(e, usual) for e in estimators] + [("td", usual * n) for n in wider]:
-        block = ticks.full_block(problem, estimator, num_lanes)
-        lanes = block.lanes
-        assert lanes is not None
-        text = ticks.variant(block, []).text
-        seconds = ticks.measure(block, num_ticks, parts, repeats)
-        tables = [lanes.tables.rows[0].size, lanes.tables.scales.size, block.teachers.size, block.worlds.arrivals.size]
-        found[f"{estimator}, {num_lanes} lanes"] = {
-            "estimator": estimator,
-            "lanes": num_lanes,
-            "seconds": {part: one.tolist() for part, one in seconds.items()},
-            "shares": ticks.shares(seconds),
-            "copies_of_tables": len(ticks.table_copies(text, tables)),
-            "kernels": ticks.kernels(text),
-        }
-        clock.say(f"tick of {num_lanes} lanes, {estimator}: {np.median(seconds[parts[0]]) * 1e6:.1f} us")
-    return {"blocks": found}
+    estimators = list(dict.fromkeys(cell.config.estimator for cell in problem.cells))
+    sizes = [(name, usual) for name in estimators]
+    if OneStep.name in estimators:
+        sizes += [(OneStep.name, factor * usual) for factor in wider]
+    blocks = {}
+    for name, num_lanes in sizes:
+        block = ticks.full_block(problem, name, num_lanes)
+        block_parts = [part for part in ticks.parts_of(ESTIMATORS[name]) if part in parts]
+        blocks[f"{name}, {num_lanes} lanes"] = measured = _tick_of(block, num_ticks, block_parts, repeats)
+        whole = np.median(measured["seconds"][block_parts[0]])
+        clock.say(f"tick of {num_lanes} lanes, {name}: {whole * 1e6:.1f} us")
+    return {"blocks": blocks}
+
+
+def _tick_of(block: Block, num_ticks: int, parts: Sequence[str], repeats: int) -> dict[str, Any]:
+    """The tick of one block; the first of `parts` must be the first of `ticks.PARTS`."""
+    lanes = block.lanes
+    assert lanes is not None
+    programs = ticks.variants(block, parts)
+    seconds = ticks.measure(lanes, programs, num_ticks, repeats)
+    tables = [lanes.tables.rows[0].size, lanes.tables.scales.size, block.teachers.size, block.worlds.arrivals.size]
+    whole_tick = programs[parts[0]].text
+    return {
+        "estimator": block.program.estimator.name,
+        "lanes": block.program.num_lanes,
+        "seconds": {part: repeated.tolist() for part, repeated in seconds.items()},
+        "shares": ticks.shares(seconds),
+        "copies_of_tables": len(ticks.table_copies(whole_tick, tables)),
+        "kernels": ticks.kernels(whole_tick),
+    }

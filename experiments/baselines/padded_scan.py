@@ -199,7 +199,7 @@ def _students(problem: Problem, cell_indices: list[int], params: np.ndarray, key
 
 
 def _teacher(cell: ResolvedCell, mdps: MDP) -> Teacher:
-    """The teacher of a cell without what differs in structure between teachers; a uniform one if there is none."""
+    """The teacher of a cell, a uniform one if it has none; without the fields that not all teachers have alike."""
     if cell.teacher is not None:
         return dataclasses.replace(cell.teacher, name="", others=None)
     shape = (mdps.num_mdps, mdps.num_states, mdps.num_actions)

@@ -241,11 +241,13 @@ def full_block(problem: Problem, estimator: str, num_lanes: int, num_ticks: int 
     all_tasks = tasks.make_tasks(key, problem.mdps, cells, cost, lambda *_: None, initial=problem.initial)
     task = max((t for t in all_tasks if t.program.estimator.name == estimator), key=lambda task: len(task.cost))
     task.program = dataclasses.replace(task.program, num_lanes=num_lanes)
-    block = Block(task, pool.workers()[0], share=len(task.cost))
-    block.refill()
-    if not (block.occupant >= 0).all():
-        raise ValueError(f"{len(task.cost)} students do not fill {num_lanes} lanes; use more.")
-    block._run_ticks(num_ticks)
+    device = pool.workers()[0]
+    with jax.default_device(device):  # as in the pool, so that both use the same compiled programs
+        block = Block(task, device, share=len(task.cost))
+        block.refill()
+        if not (block.occupant >= 0).all():
+            raise ValueError(f"{len(task.cost)} students do not fill {num_lanes} lanes; use more.")
+        block._run_ticks(num_ticks)
     return block
 
 
@@ -278,11 +280,12 @@ def kernels(text: str) -> int:
 
 def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
     """The computations of a compiled program: the header of each, and its lines."""
-    header, lines = "", []
+    header = ""
+    lines: list[str] = []
     for line in text.splitlines():
         if line.endswith("{") and not line.startswith(" "):
             header, lines = line, []
-        elif line == "}" and header:
+        elif line.startswith("}") and header:
             yield header, lines
             header = ""
         else:

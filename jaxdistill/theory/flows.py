@@ -20,7 +20,7 @@ from jaxdistill.mdp import MDP
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import Method
 from jaxdistill.runtime import checks
-from jaxdistill.theory.exact_update import ExactOptions, Problem, check_problem, exact_options, solve_update
+from jaxdistill.theory.exact_update import ExactOptions, Problem, check_size, exact_options, solve_update
 from jaxdistill.theory.fields import check_jacobian, jacobian
 from jaxdistill.theory.fields import problem as checked
 from jaxdistill.theory.precision import float64, one_by_one
@@ -123,6 +123,7 @@ def flow(
     num_records = int(num_records)
     steps_per_record = -(-int(num_steps) // num_records)
     start = _Start(mdps, teacher, method, logits, values, options)
+    check_size(start.mdps, "the exact update", num_nodes=start.options.nodes_needed(start.method))
     if num_records * start.arrays[2].size > checks.MOST:
         raise ValueError(f"num_records = {num_records} of these tables are more than fit; record less often.")
     static, numbers = (start.method, num_records, steps_per_record), (start.options, step_size)
@@ -193,7 +194,7 @@ class _Start:
     ) -> None:
         self.mdps, self.teacher = checked(mdps, teacher)
         self.options, self.method = exact_options(options, TABLE_1), methods.get(method)
-        check_problem(self.method, self.options, self.mdps, self.teacher)
+        methods.check_functions(self.method, self.mdps.num_actions, self.teacher.num_others)
         lead = self.mdps.id.shape
         shape = (*lead, self.mdps.num_observations, self.mdps.num_actions)
         logits = np.zeros(shape) if logits is None else checks.numbers("logits", logits)

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill import methods
 from jaxdistill.mdp import MDP, validate
 from jaxdistill.mdp.teacher import Teacher, check
-from jaxdistill.methods import Method
+from jaxdistill.methods import Method, check_functions, get
 from jaxdistill.runtime import checks
 from jaxdistill.theory.exact_update import Update
 from jaxdistill.theory.fields import table
@@ -24,7 +23,7 @@ def sampled_updates(
     key: jax.Array,
     mdps: MDP,
     teacher: Teacher,
-    sampled_methods: Sequence[str | Method],
+    methods: Sequence[str | Method],
     logits: npt.ArrayLike,
     values: npt.ArrayLike | None = None,
     *,
@@ -36,7 +35,7 @@ def sampled_updates(
     Args:
       key: random key.
       mdps, teacher: stacks of M.
-      sampled_methods: methods, or their names.
+      methods: methods, or their names.
       logits: [M, O, A].
       values: [M, O], V_theta; zeros if None.
       num_updates: N, of each method on each world.
@@ -46,14 +45,14 @@ def sampled_updates(
       By name of the method, an `Update` of NumPy arrays, logits [M, N, O, A] and values [M, N, O].
     """
     key = checks.as_key(key)
-    resolved_methods = [methods.get(method) for method in checks.listed(sampled_methods)]
+    resolved_methods = [get(method) for method in checks.listed(methods)]
     names = [method.name for method in resolved_methods]
     if len(set(names)) < len(names):
         raise ValueError(f"sampled_updates needs methods of different names; got {', '.join(names)}.")
     check(teacher, (*validate(mdps).successor.shape[:-1], mdps.num_actions))
     num_updates = checks.whole("num_updates", num_updates, 1, checks.MOST // mdps.num_mdps)
     for method in resolved_methods:
-        methods.check_functions(method, mdps.num_actions, teacher.num_others)
+        check_functions(method, mdps.num_actions, teacher.num_others)
     shape = (mdps.num_mdps, mdps.num_observations, mdps.num_actions)
     logits = table("logits", logits, shape).astype(np.float32)
     values = np.zeros(shape[:-1]) if values is None else table("values", values, shape[:-1])

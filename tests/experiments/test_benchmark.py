@@ -1,12 +1,14 @@
-"""The benchmark: its two baselines train the same students as the engine, and what it counts is what it says."""
+"""The benchmark: its two baselines train the same students as the engine, and it measures what it reports."""
 
 import dataclasses
 import functools
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +16,21 @@ import numpy as np
 import pytest
 
 from experiments import benchmark, common
-from experiments.baselines import Problem, Trained, clock, engine, padded_scan, pages, problems, scalar_loop, ticks
-from jaxdistill import MDP, METHODS, Config, methods, sample_mdps, stack, teachers
+from experiments.baselines import (
+    BASELINE_ESTIMATORS,
+    Problem,
+    Trained,
+    clock,
+    engine,
+    padded_scan,
+    pages,
+    problems,
+    scalar_loop,
+    ticks,
+)
+from jaxdistill import MDP, METHODS, Config, Teacher, methods, stack
+from jaxdistill.engine.rules import StudentRule
+from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.training.config import resolve_cell
 from tests import reference, small
 
@@ -27,30 +42,30 @@ RATES = {"learning_rate": 0.4, "value_learning_rate": 0.2, "discount": 0.9}
 # --- A world and a control policy without chance: the tables of the scalar reference ----------------------------
 
 NUM_ITERATIONS = 7
-ALL_PAIRS = [(name, e) for name in METHODS for e in ("td", "mc") if METHODS[name].estimator in (None, e)]
+ALL_PAIRS = [(name, e) for name in METHODS for e in BASELINE_ESTIMATORS if METHODS[name].estimator in (None, e)]
 FEW_PAIRS = [  # each is a program of the padded scan
     ("on_policy_distill_r_vcond", "td"), ("n_distill", "mc"),
 ]  # fmt: skip
 
 
-@functools.cache
+@pytest.fixture(scope="module")
 def certain():
-    """Six states in a row, two to an observation; the teacher walks to the end, and so does whom it controls."""
+    """Six states in a row, two to an observation; the teacher walks to the end, and its students with it."""
     rng, states = np.random.default_rng(0), np.arange(6)
     never = np.zeros(6, bool)
     mdp = MDP.from_arrays(
         np.stack([np.minimum(states + 1, 5), states, 0 * states], axis=1),
         np.round(rng.normal(size=(6, 3)), 1),
         np.stack([states == 5, never, never], axis=1),
-        np.eye(3),
+        np.eye(3)[[0, 1, 2, 2]],  # four actions, as in the other worlds, so that the scalar loop compiles once
         observation=states // 2,
     )
-    probs = jnp.tile(jnp.array([1.0, 0.0, 0.0]), (6, 1))
+    probs = jnp.tile(jnp.array([1.0, 0.0, 0.0, 0.0]), (6, 1))
     return mdp, dataclasses.replace(small.random_teacher(mdp, 1), probs=probs)
 
 
-def of_the_reference(mdp, teacher, name, estimator):
-    """Logits and values [O, A + 1] after `NUM_ITERATIONS` episodes of the teacher."""
+def reference_tables(mdp, teacher, name, estimator):
+    """Logits and values [O, A + 1] after `NUM_ITERATIONS` episodes of the teacher, by the scalar reference."""
     world = reference.World.of(mdp)
     tables = reference.Teacher(np.asarray(teacher.probs).tolist(), np.asarray(teacher.values).tolist())
     settings = reference.Settings(name, estimator, **RATES)
@@ -75,9 +90,9 @@ def of_the_reference(mdp, teacher, name, estimator):
         pytest.param(scalar_loop.train, ALL_PAIRS, id="scalar_loop", marks=NEEDS_NUMBA),
     ],
 )
-def test_without_chance_a_baseline_has_the_tables_of_the_reference(train, pairs):
+def test_without_chance_a_baseline_has_the_tables_of_the_reference(certain, train, pairs):
     """Aliased observations, a revisit in every step, large rates: float32 against float64, to 1e-5."""
-    mdp, teacher = certain()
+    mdp, teacher = certain
     cells = tuple(
         resolve_cell(f"{name}/{e}", dataclasses.replace(METHODS[name], control=methods.TEACHER), teacher[None],
                  Config(estimator=e, **RATES))
@@ -86,22 +101,40 @@ def test_without_chance_a_baseline_has_the_tables_of_the_reference(train, pairs)
     trained = train(Problem(stack([mdp]), cells, NUM_ITERATIONS))
     assert trained.steps == 6 * NUM_ITERATIONS * len(pairs)
     for (name, e), params, total in zip(pairs, trained.params[:, 0], trained.returns[:, 0], strict=True):
-        expected = of_the_reference(mdp, teacher, name, e)
+        expected = reference_tables(mdp, teacher, name, e)
         assert np.abs(expected).max() > 0.1 or name == "entropy_regularised"  # its reward is log 1
         np.testing.assert_allclose(params, expected, rtol=1e-5, atol=1e-5, err_msg=f"{name} {e}")
         np.testing.assert_allclose(total, np.asarray(mdp.reward)[:, 0].sum(), rtol=1e-5)
 
 
-# --- Sampled worlds: the same learning as the engine's ----------------------------------------------------------
+# --- Random worlds: the same learning as the engine's -----------------------------------------------------------
 
 COMPARED = ("baseline/td", "on_policy_distill_r_vcond/td", "entropy_regularised/mc")
 
 
-@functools.cache
-def sampled() -> tuple[Problem, Trained]:
-    """120 worlds of 4 x 5 with terminals, walls and slips, and what the engine makes of them in 50 episodes."""
-    mdps = sample_mdps(jax.random.key(0), 120, num_rows=4, num_cols=5, p_plus10=0.1, termination_prob=0.15)
-    teacher = teachers.with_noise(jax.random.key(1), mdps, teachers.optimal(mdps), 0.3)
+@pytest.fixture(scope="module")
+def compared() -> tuple[Problem, Trained]:
+    """120 random worlds with terminals, aliased states and two start states, and the engine's result of 50 episodes.
+
+    Ten of the 160 rows of a table are observed; the others make tables larger than anything else in a block.
+    """
+    rng, num_worlds, states = np.random.default_rng(0), 120, np.arange(20)
+    shape = (num_worlds, len(states), 3)
+    successor = rng.integers(len(states), size=shape)
+    successor[..., -1] = states  # stay
+    mdps = MDP.from_arrays(
+        successor,
+        np.round(rng.normal(1.0, 1.0, shape), 1),
+        rng.random(shape) < 0.1,
+        rng.dirichlet(np.ones(3), (num_worlds, 4)),
+        continue_prob=0.85,
+        start=[0, 1],
+        start_probs=rng.dirichlet(np.ones(2), num_worlds),
+        observation=states // 2 * 16,
+        num_observations=160,
+    )
+    probs, values = rng.dirichlet(np.ones(4), (num_worlds, len(states))), rng.normal(size=shape[:2])
+    teacher = Teacher(probs=jnp.asarray(probs), values=jnp.asarray(values), scores=jnp.asarray(probs))
     pairs = [label.split("/") for label in COMPARED]
     cells = tuple(
         resolve_cell("/".join(pair), METHODS[pair[0]], teacher, Config(estimator=pair[1], num_checkpoints=1, **RATES))
@@ -114,42 +147,63 @@ def sampled() -> tuple[Problem, Trained]:
 @pytest.mark.parametrize(
     "train",
     [
-        pytest.param(functools.partial(padded_scan.train, horizon=60), id="padded_scan"),
+        pytest.param(functools.partial(padded_scan.train, horizon=40), id="padded_scan", marks=pytest.mark.slow),
         pytest.param(scalar_loop.train, id="scalar_loop", marks=NEEDS_NUMBA),
     ],
 )
-def test_a_baseline_learns_what_the_engine_learns(train):
-    """Paired over 120 worlds: return and length of an episode, and the mean of |logits| and of V, within 4 standard
-    errors of the mean difference; those are about 0.03 in the return, of a mean of 3 to 6."""
-    problem, ours = sampled()
-    theirs = train(problem)
+def test_a_baseline_learns_what_the_engine_learns(compared, train):
+    """Paired over 120 worlds: the means of an episode's return and length, of |logits| and of V differ by at most 4
+    standard errors of the difference, which are about 2 % of each mean."""
+    problem, by_engine = compared
+    by_baseline = train(problem)
     for p, label in enumerate(COMPARED):
         pairs = {
-            "return": (ours.returns[p], theirs.returns[p]),
-            "length": (ours.lengths[p], theirs.lengths[p]),
-            "|logits|": tuple(np.abs(x.params[p, :, :, :-1]).mean((1, 2)) for x in (ours, theirs)),
-            "V": tuple(x.params[p, :, :, -1].mean(1) for x in (ours, theirs)),
+            "return": (by_engine.returns[p], by_baseline.returns[p]),
+            "length": (by_engine.lengths[p], by_baseline.lengths[p]),
+            "|logits|": tuple(np.abs(x.params[p, :, :, :-1]).mean((1, 2)) for x in (by_engine, by_baseline)),
+            "V": tuple(x.params[p, :, :, -1].mean(1) for x in (by_engine, by_baseline)),
         }
-        for what, (a, b) in pairs.items():
-            difference = a - b
+        for quantity, (engine_values, baseline_values) in pairs.items():
+            difference = engine_values - baseline_values
             error = difference.std(ddof=1) / math.sqrt(len(difference))
-            assert abs(difference.mean()) <= 4 * error + 1e-6, f"{label}: {what} off by {difference.mean() / error:.1f}"
-    assert theirs.steps == pytest.approx((theirs.lengths * problem.num_iterations).sum())
+            message = f"{label}: {quantity} differs by {difference.mean():.3g}; standard error {error:.3g}"
+            assert abs(difference.mean()) <= 4 * error + 1e-6, message
+    assert by_baseline.steps == pytest.approx((by_baseline.lengths * problem.num_iterations).sum())
+
+
+def test_the_engine_counts_the_ticks_that_advance_a_student(compared):
+    _, trained = compared
+    assert set(trained.used) == {"td", "mc"} and all(0 < share <= 1 for share in trained.used.values())
 
 
 @NEEDS_NUMBA
-def test_the_scalar_loop_refuses_what_it_does_not_know():
-    other = dataclasses.replace(METHODS["baseline"], name="mine", reward=lambda step: step.reward)
-    with pytest.raises(ValueError, match="mine"):
-        scalar_loop.codes(other, "td")
+def test_the_scalar_loop_refuses_other_methods():
+    method = dataclasses.replace(METHODS["baseline"], name="my_method", reward=lambda step: step.reward)
+    with pytest.raises(ValueError, match="my_method"):
+        scalar_loop.codes(method, "td")
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        pytest.param(padded_scan.train, id="padded_scan"),
+        pytest.param(scalar_loop.train, id="scalar_loop", marks=NEEDS_NUMBA),
+    ],
+)
+def test_a_baseline_refuses_other_estimators(compared, train):
+    problem, _ = compared
+    config = dataclasses.replace(problem.cells[0].config, estimator="lambda")
+    cells = (*problem.cells, dataclasses.replace(problem.cells[0], config=config))
+    with pytest.raises(ValueError, match="has the estimators td and mc only; got 'lambda'"):
+        train(dataclasses.replace(problem, cells=cells))
 
 
 @NEEDS_NUMBA
-def test_threads_change_no_number():
-    problem, _ = sampled()
-    one, two = (scalar_loop.train(problem, num_threads=n) for n in (1, 3))
-    np.testing.assert_array_equal(one.params, two.params)
-    assert one.steps == two.steps
+def test_threads_change_no_number(compared):
+    problem, _ = compared
+    with_one, with_three = (scalar_loop.train(problem, num_threads=n) for n in (1, 3))
+    np.testing.assert_array_equal(with_one.params, with_three.params)
+    assert with_one.steps == with_three.steps
 
 
 # --- What is counted --------------------------------------------------------------------------------------------
@@ -174,10 +228,10 @@ def test_turns_in_which_something_was_compiled_run_again():
             jax.jit(lambda x: x + 1)(jnp.zeros(next(sizes)))
         return Trained(10, 2.0, *[np.empty(0)] * 3)
 
-    found = clock.in_turns({"a": compiles_in_its_second_call}, 3, "test")["a"]
-    assert found["seconds"] == [2.0] * 3 and found["compiled_meanwhile"] == 0
+    measured = clock.in_turns({"a": compiles_in_its_second_call}, 3, "test")["a"]
+    assert measured["seconds"] == [2.0] * 3 and measured["compiled_meanwhile"] == 0
     assert len(calls) == 1 + 3 + 1
-    rates = clock.with_rates(found, 4)
+    rates = clock.with_rates(measured, 4)
     assert rates["steps_per_second"] == {"min": 5.0, "median": 5.0, "max": 5.0}
     assert rates["updates_per_second"]["median"] == 2.0
 
@@ -203,15 +257,19 @@ def test_copies_of_tables_are_found():
 
 
 @pytest.fixture(scope="module")
-def full():
+def full(compared):
     """A full block of TD(1) students."""
-    mix = problems.Mix(1, 15, ("baseline", "on_policy_distill"), ("td",))
-    problem, _ = problems.fig8_mix(ticks.filling(mix, 8), 1)
-    return ticks.full_block(problem, estimator="td", num_lanes=8)
+    return ticks.full_block(compared[0], "td", ticks.usual_width(4))
 
 
-def test_no_table_is_copied_in_the_loop_of_the_engine(full):
-    text = ticks.variant(full, []).text
+@pytest.fixture(scope="module")
+def programs(full):
+    """The tick of the full block, with all its parts and without all but the last."""
+    return ticks.variants(full, ["random", "rest"])
+
+
+def test_no_table_is_copied_in_the_loop_of_the_engine(full, programs):
+    text = programs["random"].text
     lanes = full.lanes
     tables = [lanes.tables.rows[0].size, lanes.tables.scales.size, full.teachers.size, full.worlds.arrivals.size]
     assert lanes.tables.rows[0].size > 10_000
@@ -219,23 +277,52 @@ def test_no_table_is_copied_in_the_loop_of_the_engine(full):
     assert 0 < ticks.kernels(text) < 100
 
 
-def test_parts_of_a_tick_add_up_and_leave_the_lanes_in_range(full):
+def test_parts_of_a_tick_add_up_and_leave_the_lanes_in_range(full, programs):
     before = np.asarray(full.lanes.state.count).copy()
-    seconds = ticks.measure(full, 200, ["random", "rest"], 2)
-    assert list(seconds) == ["random", "rest"] and all((one > 0).all() for one in seconds.values())
+    seconds = ticks.measure(full.lanes, programs, 200, 2)
+    assert list(seconds) == ["random", "rest"] and all((times > 0).all() for times in seconds.values())
     shares = ticks.shares(seconds)
     assert sum(shares.values()) == pytest.approx(np.min(seconds["random"]))
     np.testing.assert_array_equal(full.lanes.state.count, before)  # it ran on copies
 
 
-def test_other_numbers_compile_nothing():
-    mix = problems.Mix(16, 5, ("baseline", "on_policy_distill"), ("td",))
-    problem, _ = problems.fig8_mix(mix, 120)
-    engine.train(problem)
+@pytest.mark.parametrize("estimator", BASELINE_ESTIMATORS)
+def test_every_part_of_a_tick_is_taken_out(compared, estimator):
+    """Without each part there are fewer operations. Without all of them the functions of the rule are not called, no
+    table is read, and only the curves are written."""
+    block = ticks.full_block(compared[0], estimator, ticks.usual_width(4), num_ticks=0)
+    rule = dataclasses.replace(block.program.rule, next_rewards=(methods.teacher_log_prob,))
+    block.program = dataclasses.replace(block.program, rule=rule)
+    parts = ticks.parts_of(ESTIMATORS[estimator])
+    texts = [ticks.lowered(block, parts[:i]).as_text() for i in range(len(parts) - 1)]
+    names = ("reward", "next_reward", "state_value", "credit", "credit_more", "refresh", "weights")
+    with mock.patch.multiple(StudentRule, **{name: mock.Mock(side_effect=AssertionError(name)) for name in names}):
+        texts.append(ticks.lowered(block, parts[:-1]).as_text())
+    free = ("constant", "broadcast_in_dim", "return")
+    counts = [sum(name not in free for name in re.findall(r"stablehlo\.(\w+)", text)) for text in texts]
+    for part, before, after in zip(parts, counts, counts[1:], strict=False):
+        assert after < before, part
+    reads, writes = (
+        [len(re.findall(rf"stablehlo\.{name}\b", text)) for text in (texts[0], texts[-1])]
+        for name in ("gather", "dynamic_update_slice")
+    )
+    assert reads[0] > 0 and reads[1] == 0
+    assert writes[0] > 1 and writes[1] == 1
+
+
+def test_a_mix_of_several_programs_fills_a_block():
+    """Only students of one program share a block; a column without cells does not count."""
+    mix = problems.Mix(1, 5, ("on_policy_distill", "n_distill", "td_v0"), ("mc", "td"))
+    assert mix.num_cells == 5 and ticks.filling(mix, 8).num_students == 5 * 8
+    assert ticks.filling(mix._replace(methods=("td_v0",)), 8).num_students == 8
+
+
+def test_other_numbers_compile_nothing(compared):
+    problem, _ = compared
     compilations = clock.Compilations()
     changes = {"learning_rate": 0.3, "discount": 0.5, "probability_floor": 0.2, "return_weight": 2.0}
     cells = tuple(dataclasses.replace(c, config=dataclasses.replace(c.config, **changes)) for c in problem.cells)
-    engine.train(dataclasses.replace(problem, cells=cells, seed=5, num_iterations=150))
+    engine.train(dataclasses.replace(problem, cells=cells, seed=5, num_iterations=60))
     assert compilations.count == 0
 
 
@@ -282,8 +369,8 @@ def test_smoke_writes_everything(tmp_path):
     assert saved["versions"]["jax"] and saved["device"]["cores"] >= 1 and saved["command"][1:] == line[3:]
     assert np.isfinite(numbers(saved["measured"])).all()
     for start in pages.STARTS:
-        for one in saved["measured"]["mix"][start].values():
-            assert len(one["seconds"]) == benchmark.SMOKE["repeats"]
+        for run in saved["measured"]["mix"][start].values():
+            assert len(run["seconds"]) == benchmark.SMOKE["repeats"]
     assert saved["measured"]["compilation"]["warm"]["by_other_numbers"] == 0
     assert (tmp_path / "benchmark.png").stat().st_size > 20_000
     assert "left at the default scale" in done.stderr

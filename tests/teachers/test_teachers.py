@@ -1,4 +1,4 @@
-"""Teachers: what each plays, that V_pi is its value, noise, temperature, and learning."""
+"""Teachers: their policies and exact values, noise, temperature, learning, functions and mixtures."""
 
 import dataclasses
 
@@ -15,27 +15,27 @@ KEY = jax.random.key(5)
 NUM = 3
 
 
-def stacked(**options):
+def random_worlds(**options):
     return stack([small.random_mdp(30 + i, **options) for i in range(NUM)])
 
 
-WORLDS = stacked()
-ALIASED = stacked(aliased=True)
+WORLDS = random_worlds()
+ALIASED = random_worlds(aliased=True)
 
 
-def policies_of(mdp):
-    """Every deterministic policy, [A^S, S, A]."""
-    choices = np.indices((mdp.num_actions,) * mdp.num_states).reshape(mdp.num_states, -1).T
-    return np.eye(mdp.num_actions, dtype=np.float32)[choices]
+def deterministic_policies(mdp):
+    """All deterministic policies, [A^S, S, A]."""
+    actions = np.indices((mdp.num_actions,) * mdp.num_states).reshape(mdp.num_states, -1).T
+    return np.eye(mdp.num_actions, dtype=np.float32)[actions]
 
 
 @pytest.mark.parametrize("name", ["optimal", "adversarial"])
 def test_optimal_and_adversarial_are_the_best_and_worst_of_all_policies(name):
-    """By trying all 81 deterministic policies, in every state at once."""
+    """Among all 81 deterministic policies, they have the largest and the smallest value in every state."""
     teacher = getattr(teachers, name)(WORLDS, discount=0.9)
     for i in range(NUM):
         mdp = WORLDS[i]
-        values = np.asarray(jax.vmap(lambda p, mdp=mdp: exact.policy_values(mdp, p, 0.9))(policies_of(mdp)))
+        values = np.asarray(jax.vmap(lambda p, mdp=mdp: exact.policy_values(mdp, p, 0.9))(deterministic_policies(mdp)))
         best = values.max(0) if name == "optimal" else values.min(0)
         np.testing.assert_allclose(teacher.values[i], best, atol=1e-5)
     assert teacher.name == name and teacher.discount == 0.9
@@ -48,16 +48,16 @@ def test_values_are_those_of_the_policy():
     ):
         for i in range(NUM):
             mdp = WORLDS[i]
-            taken = np.einsum("sa,ak->sk", np.asarray(teacher.probs[i], np.float64), np.asarray(mdp.outcome_probs))
-            on = taken * np.where(mdp.terminal, 0, mdp.continue_prob)
+            weights = np.einsum("sa,ak->sk", np.asarray(teacher.probs[i], np.float64), np.asarray(mdp.outcome_probs))
+            onward = weights * np.where(mdp.terminal, 0, mdp.continue_prob)
             transition = np.zeros((4, 4))
-            np.add.at(transition, (np.arange(4)[:, None], np.asarray(mdp.successor)), on)
-            expected = np.linalg.solve(np.eye(4) - 0.8 * transition, (taken * np.asarray(mdp.reward)).sum(-1))
+            np.add.at(transition, (np.arange(4)[:, None], np.asarray(mdp.successor)), onward)
+            expected = np.linalg.solve(np.eye(4) - 0.8 * transition, (weights * np.asarray(mdp.reward)).sum(-1))
             np.testing.assert_allclose(teacher.values[i], expected, atol=1e-5)
 
 
-def test_ties_are_shared():
-    """A corridor whose two ends pay the same: in the middle, left and right tie, exactly or up to rounding."""
+def test_actions_of_equal_value_share_the_probability():
+    """In the middle of a corridor with the same reward at both ends, left and right are equal up to rounding."""
     mdps = stack([from_text(["+.S.+"])])
     probs = np.asarray(teachers.optimal(mdps).probs)[0]
     np.testing.assert_allclose(probs[2], [0.5, 0.5, 0, 0])
@@ -68,7 +68,7 @@ def test_ties_are_shared():
     tied = np.asarray(teachers.from_q(mdps, q).probs)[0]
     np.testing.assert_allclose(tied[0], 0.25)
     np.testing.assert_allclose(tied[1], [0, 1 / 3, 1 / 3, 1 / 3], rtol=1e-6)
-    q[1, 3] -= 1e-3  # what was learned apart is apart
+    q[1, 3] -= 1e-3  # Learned values must be exactly equal.
     np.testing.assert_allclose(teachers.from_q(mdps, q).probs[0, 1], [0, 0.5, 0.5, 0])
 
 
@@ -90,8 +90,8 @@ def test_tables_by_state_and_by_observation():
     )
     shared = teachers.from_table(ALIASED, by_observation[0])
     np.testing.assert_allclose(shared.probs, np.tile(by_observation[0][[0, 0, 1, 1]], (NUM, 1, 1)), atol=1e-6)
-    one = teachers.from_table(ALIASED[1], by_observation[1])
-    np.testing.assert_allclose(one.values, teachers.from_table(ALIASED, by_observation).values[1], atol=1e-5)
+    single = teachers.from_table(ALIASED[1], by_observation[1])
+    np.testing.assert_allclose(single.values, teachers.from_table(ALIASED, by_observation).values[1], atol=1e-5)
     logits = np.log(by_observation) + 4
     np.testing.assert_allclose(teachers.from_logits(ALIASED, logits).probs, by_observation[:, [0, 0, 1, 1]], atol=1e-6)
 
@@ -99,26 +99,31 @@ def test_tables_by_state_and_by_observation():
 # --- Noise ----------------------------------------------------------------------------------------------------
 
 
-def flat_world(num_states: int, num_mdps: int) -> MDP:
-    """Every state leads to the next: only its number of states matters."""
+def flat_worlds(num_states: int, num_mdps: int) -> MDP:
+    """Worlds whose actions all lead to the next state."""
     successor = np.tile((np.arange(num_states) + 1)[:, None] % num_states, (num_mdps, 1, 3))
     reward = np.random.default_rng(2).normal(size=successor.shape)
     return MDP.from_arrays(successor, reward, np.zeros(successor.shape, bool), np.eye(3), continue_prob=0.5)
 
 
+def noisy_states(noisy, teacher):
+    """Whether the noisy teacher has another policy than the teacher in each state, bool [M, S]."""
+    return (np.asarray(noisy.probs) != np.asarray(teacher.probs)).any(-1)
+
+
 def test_noise_plays_the_worst_action_with_its_probability_in_nested_states():
-    mdps = flat_world(200, NUM)
+    mdps = flat_worlds(200, NUM)
     teacher = teachers.optimal(mdps)
-    worst = np.asarray(mdps.reward).argmin(-1)  # every action leads on to the same state
-    spoiled_before = np.zeros((NUM, 200), bool)
+    worst = np.asarray(mdps.reward).argmin(-1)  # All actions lead to the same state.
+    fewer_noisy = np.zeros((NUM, 200), bool)
     for noise in (0.0, 0.15, 0.25, 0.6, 1.0):
         noisy = teachers.with_noise(KEY, mdps, teacher, noise)
-        spoiled = (np.asarray(noisy.probs) != np.asarray(teacher.probs)).any(-1)
-        np.testing.assert_array_equal(np.asarray(noisy.probs)[spoiled], np.eye(3)[worst[spoiled]])
-        standard_error = np.sqrt(noise * (1 - noise) / spoiled.size)
-        assert abs(spoiled.mean() - noise) <= 4 * standard_error
-        assert (spoiled >= spoiled_before).all()
-        spoiled_before = spoiled
+        is_noisy = noisy_states(noisy, teacher)
+        np.testing.assert_array_equal(np.asarray(noisy.probs)[is_noisy], np.eye(3)[worst[is_noisy]])
+        standard_error = np.sqrt(noise * (1 - noise) / is_noisy.size)
+        assert abs(is_noisy.mean() - noise) <= 4 * standard_error
+        assert (is_noisy >= fewer_noisy).all()
+        fewer_noisy = is_noisy
         expected = exact.policy_values(mdps, noisy.probs, 0.99)
         np.testing.assert_allclose(noisy.values, expected, rtol=1e-5)
         np.testing.assert_array_equal(noisy.scores, teacher.scores)
@@ -127,27 +132,26 @@ def test_noise_plays_the_worst_action_with_its_probability_in_nested_states():
 
 
 def test_noise_depends_on_the_key_and_the_id_and_not_on_the_position():
-    mdps = flat_world(200, NUM)
+    mdps = flat_worlds(200, NUM)
     teacher = teachers.optimal(mdps)
-    whole = np.asarray(teachers.with_noise(KEY, mdps, teacher, 0.3).probs)
-    np.testing.assert_array_equal(whole[1:2], teachers.with_noise(KEY, mdps[1:2], teacher[1:2], 0.3).probs)
-    spoiled = (whole != np.asarray(teacher.probs)).any(-1)
-    assert len(np.unique(spoiled, axis=0)) == NUM
-    other = np.asarray(teachers.with_noise(jax.random.key(6), mdps, teacher, 0.3).probs)
-    assert (other != whole).any()
+    noisy = teachers.with_noise(KEY, mdps, teacher, 0.3)
+    np.testing.assert_array_equal(noisy.probs[1:2], teachers.with_noise(KEY, mdps[1:2], teacher[1:2], 0.3).probs)
+    assert len(np.unique(noisy_states(noisy, teacher), axis=0)) == NUM
+    other = teachers.with_noise(jax.random.key(6), mdps, teacher, 0.3)
+    assert (np.asarray(other.probs) != np.asarray(noisy.probs)).any()
 
 
 # --- Learning -------------------------------------------------------------------------------------------------
 
 
-def certain(mdp):
-    """The same world, in which action a brings outcome a for sure."""
+def with_certain_outcomes(mdp):
+    """The same world, in which action a always has outcome a."""
     return dataclasses.replace(mdp, outcome_probs=jnp.eye(3))
 
 
 def test_q_learning_finds_the_optimal_action_values():
-    """Deterministic outcomes, uniform control, a large rate: what is left is the chance that episodes end."""
-    mdps = stack([certain(small.random_mdp(40 + i)) for i in range(NUM)])
+    """With certain outcomes, uniform control and a large rate, the only noise left is the random end of episodes."""
+    mdps = stack([with_certain_outcomes(small.random_mdp(40 + i)) for i in range(NUM)])
     options = {"learning_rate": 0.01, "epsilon": 1.0, "discount": 0.9}
     teacher = teachers.q_learning(KEY, mdps, num_iterations=20_000, **options)
     optimal = exact.optimal_action_values(mdps, 0.9)
@@ -157,21 +161,21 @@ def test_q_learning_finds_the_optimal_action_values():
     assert np.abs(np.asarray(optimal)[visited]).max() > 1.5
 
 
-def test_q_learning_of_a_row_is_that_of_the_world_alone():
+def test_q_learning_on_a_world_does_not_depend_on_the_stack():
     options = {"num_iterations": 200, "learning_rate": 0.1, "temperature": 0.5}
-    whole = teachers.q_learning(KEY, WORLDS, **options)
-    np.testing.assert_allclose(whole.probs, jax.nn.softmax(whole.scores / 0.5), atol=1e-6)
-    np.testing.assert_array_equal(whole.scores[1:2], teachers.q_learning(KEY, WORLDS[1:2], **options).scores)
-    assert np.unique(np.asarray(whole.scores), axis=0).shape[0] == NUM
+    teacher = teachers.q_learning(KEY, WORLDS, **options)
+    np.testing.assert_allclose(teacher.probs, jax.nn.softmax(teacher.scores / 0.5), atol=1e-6)
+    np.testing.assert_array_equal(teacher.scores[1:2], teachers.q_learning(KEY, WORLDS[1:2], **options).scores)
+    assert np.unique(np.asarray(teacher.scores), axis=0).shape[0] == NUM
 
 
 def test_actor_critic_improves_on_the_uniform_policy():
     options = {"num_iterations": 3000, "learning_rate": 0.2, "value_learning_rate": 0.1, "discount": 0.9}
     teacher = teachers.actor_critic(KEY, WORLDS, **options)
-    start = lambda t: np.asarray(exact.start_value(WORLDS, t.values))  # noqa: E731
-    best, chance = teachers.optimal(WORLDS, discount=0.9), teachers.uniform(WORLDS, discount=0.9)
-    gained = (start(teacher) - start(chance)) / (start(best) - start(chance))
-    assert (gained > 0.7).all() and (gained <= 1 + 1e-5).all()
+    optimal, uniform = teachers.optimal(WORLDS, discount=0.9), teachers.uniform(WORLDS, discount=0.9)
+    value, best, baseline = (np.asarray(exact.start_value(WORLDS, t.values)) for t in (teacher, optimal, uniform))
+    improvement = (value - baseline) / (best - baseline)
+    assert (improvement > 0.7).all() and (improvement <= 1 + 1e-5).all()
     assert (np.asarray(teacher.probs) > 0).all()
     assert teacher.name == "actor_critic" and teacher.discount == 0.9
 
@@ -184,7 +188,7 @@ def test_slices_of_teachers():
 
 # --- Bad input ------------------------------------------------------------------------------------------------
 
-GOOD = np.full((4, 3), 1 / 3)
+UNIFORM = np.full((4, 3), 1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -192,13 +196,13 @@ GOOD = np.full((4, 3), 1 / 3)
     [
         (lambda: teachers.from_table(WORLDS, np.full((5, 3), 1 / 3)), r"probs must have shape [3, 4, 3] (by state)"),
         (lambda: teachers.from_table(ALIASED, np.full((3, 3, 3), 1 / 3)), r"or [3, 2, 3] (by observation)"),
-        (lambda: teachers.from_table(WORLDS, GOOD * 1.1), "sum to 1"),
+        (lambda: teachers.from_table(WORLDS, UNIFORM * 1.1), "sum to 1"),
         (lambda: teachers.from_table(WORLDS, [[1.5, -0.5, 0]] * 4), ">= 0"),
-        (lambda: teachers.from_table(WORLDS, GOOD * np.nan), "finite"),
+        (lambda: teachers.from_table(WORLDS, UNIFORM * np.nan), "finite"),
         (lambda: teachers.from_logits(WORLDS, [[0, -np.inf, 0]] * 4), "logits must be finite"),
         (lambda: teachers.from_logits(WORLDS, np.zeros((4, 2))), "logits must have shape"),
-        (lambda: teachers.from_q(WORLDS, GOOD * np.inf), "q must be finite"),
-        (lambda: teachers.from_q(WORLDS, GOOD, temperature=-1.0), "temperature must be >= 0"),
+        (lambda: teachers.from_q(WORLDS, UNIFORM * np.inf), "q must be finite"),
+        (lambda: teachers.from_q(WORLDS, UNIFORM, temperature=-1.0), "temperature must be >= 0"),
         (lambda: teachers.with_noise(KEY, WORLDS, teachers.uniform(WORLDS), 1.5), "noise must be in [0, 1]"),
         (lambda: teachers.with_noise(KEY, WORLDS[0], teachers.uniform(WORLDS[0]), 0.5), "stack a single one"),
         (lambda: teachers.with_noise(7, WORLDS, teachers.uniform(WORLDS), 0.5), "jax.random.key(0); got int"),
@@ -212,7 +216,7 @@ GOOD = np.full((4, 3), 1 / 3)
         (lambda: teachers.actor_critic(7, WORLDS), "jax.random.key(0); got int"),
         (lambda: teachers.actor_critic(KEY, WORLDS[0]), "stack([mdp])"),
         (lambda: teachers.optimal(WORLDS, discount=1.5), "discount"),
-        (lambda: teachers.from_table(WORLDS, GOOD, discount=float("nan")), "discount"),
+        (lambda: teachers.from_table(WORLDS, UNIFORM, discount=float("nan")), "discount"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(make, message):
@@ -233,27 +237,27 @@ def test_a_function_of_the_state_or_of_the_observation():
     np.testing.assert_allclose(teacher.probs, np.tile(table, (NUM, 1, 1)), rtol=1e-6)
     np.testing.assert_allclose(teacher.values, teachers.from_table(ALIASED, table, discount=0.9).values, atol=1e-6)
     assert teacher.name == "rule" and teacher.discount == 0.9
-    seen = teachers.from_policy(ALIASED, rule, sees="observation", name="mine")
-    np.testing.assert_allclose(seen.probs, np.tile(table[[0, 0, 1, 1]], (NUM, 1, 1)), rtol=1e-6)
-    one = teachers.from_policy(ALIASED[1], rule, sees="observation")
-    np.testing.assert_allclose(one.probs, seen.probs[1])
-    assert seen.name == "mine" and one.values.shape == (4,)
+    by_observation = teachers.from_policy(ALIASED, rule, sees="observation", name="by_observation")
+    np.testing.assert_allclose(by_observation.probs, np.tile(table[[0, 0, 1, 1]], (NUM, 1, 1)), rtol=1e-6)
+    single = teachers.from_policy(ALIASED[1], rule, sees="observation")
+    np.testing.assert_allclose(single.probs, by_observation.probs[1])
+    assert by_observation.name == "by_observation" and single.values.shape == (4,)
 
 
 @pytest.mark.parametrize(
-    ("answer", "shown"),
+    ("result", "shown"),
     [(3, "3"), (-1, "-1"), ([0.5, 0.4, 0.0], r"\[0.5 0.4 0. \]"), ([0.5, 0.5], "0.5"), ([2, -1, 0], "2"),
      (None, "None"), (0.5, "0.5"), ([np.nan, 0.5, 0.5], "nan")],
 )  # fmt: skip
-def test_a_function_that_answers_with_neither(answer, shown):
+def test_a_function_that_returns_neither_probabilities_nor_an_action(result, shown):
     with pytest.raises(ValueError, match=rf"3 probabilities .*action in \[0, 3\); for state 2 it .*{shown}") as error:
-        teachers.from_policy(WORLDS, lambda s: answer if s == 2 else 0)
+        teachers.from_policy(WORLDS, lambda s: result if s == 2 else 0)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="sees must be"):
         teachers.from_policy(WORLDS, lambda s: 0, sees="cell")
 
 
-def test_a_mixture_plays_the_average_and_is_worth_what_it_plays():
+def test_a_mixture_has_the_average_policy_and_its_exact_values():
     members = [teachers.optimal(WORLDS, discount=0.9), teachers.uniform(WORLDS, discount=0.5)]
     mixed = teachers.mixture(WORLDS, members, [3, 1])
     probs = 0.75 * np.asarray(members[0].probs) + 0.25 / 3
@@ -261,9 +265,9 @@ def test_a_mixture_plays_the_average_and_is_worth_what_it_plays():
     np.testing.assert_allclose(mixed.values, teachers.from_table(WORLDS, probs, discount=0.9).values, atol=1e-5)
     assert mixed.discount == 0.9 and mixed.name == "0.75 optimal+0.25 uniform"
     np.testing.assert_allclose(teachers.mixture(WORLDS, members).probs, (probs - 0.25 / 3) / 1.5 + 1 / 6, atol=1e-6)
-    alone = teachers.mixture(WORLDS[0], [member[0] for member in members], [0, 1], discount=0.7, name="alone")
-    np.testing.assert_allclose(alone.probs, 1 / 3, atol=1e-6)
-    assert alone.discount == 0.7 and alone.name == "alone"
+    single = teachers.mixture(WORLDS[0], [member[0] for member in members], [0, 1], discount=0.7, name="single")
+    np.testing.assert_allclose(single.probs, 1 / 3, atol=1e-6)
+    assert single.discount == 0.7 and single.name == "single"
 
 
 @pytest.mark.parametrize(
@@ -277,7 +281,7 @@ def test_a_mixture_plays_the_average_and_is_worth_what_it_plays():
         ([teachers.uniform(WORLDS)] * 2, [np.nan, 1], "weights must be 2 numbers"),
     ],
 )
-def test_mixtures_that_cannot_be(members, weights, message):
+def test_bad_mixtures_are_refused_in_one_line(members, weights, message):
     with pytest.raises(ValueError, match=message) as error:
         teachers.mixture(WORLDS, members, weights)
     assert "\n" not in str(error.value)

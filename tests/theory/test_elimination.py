@@ -1,4 +1,4 @@
-"""Systems of chains by elimination: against NumPy, batched, differentiated; and no factorisation in any program."""
+"""Linear systems by elimination: against NumPy, in batches, differentiated; no program contains a factorisation."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxdistill.theory.precision import float64
 
 
 def chain(num_states, batch=(), sums=0.999, seed=0):
-    """Chances with rows of this sum, one entry in five 0."""
+    """Random probabilities [*batch, S, S] with these row sums, about a fifth of which are 0."""
     rng = np.random.default_rng(seed)
     shape = (*batch, num_states, num_states)
     weights = rng.dirichlet(np.full(num_states, 0.5), shape[:-1]) * (rng.random(shape) < 0.8)
@@ -22,17 +22,18 @@ def chain(num_states, batch=(), sums=0.999, seed=0):
 
 @pytest.mark.parametrize(("num_states", "columns"), [(1, ()), (65, (2,)), (150, ())])
 def test_against_numpy(num_states, columns):
-    """One by one, in halves and in quarters; rows or columns that sum to less than 1."""
+    """Systems that are solved whole, in halves and in quarters; either the rows or the columns sum to less than 1."""
     matrix = chain(num_states)
     source = np.random.default_rng(1).normal(size=(num_states, *columns))
+    solve = jax.jit(resolve)
     with float64():
         for m in (matrix, matrix.T):
-            found = resolve(jnp.asarray(m), jnp.asarray(source))
-            np.testing.assert_allclose(found, np.linalg.solve(np.eye(num_states) - m, source), rtol=1e-9, atol=1e-9)
+            solution = solve(jnp.asarray(m), jnp.asarray(source))
+            np.testing.assert_allclose(solution, np.linalg.solve(np.eye(num_states) - m, source), rtol=1e-9, atol=1e-9)
 
 
 def test_derivatives_by_central_differences():
-    """Of both arguments, forwards, backwards, and of a batch."""
+    """With respect to both arguments, in forward and in reverse mode, for a batch."""
     matrix, source = chain(6, (2,), 0.9), np.random.default_rng(1).normal(size=(2, 6))
 
     def total(scale):
@@ -45,17 +46,17 @@ def test_derivatives_by_central_differences():
 
 
 @pytest.mark.parametrize("program", [expected_update, update_moments])
-def test_no_program_holds_a_factorisation(program):
-    """JAX 0.10 on two cores waits for ever where two batches of them run at the same time."""
+def test_no_program_contains_a_factorisation(program):
+    """With JAX 0.10, two batches of factorisations that run at the same time on two cores wait for ever."""
     mdps, teacher = fields.random_problems(jax.random.key(0), 2)
     fn = jax.vmap(lambda mdp, teacher, x: program(mdp, teacher, "n_distill", x, estimator="mc"))
     text = str(jax.make_jaxpr(fn)(mdps, teacher, jnp.zeros((2, 5, 3))))
     assert "= custom_linear_solve[" in text
-    assert not any(f"= {name}{after}" in text for name in ("lu", "triangular_solve") for after in "[ ")
+    assert not any(f"= {name}{end}" in text for name in ("lu", "triangular_solve") for end in "[ ")
 
 
-def test_many_batches_at_the_same_time_end():
-    """What waited for ever before: a chain of 30 states in eight batches of 64."""
+def test_many_batches_at_the_same_time_do_not_deadlock():
+    """`jnp.linalg.solve` deadlocked on chains of 30 states in eight batches of 64."""
     matrix = jnp.asarray(chain(30, (8, 64)), jnp.float32)
-    found = jax.jit(lambda m: sum(jnp.sum(jax.vmap(resolve)(x, x[..., 0])) for x in m))(matrix)
-    assert np.isfinite(found)
+    total = jax.jit(lambda m: sum(jnp.sum(jax.vmap(resolve)(x, x[..., 0])) for x in m))(matrix)
+    assert np.isfinite(total)

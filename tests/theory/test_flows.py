@@ -1,4 +1,4 @@
-"""Flows: the order of the integrator, cycles in the game of Fig. 2, resting places, and what is measured there."""
+"""Flows: the order of the integrator, cycles in the game of Fig. 2, fixed points, and the quality of students."""
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,20 @@ from jaxdistill.theory.quality import quality
 START = np.array([[-0.4, 0.4], [0.1, -0.1], [0.0, 0.0]])  # x = 0.8, y = 0.2
 
 
-def game_flow(name, **options):
+def game_flow(name, step_size=0.1):
+    """600 steps with a record at every second one; all step sizes share a compiled program."""
     game = oscillation_game()
-    return flow(game, oscillation_teacher(game), OSCILLATION_METHODS[name], START, **options)
+    method = OSCILLATION_METHODS[name]
+    return flow(game, oscillation_teacher(game), method, START, num_steps=600, step_size=step_size, num_records=300)
 
 
 @pytest.fixture(scope="module")
 def orbit():
-    return game_flow("on_policy_distill_r", num_steps=600, step_size=0.1, num_records=300)
+    return game_flow("on_policy_distill_r")
 
 
-def test_on_policy_distillation_goes_round(orbit):
-    """The first integral e^x + e^-x + e^y + e^-y is kept, and the period is that of the crossings of y = 0."""
+def test_on_policy_distillation_is_periodic(orbit):
+    """The first integral e^x + e^-x + e^y + e^-y is conserved, and the crossings of y = 0 have the same period."""
     x, y = np.asarray(log_odds(jnp.asarray(orbit.logits))).T
     integral = 2 * np.cosh(x) + 2 * np.cosh(y)
     np.testing.assert_allclose(integral, integral[0], rtol=1e-6)
@@ -38,95 +40,91 @@ def test_on_policy_distillation_goes_round(orbit):
     assert orbit.quality.returns.shape == orbit.times.shape
 
 
-def test_n_distill_does_not():
-    path = game_flow("n_distill_r", num_steps=600, step_size=0.1, num_records=300)
+def test_n_distill_is_not_periodic():
+    path = game_flow("n_distill_r")
     assert np.isnan(path.periods())
     assert path.speed[-1] < path.speed[0]
 
 
-def test_a_path_that_comes_to_rest_does_not_go_round():
+def test_a_path_that_converges_is_not_periodic():
     mdps, teacher = fields.random_problems(jax.random.key(0), 2, num_states=3)
     path = flow(mdps, teacher, "on_policy_distill", num_steps=200, step_size=0.5, num_records=50)
     assert path.logits.shape == (2, 51, 3, 3) and path.periods().shape == (2,)
     assert np.isnan(path.periods()).all()
-    assert (np.diff(path.quality.trajectory_kl, axis=1) < 1e-12).all()  # tabular: no way is lost
+    # It never grows, because every state has its own row.
+    assert (np.diff(path.quality.trajectory_kl, axis=1) < 1e-12).all()
 
 
-@pytest.mark.slow
-def test_the_integrator_is_of_order_4(orbit):
-    """Half the step, a sixteenth of the error."""
-    end = {
-        n: game_flow("on_policy_distill_r", num_steps=n, step_size=4 / n, num_records=1).logits[-1] for n in (4, 8, 64)
-    }
+def test_the_integrator_is_of_order_4():
+    """Half the step size has a sixteenth of the error, here after 4, 8 and 64 steps to tau = 4."""
+    end = {n: game_flow("on_policy_distill_r", step_size=4 / n).logits[n // 2] for n in (4, 8, 64)}
     errors = [np.abs(end[n] - end[64]).max() for n in (4, 8)]
     assert np.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.7)
 
 
 def test_a_fixed_point_is_where_a_long_flow_ends():
-    """Of a field that is no gradient, with rows that are shared; and V_theta flows along."""
+    """The field is not a gradient, states share rows, and V_theta takes part in the flow."""
     mdps, teacher = fields.random_problems(jax.random.key(4), 2, num_states=4, num_observations=3)
-    found = fixed_point(mdps, teacher, "on_policy_distill_r", estimator="td", discount=0.9)
-    assert found.converged.all() and found.stable.all()
-    assert found.speed.max() < 1e-10
+    point = fixed_point(mdps, teacher, "on_policy_distill_r", estimator="td", discount=0.9)
+    assert point.converged.all() and point.stable.all()
+    assert point.speed.max() < 1e-10
     path = flow(
-        mdps, teacher, "on_policy_distill_r", found.logits + 0.3 * np.sin(np.arange(9.0)).reshape(3, 3), found.values,
+        mdps, teacher, "on_policy_distill_r", point.logits + 0.3 * np.sin(np.arange(9.0)).reshape(3, 3), point.values,
         num_steps=3000, step_size=0.5, num_records=1, estimator="td", discount=0.9,
     )  # fmt: skip
-    centred = [x - x.mean(-1, keepdims=True) for x in (path.logits[:, -1], found.logits)]
+    centred = [x - x.mean(-1, keepdims=True) for x in (path.logits[:, -1], point.logits)]
     np.testing.assert_allclose(*centred, atol=2e-3)
-    np.testing.assert_allclose(path.values[:, -1], found.values, atol=2e-3)
-    assert np.abs(found.values).max() > 0.1
+    np.testing.assert_allclose(path.values[:, -1], point.values, atol=2e-3)
+    assert np.abs(point.values).max() > 0.1
 
 
-def test_the_search_does_not_end_at_a_saddle():
-    """td_vpi prefers in each state the action of greatest Q^pi; long steps went to others in two of these worlds."""
+def test_the_search_does_not_end_at_a_saddle_point():
+    """td_vpi prefers the action of greatest Q^pi in each state. Longer steps end at saddle points in two worlds."""
     mdps, teacher = precise(*fields.random_problems(jax.random.key(1), 30, num_states=3, num_others=0))
-    found = fixed_point(mdps, teacher, "td_vpi")
+    point = fixed_point(mdps, teacher, "td_vpi")
     with float64():
         best = np.asarray(exact.action_values(mdps, teacher.values)).argmax(-1)
-    start = found.logits[:, 0]
+    start = point.logits[:, 0]
     np.testing.assert_array_equal(start.argmax(-1), best[:, 0])
-    assert found.converged.all() and (np.sort(start)[:, -1] - np.sort(start)[:, -2]).min() > 5
+    assert point.converged.all() and (np.sort(start)[:, -1] - np.sort(start)[:, -2]).min() > 5
 
 
-@pytest.mark.slow
-def test_a_hilltop_is_a_resting_place_but_not_stable():
-    """The uniform student has the greatest entropy; whoever descends entropy falls from it, once pushed."""
+def test_a_maximum_is_a_fixed_point_but_not_stable():
+    """The uniform student has the greatest entropy. Descending the entropy from another student leads away from it."""
 
     def entropy(step):
         return -jnp.sum(jnp.exp(step.student_log_probs) * step.student_log_probs)
 
     mdps, teacher = fields.random_problems(jax.random.key(0), 1, num_states=3)
     method = Method("entropy", loss=entropy)
-    top = fixed_point(mdps[0], teacher[0], method)
-    assert top.converged and not top.stable
-    below = fixed_point(mdps[0], teacher[0], method, np.eye(3), max_steps=60)
-    assert np.exp(below.logits - below.logits.max(-1, keepdims=True)).sum(-1).max() < 1.01  # deterministic
+    maximum = fixed_point(mdps[0], teacher[0], method)
+    assert maximum.converged and not maximum.stable
+    end = fixed_point(mdps[0], teacher[0], method, np.eye(3), max_steps=60)
+    assert np.exp(end.logits - end.logits.max(-1, keepdims=True)).sum(-1).max() < 1.01  # deterministic
 
 
-@pytest.mark.slow
-def test_quality_is_that_of_exact():
+def test_quality_agrees_with_exact():
     mdps, teacher = fields.random_problems(jax.random.key(6), 3, num_states=4, num_observations=2)
     logits = np.random.default_rng(1).normal(size=(3, 2, 2, 3))  # two students of each world
-    found = quality(mdps, teacher, logits)
-    wide, mine = precise(mdps, teacher)
+    measured = quality(mdps, teacher, logits)
+    mdps, teacher = precise(mdps, teacher)
     with float64():
         for n in range(2):
-            policy = exact.policy_from_table(wide, jax.nn.softmax(jnp.asarray(logits[:, n])))
-            returns = exact.start_value(wide, exact.policy_values(wide, policy))
-            row_kl = jnp.sum(policy * (jnp.log(policy) - jnp.log(mine.probs)), -1)
-            kl = exact.start_value(wide, exact.expected_sum(wide, policy, row_kl))
-            np.testing.assert_allclose(found.returns[:, n], returns, atol=1e-12)
-            np.testing.assert_allclose(found.trajectory_kl[:, n], kl, atol=1e-12)
+            policy = exact.policy_from_table(mdps, jax.nn.softmax(jnp.asarray(logits[:, n])))
+            returns = exact.start_value(mdps, exact.policy_values(mdps, policy))
+            row_kl = jnp.sum(policy * (jnp.log(policy) - jnp.log(teacher.probs)), -1)
+            kl = exact.start_value(mdps, exact.expected_sum(mdps, policy, row_kl))
+            np.testing.assert_allclose(measured.returns[:, n], returns, atol=1e-12)
+            np.testing.assert_allclose(measured.trajectory_kl[:, n], kl, atol=1e-12)
 
 
-def test_distance_counts_reachable_states_and_the_kl_may_be_infinite():
+def test_distance_is_over_reachable_states_and_the_kl_may_be_infinite():
     game = oscillation_game()
     teacher = oscillation_teacher(game)
-    exact_copy = np.log(np.array([[0.5, 0.5], [0.5, 0.5], [1e-9, 1.0]]))  # the third row is of states without a step
-    found = quality(game, teacher, exact_copy)
-    assert found.distance == pytest.approx(0.5)  # in s_R, whose row is shared with s_L
-    assert found.trajectory_kl == np.inf
+    logits = np.log(np.array([[0.5, 0.5], [0.5, 0.5], [1e-9, 1.0]]))  # No step is taken in states of the third row.
+    measured = quality(game, teacher, logits)
+    assert measured.distance == pytest.approx(0.5)  # in s_R, which shares its row with s_L
+    assert measured.trajectory_kl == np.inf
 
 
 @pytest.mark.parametrize(
@@ -147,8 +145,7 @@ def test_bad_arguments_are_refused_in_one_line(changes, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.slow
-def test_what_diverges_stops_where_numbers_end():
+def test_a_search_that_diverges_ends_with_finite_numbers():
     mdps, teacher = fields.random_problems(jax.random.key(0), 2, num_states=3)
     end = fixed_point(mdps, teacher, ZOO["k3_return"])
     assert not end.converged.any()

@@ -12,9 +12,10 @@ from jaxdistill import MDP, UNIFORM, Cell, Config, Method, methods, stack, teach
 from jaxdistill.mdp import exact
 from jaxdistill.methods.combinators import length_normalised
 from jaxdistill.runtime import checks
-from jaxdistill.scheduling import block, chunks, pool
+from jaxdistill.scheduling import block, pool
 from jaxdistill.training import tasks
 from tests import small
+from tests.lockstep import lockstep
 
 KEY = jax.random.key(11)
 NUM = 3
@@ -182,13 +183,12 @@ def test_curves_are_exact_where_the_student_does_not_play(control):
 # --- Progress and interruption --------------------------------------------------------------------------------
 
 
-def test_progress_increases_to_one(monkeypatch, capsys):
-    monkeypatch.setattr("jaxdistill.runtime.progress._HOOK_SECONDS", 0.0)
-    monkeypatch.setattr(chunks, "_CHUNK_SECONDS", 1e-9)
-    seen = []
-    run(["baseline", "teacher_distill"], num_iterations=3000, on_chunk=lambda *args: seen.append(args), progress=False)
-    fractions, steps, left = np.array(seen).T
-    assert len(seen) > 5 and fractions[-1] == 1 and left[-1] == 0
+def test_progress_increases_to_one(capsys):
+    calls = []
+    with lockstep():
+        run(["baseline", "teacher_distill"], num_iterations=300, on_chunk=lambda *a: calls.append(a), progress=False)
+    fractions, steps, left = np.array(calls).T
+    assert len(calls) > 5 and fractions[-1] == 1 and left[-1] == 0
     for increasing in (fractions, steps):
         assert (np.diff(increasing) >= 0).all() and (increasing >= 0).all()
     assert (fractions <= 1).all() and len(np.unique(fractions)) > 3
@@ -199,15 +199,13 @@ def alive():
     return [t.name for t in threading.enumerate() if t.name.startswith("jaxdistill")]
 
 
-def test_an_interrupt_stops_the_workers(monkeypatch):
-    monkeypatch.setattr("jaxdistill.runtime.progress._HOOK_SECONDS", 0.0)
-
+def test_an_interrupt_stops_the_workers():
     def interrupt(fraction, steps, left):
         if fraction > 0:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        run(["baseline"], num_iterations=2**24, on_chunk=interrupt)
+    with pytest.raises(KeyboardInterrupt), lockstep():
+        run(["baseline"], num_iterations=300, on_chunk=interrupt)
     assert not alive()
     np.testing.assert_array_equal(run("baseline").labels, ("baseline",))  # and the next run is none the worse
 
