@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from reference import (
+from tests.reference import (
     METHODS,
     Settings,
     Step,

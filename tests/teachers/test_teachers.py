@@ -68,7 +68,7 @@ def test_actions_of_equal_value_share_the_probability():
     tied = np.asarray(teachers.from_q(mdps, q).probs)[0]
     np.testing.assert_allclose(tied[0], 0.25)
     np.testing.assert_allclose(tied[1], [0, 1 / 3, 1 / 3, 1 / 3], rtol=1e-6)
-    q[1, 3] -= 1e-3  # Learned values must be exactly equal.
+    q[1, 3] -= 1e-3  # Learned values share it only if they are exactly equal.
     np.testing.assert_allclose(teachers.from_q(mdps, q).probs[0, 1], [0, 0.5, 0.5, 0])
 
 
