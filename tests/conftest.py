@@ -9,6 +9,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 # One cache of compiled programs for the session: files in other worker processes, and the commands that tests start,
 # need many of the same programs. The first process makes the folder and removes it.
@@ -24,6 +25,18 @@ from hypothesis import settings  # noqa: E402
 # No deadline, since a first example compiles. The same examples every time, and no files left behind.
 settings.register_profile("jaxdistill", deadline=None, derandomize=True, database=None, max_examples=25)
 settings.load_profile("jaxdistill")
+
+
+LONG_TESTS = {
+    line for line in (Path(__file__).parent / "long_tests.txt").read_text().splitlines() if not line.startswith("#")
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.removeprefix("tests/") in LONG_TESTS:
+            item.add_marker("long")
 
 
 def pytest_unconfigure():

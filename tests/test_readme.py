@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
 import jaxdistill
 from tests import snippets
 
@@ -12,7 +10,6 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.slow
 def test_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = snippets.run(ROOT / "README.md")

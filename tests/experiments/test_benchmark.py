@@ -147,7 +147,7 @@ def compared() -> tuple[Problem, Trained]:
 @pytest.mark.parametrize(
     "train",
     [
-        pytest.param(functools.partial(padded_scan.train, horizon=40), id="padded_scan", marks=pytest.mark.slow),
+        pytest.param(functools.partial(padded_scan.train, horizon=40), id="padded_scan"),
         pytest.param(scalar_loop.train, id="scalar_loop", marks=NEEDS_NUMBA),
     ],
 )

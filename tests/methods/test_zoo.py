@@ -532,6 +532,7 @@ def test_mean_of_sampled_updates_is_the_exact_update(names, estimator, monkeypat
     all_params = [{p: ZOO[n].params.get(p, 1.0) for p in PARAMS} for n in names]
     methods = tuple(dataclasses.replace(ZOO[n], params=params) for n, params in zip(names, all_params, strict=True))
     monkeypatch.setattr(tasks, "methods_in_program", lambda method: methods)
+    monkeypatch.setattr(tasks, "lane_width", lambda *_: test_unbiased.WIDE)
     worlds = [small.random_mdp(3, by_state=True), small.random_mdp(2, by_state=True, aliased=True)]
     worlds = stack([dataclasses.replace(mdp, num_observations=4) for mdp in worlds])
     teachers = test_unbiased.stack([small.random_teacher(worlds[i], i, deterministic_rows=1) for i in range(2)])

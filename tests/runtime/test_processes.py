@@ -52,7 +52,6 @@ def assert_same(ours, theirs):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), name)
 
 
-@pytest.mark.slow
 def test_four_devices(alone, tmp_path):
     """21 students on 4 devices: not the same number on each."""
     out, _ = finish(start(tmp_path / "run", devices=4))
@@ -60,7 +59,6 @@ def test_four_devices(alone, tmp_path):
     assert_same(jaxdistill.load(tmp_path / "run.0.npz"), alone)
 
 
-@pytest.mark.slow
 def test_two_processes(alone, tmp_path):
     """Each trains 10 or 11 of the 21 students, and both hold the result of all."""
     for process in pair(tmp_path / "run"):

@@ -58,7 +58,6 @@ class Clock:
     monotonic = perf_counter
 
 
-@pytest.mark.slow
 def test_what_is_said_from_a_tenth_of_the_run_on(monkeypatch):
     """600 students of unlike worlds; one of them may need a hundred times the other's ticks."""
     clock, said = Clock(), []

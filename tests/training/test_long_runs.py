@@ -21,7 +21,6 @@ def resident_bytes():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's count of pages")
 def test_memory_is_flat_over_a_thousand_chunks(monkeypatch, tmp_path):
     """From chunk 300 to chunk 1500, with a save at every 50th: less than 10 MB, 8 kB a chunk."""
