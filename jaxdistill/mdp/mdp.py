@@ -282,7 +282,7 @@ def validate(mdps: MDP) -> MDP:
     return mdps
 
 
-def _check_arrays(host: MDP) -> None:
+def _check_arrays(host: Any) -> None:
     """ValueError unless the NumPy arrays of an MDP are those of an MDP."""
     _check_kinds(host)
     _check_shapes(host)

@@ -43,12 +43,8 @@ class UpdateOptions:
         "td", f"how returns are estimated, where the method leaves it open: {', '.join(ESTIMATORS)}"
     )
     reduction: str = _words("mean", "an episode's update is the mean or the sum over its steps")
-    discount: Any = _number(
-        0.99, 0, 1, "discount of the returns in training, in [0, 1]"
-    )
-    probability_floor: Any = _number(
-        0.01, 0, np.nextafter(1, 0), "least teacher probability inside a log, in [0, 1)"
-    )
+    discount: Any = _number(0.99, 0, 1, "discount of the returns in training, in [0, 1]")
+    probability_floor: Any = _number(0.01, 0, np.nextafter(1, 0), "least teacher probability inside a log, in [0, 1)")
     loss_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the loss")
     return_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the return")
     trace_decay: Any = _number(0.95, 0, 1, "lambda of the lambda-return, in [0, 1]; for the estimator lambda")
