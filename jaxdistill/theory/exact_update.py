@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,6 +107,10 @@ def solve_update(problem: "Problem") -> Update:
 def _expected_update(
     method: Method, options: ExactOptions, mdp: MDP, teacher: Teacher, logits: jax.Array, values: jax.Array
 ) -> Update:
+    chex.assert_shape(
+        [logits, teacher.probs], [(mdp.num_observations, mdp.num_actions), (mdp.num_states, mdp.num_actions)]
+    )
+    chex.assert_shape([values, teacher.values], [(mdp.num_observations,), (mdp.num_states,)])
     problem = Problem(method, options, mdp, teacher, logits, values)
     branches = problem.branches()
     if options.reduction == "sum":
