@@ -26,7 +26,7 @@ def problems(folder: Path) -> list[str]:
         in_sdist = {name.partition("/")[2] for name in archive.getnames()}
     strays = [name for name in in_wheel if not name.startswith("jaxdistill/") and ".dist-info/" not in name]
     found = [f"the wheel holds {name}" for name in strays]
-    wanted = ("jaxdistill/py.typed", "jaxdistill/train.py")
+    wanted = ("jaxdistill/py.typed", "jaxdistill/training/train.py")
     found += [f"the wheel lacks {name}" for name in wanted if name not in in_wheel]
     found += [] if any(name.endswith("/licenses/LICENSE") for name in in_wheel) else ["the wheel lacks the license"]
     found += [f"the sdist lacks {name}" for name in IN_SDIST if name not in in_sdist]
