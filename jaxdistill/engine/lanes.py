@@ -13,7 +13,7 @@ from jax import lax
 from jaxdistill.engine import threefry, xla
 from jaxdistill.engine.packing import Worlds, count_reached, read
 from jaxdistill.engine.rules import Rule, Student
-from jaxdistill.estimators.estimator import Estimator, Row
+from jaxdistill.estimators.estimator import Estimator, Row, StepRecord
 from jaxdistill.methods.numerics import sample_index
 
 STEP_STREAM, START_STREAM = 0, 1  # purposes of random draws
@@ -31,7 +31,7 @@ class Program:
       num_checkpoints: C bins of the learning curves.
       max_steps: an episode is cut after so many steps (and counted as truncated).
       reduction: "mean" or "sum", how the updates of an episode's steps become one.
-      ring: iterations whose scale is remembered; `settle` must run at least once in ring - 2 iterations.
+      ring: a power of two, iterations whose scale is remembered; `settle` must run once in ring - 2 iterations.
       schedule, value_schedule: iteration -> factor of the learning rates, or None for constant rates.
       optimizer: gradient transformation over {"logits": [O, A], "values": [O]}, or None for plain SGD.
       episode_control: whether any control policy draws its component per episode.
@@ -55,7 +55,7 @@ class Program:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LaneTables:
-    """The tables of all lanes, each with the rows of one lane after those of the other.
+    """The tables of all lanes, stored lane after lane.
 
     Attributes:
       rows: [W * O, width] for each part of the rule's rows.
@@ -77,7 +77,8 @@ class LaneState:
 
     Attributes:
       student: its constants.
-      iteration, time: episodes finished; steps taken in this one.
+      iteration: number of finished episodes.
+      time: steps taken in the current episode.
       count: uint32, steps taken in all (the position in the random stream).
       mdp_state, observation: where the agent is.
       control: [3], this episode's weights of student, teacher and uniform policy.
@@ -159,7 +160,11 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
     def rows(number: int) -> Row:
         return tuple(jnp.zeros((number, rule.width), jnp.float32) for _ in range(rule.num_parts))
 
-    records = jnp.zeros((width * program.max_steps, 4), jnp.int32) if program.estimator.records_episode else None
+    records = (
+        jnp.zeros((width * program.max_steps, len(StepRecord._fields)), jnp.int32)
+        if program.estimator.records_episode
+        else None
+    )
     tables = LaneTables(
         rows=rows(width * worlds.num_observations),
         scales=jnp.zeros((width * program.ring, 2), jnp.float32),
@@ -244,10 +249,10 @@ def load(program: Program, lanes: Lanes, worlds: Worlds, mask, students: Student
     )
     mdp_state, observation, control = begin_episode(program, worlds, fresh)
     fresh = dataclasses.replace(fresh, mdp_state=mdp_state, observation=observation, control=control)
-    return Lanes(tables, jax.tree.map(functools.partial(_where_lane, mask), fresh, lanes.state))
+    return Lanes(tables, jax.tree.map(functools.partial(where_lane, mask), fresh, lanes.state))
 
 
-def _where_lane(mask: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+def where_lane(mask: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
     """`new` [W, ...] in the masked lanes, `old` in the others."""
     return jnp.where(mask.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
 

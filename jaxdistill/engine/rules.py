@@ -30,7 +30,7 @@ class Student:
       mdp, teacher: int32 [], index of its world and of its teacher.
       key: uint32 [2], the name of its random stream.
       learning_rate, value_learning_rate: float32 [].
-      options: `UpdateOptions`, its numbers float32 [].
+      options: `UpdateOptions`, its numbers float32 []; its names are those of the program.
       control: float32 [3], weights of the student's, the teacher's and the uniform policy in q.
       per_episode: bool [], whether q draws its component once per episode.
       loss, reward, next_reward: int32 [], index of the function in the program's rule; -1 for none.
@@ -56,7 +56,10 @@ class Student:
 
 
 def _select(fns: tuple[StepFn, ...], index: jax.Array, evaluate: Callable[[StepFn], jax.Array], like: jax.Array):
-    """evaluate(fns[index]), or zeros for -1. Results are selected, so that no other function can leak a NaN."""
+    """evaluate(fns[index]), or zeros for -1.
+
+    Results are selected and not multiplied by 0, because a NaN of another function would then spread.
+    """
     out = jnp.zeros_like(like)
     for k, fn in enumerate(fns):
         out = jnp.where(index == k, evaluate(fn).astype(out.dtype), out)
@@ -66,6 +69,8 @@ def _select(fns: tuple[StepFn, ...], index: jax.Array, evaluate: Callable[[StepF
 @dataclasses.dataclass(frozen=True)
 class Rule(abc.ABC):
     """What the engine and the estimators need of a kind of learner; hashable. Everything here is about one lane.
+
+    Only a rule with `next_rewards` has `credit_more`, see `StudentRule`.
 
     Attributes:
       num_actions: A.
@@ -224,7 +229,7 @@ class StudentRule(Rule):
         return self._add(row, direction, has_return * (target - value))
 
     def credit_more(self, student: Student, row: Row, step: Step, bonus) -> Row:
-        """The row after `credit`, had the target been larger by `bonus`."""
+        """Adds to a credited row what a target larger by `bonus` would have added."""
         return self._add(row, student.options.return_weight * bonus * score(step), bonus)
 
     def _add(self, row: Row, direction: jax.Array, value_direction: jax.Array) -> Row:
@@ -277,7 +282,7 @@ class QLearningRule(Rule):
         return jnp.max(row[0][: self.num_actions])
 
     def credit(self, student: Student, row: Row, step, target) -> Row:
-        """Q(s, a) <- (1 - lambda) Q(s, a) + lambda (r + gamma max_b Q(s', b))."""
+        """Q(s, a) <- Q(s, a) + learning_rate (target - Q(s, a)), target = r + discount max_b Q(s', b)."""
         (q,) = row
         is_action = jnp.arange(self.width, dtype=jnp.int32) == step[0]
         return (q + jnp.where(is_action, student.learning_rate * (target - q), 0),)

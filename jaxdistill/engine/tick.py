@@ -3,12 +3,14 @@
 No lane waits for the end of another's episode, and no step is padding. What a tick does is the estimator's `tick`; a
 `Machine` gives it the parts that all estimators share.
 
-Everything here works on arrays of lanes, [W, ...]. What one lane does is written for one lane and vmapped. In every
-tick a table is read before it is written, because XLA would otherwise copy the table. A barrier stops XLA from
-recomputing an expensive value for each of its consumers.
+Everything here works on arrays of lanes, [W, ...]. What one lane does is written for one lane and vmapped. A tick reads
+the rows, the records and the curves before it writes them, because XLA would otherwise copy these tables. The ring of
+scales is first written and then read, in a row that was written in an earlier tick or just now. A barrier stops XLA
+from recomputing an expensive value for each of its consumers.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import chex
@@ -29,6 +31,7 @@ from jaxdistill.engine.lanes import (
     lane_index,
     refresh_iteration,
     scale_index,
+    where_lane,
 )
 from jaxdistill.engine.packing import Worlds, count_reached, read, transition, write
 from jaxdistill.engine.rules import Rule
@@ -45,7 +48,8 @@ class Arrival:
       outcome: int32 [W], the outcome drawn.
       mdp_state, observation: int32 [W], where the agent is now.
       reward: float32 [W], r_t.
-      ended, cut: bool [W], whether the episode ended; whether it ended because it was cut at max_steps.
+      ended: bool [W], whether the episode ended.
+      cut: bool [W], whether it ended only because it reached max_steps.
     """
 
     outcome: jax.Array
@@ -90,7 +94,7 @@ class Machine:
         return dataclasses.replace(lanes, tables=dataclasses.replace(lanes.tables, records=records))
 
     def visit(self, lanes: Lanes, mdp_state: jax.Array, observation: jax.Array) -> Visit:
-        """Reads the student's row and the teacher's, and the scale of the row's stored direction."""
+        """Reads the student's row and the teacher's. Writes the last iteration's scale, and reads the row's scale."""
         program, worlds, state = self.program, self.worlds, lanes.state
         row_index = lane_index(program) * worlds.num_observations + observation
         scales = write(lanes.tables.scales, scale_index(program, state.iteration - 1), state.scale)
@@ -204,7 +208,7 @@ class Machine:
         return Lanes(dataclasses.replace(lanes.tables, curves=curves), state)
 
     def _scale(self, state: LaneState, length: jax.Array) -> jax.Array:
-        """By what the directions of this iteration are multiplied, logits and value, [W, 2]."""
+        """The factors of this iteration's directions, for logits and value, [W, 2]."""
         program, student = self.program, state.student
         scale = jnp.ones_like(length) / length if program.reduction == "mean" else jnp.ones_like(length)
         scale = jnp.stack([scale, scale], axis=-1)
@@ -235,12 +239,8 @@ def apply_optimizer(program: Program, lanes: Lanes) -> Lanes:
 
     rows = by_lane(program, lanes.tables.rows)
     new_rows, new_opt_state = jax.vmap(update)(rows, state.scale, state.opt_state)
-
-    def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(ready.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
-
-    rows = jax.tree.map(lambda new, old: keep(new, old).reshape(-1, rule.width), new_rows, rows)
-    opt_state = jax.tree.map(keep, new_opt_state, state.opt_state)
+    rows = jax.tree.map(lambda new, old: where_lane(ready, new, old).reshape(-1, rule.width), new_rows, rows)
+    opt_state = jax.tree.map(functools.partial(where_lane, ready), new_opt_state, state.opt_state)
     state = dataclasses.replace(state, opt_state=opt_state, awaits_optimizer=state.awaits_optimizer & ~ready)
     return Lanes(dataclasses.replace(lanes.tables, rows=rows), state)
 

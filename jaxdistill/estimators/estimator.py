@@ -5,8 +5,8 @@ All estimators estimate the return Rhat_t of step t as
   Rhat_t = rhat_t + discount * H_{t+1},   H_t = continuation(Rhat_t, V_t),
 
 where V_t is the bootstrap value of the method (V_theta, V_pi or 0), and H is 0 after the end of the episode.
-`continuation` is linear in both arguments. The exact side needs nothing else of an estimator. The engine also needs
-`tick`, the work of one lane that samples this return, and `work`, what a lane carries from one tick to the next.
+`continuation` is linear in both arguments. The exact side computes with nothing else of an estimator. The engine also
+needs `tick`, the work of one lane that samples this return, and `work`, what a lane carries from one tick to the next.
 
 Estimators import neither the engine nor the theory. The engine passes itself to `tick` as a `Machine`.
 """
@@ -24,14 +24,14 @@ Row = tuple[jax.Array, ...]
 
 
 class Visit(NamedTuple):
-    """What a lane reads where it is; every array has a leading axis [W] of lanes.
+    """What a lane reads at its current state; every array but `scales` has a leading axis [W] of lanes.
 
     Attributes:
       row_index: int32, the row's position in the table of all lanes.
       row: the student's row, as stored.
       teacher_row: the teacher's row of the state.
       pending_scale: [2], by which the row's stored direction must be multiplied.
-      scales: the table of scales, with the last iteration's scale of every lane written.
+      scales: [W * ring, 2], the table of scales, with the last iteration's scale of every lane written.
     """
 
     row_index: jax.Array
@@ -99,7 +99,7 @@ class Estimator(abc.ABC):
       name: the value of `estimator` in a configuration.
       title: the name in words, for labels.
       ticks_per_step: how many ticks of a lane one environment step costs.
-      records_episode: whether the engine must record every step of the current episode.
+      records_episode: whether the engine must allocate a table for the records of an episode.
       numbers: names of the numbers of `methods.UpdateOptions` that this estimator alone reads.
     """
 
@@ -111,7 +111,7 @@ class Estimator(abc.ABC):
 
     @abc.abstractmethod
     def continuation(self, options: Any, target: Any, value: Any) -> Any:
-        """H_t, what the return of step t - 1 is continued by: a linear function of Rhat_t and V_t.
+        """H_t, which the return of step t - 1 adds, discounted, to its own reward: linear in Rhat_t and V_t.
 
         Args:
           options: `methods.UpdateOptions`, for estimators that have a number of their own.

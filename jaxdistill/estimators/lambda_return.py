@@ -10,8 +10,8 @@ from jaxdistill.estimators.monte_carlo import MonteCarlo
 class LambdaReturn(MonteCarlo):
     """Rhat_t = rhat_t + discount ((1 - lambda) V(t+1) + lambda Rhat_{t+1}), lambda the option `trace_decay`.
 
-    It walks an episode backward, as the Monte Carlo return does, to which it is equal bit for bit at lambda = 1. At
-    lambda = 0 it is the one-step target. The values V are those of the start of the episode.
+    It walks an episode backward, as Monte Carlo does. At lambda = 1 it equals Monte Carlo bit for bit. At lambda = 0 it
+    is the one-step target. The values V are those of the start of the episode.
     """
 
     name = "lambda"

@@ -12,7 +12,7 @@ from jaxdistill.estimators.estimator import Estimator, Machine, StepRecord, sele
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """Walking an episode backward, what step t + 1 hands to step t; every array has a leading axis [W].
+    """What step t + 1 passes to step t while a lane walks an episode backward; every array has a leading axis [W].
 
     Attributes:
       remaining: int32, steps still to credit; 0 while the episode is played.

@@ -65,7 +65,7 @@ class OneStep(Estimator):
         return ~work.valid
 
     def tick(self, machine: Machine, lanes: Any) -> Any:
-        """Every lane takes a step, and credits the step before, because it now knows where that one led."""
+        """Every lane takes a step. It also credits its previous step, whose next state is now known."""
         state, pending = lanes.state, lanes.state.work
         visit = machine.visit(lanes, state.mdp_state, state.observation)
         is_same_row = pending.valid & (pending.observation == state.observation)
@@ -89,9 +89,9 @@ class OneStep(Estimator):
         return machine.end_iteration(dataclasses.replace(lanes, state=state), active & arrival.ended)
 
     def _credit(self, machine: Machine, state: Any, visit: Any, is_same_row: jax.Array) -> Any:
-        """The row of the step before, credited; the row of this step, up to date; and whether that is finite.
+        """The credited row of the previous step, the up-to-date row of this step, and whether the latter is finite.
 
-        They are one row where both steps have the same observation (`is_same_row`).
+        If both steps have the same observation (`is_same_row`), they share one row.
         """
         rule = machine.rule
 

@@ -50,7 +50,7 @@ class UpdateOptions:
     trace_decay: Any = _number(0.95, 0, 1, "lambda of the lambda-return, in [0, 1]; for the estimator lambda")
 
     def resolved(self, method: Method) -> Self:
-        """These options with what the method fixes in their place."""
+        """These options, with those that the method fixes replaced by the method's values."""
         fixed = {name: getattr(method, name) for name in ("estimator", "reduction", "discount")}
         changes = {name: value for name, value in fixed.items() if value is not None}
         if "estimator" in changes:  # the numbers of another estimator have no meaning then
@@ -72,7 +72,7 @@ def foreign_numbers(estimator: str) -> dict[str, float]:
 
 
 def check_options(options: UpdateOptions, *, per_world: bool = False) -> None:
-    """ValueError unless every option is in its domain and would have an effect; traced numbers pass.
+    """ValueError unless every option is in its domain and would have an effect; traced numbers are not checked.
 
     Args:
       options: the options.

@@ -23,7 +23,8 @@ class Block:
       pause: int [W], index of each lane's next pause.
       settled: int [W], iteration at which the lane's directions were last applied to its whole table.
       iteration, count, fault, idle: [W], the status of the lanes after the last chunk.
-      steps, work_done: environment steps of this block, and cost x iterations.
+      steps: environment steps of this block.
+      work_done: sum over its students of cost x iterations.
       ticks_left: [busy lanes], ticks that the student in each has to go.
     """
 
@@ -117,7 +118,7 @@ class Block:
         }
 
     def _run_ticks(self, number: int) -> None:
-        """Runs so many ticks and reads the status of the lanes."""
+        """Runs `number` ticks and reads the status of the lanes."""
         assert self.lanes is not None
         # A lane stops before it would overwrite scales that pending directions still need.
         until = np.minimum(self._next_pauses(), self.settled + self.program.ring - 2)
@@ -161,7 +162,7 @@ class Block:
             task.tick_cost = self._tick_cost.update(seconds, new_ticks)
 
     def hand_out(self) -> None:
-        """Hands out the parameters of lanes at a pause, at the end or with a fault, and frees the latter two."""
+        """Hands out the parameters of lanes at a pause, the end or a fault; frees those at the end or a fault."""
         task = self.task
         ready = np.flatnonzero(self.idle & ((self.iteration >= self._next_pauses()) | self.fault))
         cost = task.cost[np.maximum(self.occupant, 0)]

@@ -1,4 +1,4 @@
-"""How many ticks a block runs before the host acts: few enough to keep its lanes busy, enough to keep the host idle."""
+"""How many ticks a block runs per call: few, so that finished lanes are refilled soon; many, so that the host rests."""
 
 import numpy as np
 

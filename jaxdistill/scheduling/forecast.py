@@ -39,7 +39,7 @@ class IterationLengths:
 
 
 class TickCost:
-    """Recent seconds of a worker for a tick of a student, the time of the host included."""
+    """Recent seconds of worker time per tick of a student, including the time of the host."""
 
     def __init__(self) -> None:
         self._sums = np.zeros(2)  # decayed sums: seconds, ticks

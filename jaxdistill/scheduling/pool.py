@@ -26,12 +26,14 @@ from jaxdistill.scheduling.task import Task
 
 _POLL_SECONDS = 0.02  # between two checks of the main thread
 _ESTIMATE_SECONDS = 0.2  # between two estimates of the time left
-_VECTOR = 8  # lanes on CPU: one vector of its registers, so that no loop over lanes can treat the last ones otherwise
+# Lanes on CPU: exactly one vector register, so that XLA compiles no separate code for the last lanes, which would round
+# differently.
+_VECTOR = 8
 _WIDEST, _TABLE_BYTES = 16384, 2**33  # elsewhere: lanes, and bytes of their tables
 
 
 def lane_width(num_observations: int, row_width: int) -> int:
-    """Lanes of a block, fewer where tables are large. Only this may decide it, because the width decides rounding."""
+    """Lanes of a block, fewer where tables are large. Nothing else may choose it, because it affects rounding."""
     if workers()[0].platform == "cpu":
         return _VECTOR
     num_fitting = _TABLE_BYTES // (4 * num_observations * row_width)
@@ -128,7 +130,7 @@ class _Pool:
         self._snapshots: list[dict[StudentId, StudentSnapshot]] = [{} for _ in range(num_workers)]
 
     def save(self, store: Store, workers: Sequence[Future] = ()) -> None:
-        """Saves the students of every worker as of its next round or, where `workers` are given, as of its end."""
+        """Saves all students, after the current round of every worker or, given `workers`, after their end."""
         self._saves_requested += 1
         wait(workers)
         while not workers and min(self._saves_served) < self._saves_requested:

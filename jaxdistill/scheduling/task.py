@@ -14,7 +14,7 @@ from jaxdistill.engine.rules import Student
 from jaxdistill.engine.tick import advance
 from jaxdistill.runtime.checkpoints import Output, StudentSnapshot
 
-_SAMPLE_SHARE = 4  # one student in so many belongs to the sample that begins
+_SAMPLE_SHARE = 4  # one student in this many belongs to the random sample that starts first
 _FEWEST_COMPARABLE = 5  # measured students from which the pace of the queue is estimated
 
 
@@ -74,7 +74,10 @@ class Task:
         return indices
 
     def pace(self) -> float:
-        """Measured ticks per expected tick, for students as expensive as those in the queue; NaN if unknown."""
+        """Measured ticks per expected tick, for students that cost at most as much as the next ones; NaN if unknown.
+
+        If few such students were measured, all measured students count.
+        """
         measured = np.isfinite(self.ticks)
         if self.queue:
             largest_cost = self.cost[list(itertools.islice(self.queue, 8))].max()

@@ -27,16 +27,17 @@ class Config(UpdateOptions):
       num_iterations: episodes, and so updates, of each student; App. A.4's 30 000.
       num_checkpoints: points of the learning curves; each is the mean over an equal share of the iterations.
       estimator: how returns are estimated, where the method leaves it open; a name of `estimators.ESTIMATORS`, such as
-        "td" (one step, the TD(1) of App. A.3) or "mc" (the sampled return). An estimator's own numbers are options too.
+        "td" (one step, the TD(1) of App. A.3) or "mc" (the sampled return).
       reduction: an episode's update is the "mean" or the "sum" over its steps.
       learning_rate: of the logits, [M], or a schedule (iteration -> rate), such as `optax.linear_schedule`.
       value_learning_rate: of V_theta, [M], or a schedule.
       discount: in [0, 1], [M]; for training only, reported returns are undiscounted.
       probability_floor: least teacher probability inside a logarithm, in [0, 1), [M].
       loss_weight, return_weight: factors of l and of Rhat, [M].
+      trace_decay: lambda of the estimator "lambda", in [0, 1], [M].
       optimizer: an `optax.GradientTransformation` over {"logits": [O, A], "values": [O]} in place of SGD with the two
         learning rates; slower, because it updates whole tables.
-      max_episode_steps: an episode is cut there as if it had ended, and counted.
+      max_episode_steps: an episode that reaches this length is treated as ended, and counted as truncated.
     """
 
     num_iterations: int = 30_000

@@ -1,4 +1,4 @@
-"""The one way to train students to the end and to collect their tables."""
+"""Trains students to the end and collects their final tables; `train` does the same with learning curves."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

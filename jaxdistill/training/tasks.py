@@ -35,7 +35,7 @@ class ProgramKey:
 
     Attributes:
       program: the compiled program.
-      param_names: names of the method's numbers.
+      param_names: names of the method's numbers; students of one task have the same ones.
       pauses: iterations before the last at which parameters are handed out.
     """
 
@@ -52,7 +52,10 @@ def stream_keys(key: jax.Array, label: str, ids: np.ndarray) -> np.ndarray:
 
 
 def methods_in_program(method: Method) -> tuple[Method, ...]:
-    """The methods whose functions `method`'s program holds: the paper's of the same shape, or the method alone."""
+    """The methods whose functions `method`'s program holds.
+
+    They are the paper's methods of the same shape if `method` is one of the paper's; otherwise `method` alone.
+    """
 
     def shape(m: Method) -> tuple[Any, ...]:
         return m.next_reward is None, m.control.is_student, m.control.per
@@ -138,7 +141,7 @@ def _make_task(
         _students(key, mdps, cell, program.rule, teacher_index)
         for cell, teacher_index in zip(cells, teacher_indices, strict=True)
     ]
-    # An episode may never end of itself; then it is cut.
+    # Where the expected length is not finite, episodes are cut at max_steps.
     steps = np.clip(np.nan_to_num(cost, nan=program.max_steps), 1.0, program.max_steps)
 
     def on_task_output(student_index: int, pause: int, output: Output) -> None:
@@ -183,7 +186,7 @@ def _students(key: jax.Array, mdps: MDP, cell: ResolvedCell, rule: Rule, teacher
     num, method, config = mdps.num_mdps, cell.method, cell.config
 
     def floats(name: str, value: Any) -> np.ndarray:
-        array = np.asarray(1.0 if callable(value) else value, np.float32)  # a schedule is a factor of 1
+        array = np.asarray(1.0 if callable(value) else value, np.float32)  # the program multiplies by the schedule
         if array.shape not in ((), (num,)):
             raise ValueError(f"{name} must be one number or one for each of the {num} MDPs; got shape {array.shape}.")
         return np.array(np.broadcast_to(array, num))

@@ -133,7 +133,7 @@ def _measure_names(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tupl
 
 
 def _stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:
-    """The worlds, validated, with a leading axis [M]; so is the teacher of a single world."""
+    """The validated worlds with a leading axis [M]. A single world and its teacher get an axis of length 1."""
     validate(mdps)
     if teacher is not None and not isinstance(teacher, Teacher):
         raise ValueError(f"teacher must be a Teacher, such as teachers.optimal(mdps); got {type(teacher).__name__}.")
