@@ -75,10 +75,6 @@ class Compiled:
         """The lowered program for these arguments, as `lower` of a `jax.jit` function returns it."""
         return self._program.lower(*args)
 
-    def num_compiled(self) -> int:
-        """The number of programs that have been compiled so far."""
-        return self._program._cache_size()
-
 
 def compiled(donate: int | None = None) -> Callable[[Callable[..., Any]], Compiled]:
     """A decorator that makes a function `Compiled`."""

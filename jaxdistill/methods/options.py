@@ -111,10 +111,10 @@ def check_number(name: str, value: Any, least: float, most: float) -> np.ndarray
     return array
 
 
-def updated(options: Any, changes: Mapping[str, Any]) -> Any:
-    """`options` with some fields changed; ValueError naming the fields for an unknown one."""
+def updated(options: Any, changes: Mapping[str, Any], introduction: str = "the options are") -> Any:
+    """`options` with some fields changed; ValueError naming the fields, after `introduction`, for an unknown one."""
     names = [field.name for field in dataclasses.fields(options)]
     for name in changes:
         if name not in names:
-            raise ValueError(f"Unknown option {name!r}; the options are {', '.join(names)}.")
+            raise ValueError(f"Unknown option {name!r}; {introduction} {', '.join(names)}.")
     return dataclasses.replace(options, **changes)

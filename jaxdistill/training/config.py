@@ -12,7 +12,7 @@ import optax
 from jaxdistill.engine import rules
 from jaxdistill.mdp import Teacher
 from jaxdistill.methods import Method, UpdateOptions
-from jaxdistill.methods.options import check_number, check_options
+from jaxdistill.methods.options import check_number, check_options, updated
 from jaxdistill.runtime import checks
 
 Rate = float | Callable[[jax.Array], jax.Array] | np.ndarray | Sequence[float]
@@ -75,11 +75,7 @@ def config_of(config: Any, changes: Mapping[str, Any]) -> Config:
     """`config`, or the default if None, with `changes`; ValueError unless they are a `Config` and fields of one."""
     if not isinstance(config, Config | None):
         raise ValueError(f"config must be a Config; got {checks.shown(config)}. Give single fields by name.")
-    fields = [field.name for field in dataclasses.fields(Config)]
-    for name in changes:
-        if name not in fields:
-            raise ValueError(f"Unknown option {name!r}; a configuration has {', '.join(fields)}.")
-    return dataclasses.replace(config or Config(), **changes)
+    return updated(config or Config(), changes, "a configuration has")
 
 
 def _check_schedule(name: str, schedule: Any) -> None:
