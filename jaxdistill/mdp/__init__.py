@@ -5,7 +5,7 @@ tables of an MDP. `teacher` defines the `Teacher`, a policy and its values. `exa
 lengths of policies without sampling.
 """
 
-from jaxdistill.mdp.mdp import MDP, stack, validate
+from jaxdistill.mdp.mdp import MDP, NO_TIME_LIMIT, stack, validate
 from jaxdistill.mdp.teacher import Teacher
 
-__all__ = ["MDP", "Teacher", "stack", "validate"]
+__all__ = ["MDP", "NO_TIME_LIMIT", "Teacher", "stack", "validate"]

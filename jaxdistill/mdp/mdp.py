@@ -24,8 +24,10 @@ from jaxdistill.runtime import checks
 _SUM_TOLERANCE = 1e-5  # The sum of a row of probabilities may differ from 1 by this much.
 _DTYPES = {"i": jnp.int32, "u": jnp.int32, "b": jnp.bool_, "f": jnp.float32}
 _KIND_LETTERS = {"integers": "iu", "real numbers": "f", "booleans": "b"}  # NumPy's letters of the dtypes.
+NO_TIME_LIMIT = 2**31 - 1
+"""`MDP.time_limit` of a world whose episodes are never cut."""
 _FIELDS_OF_KIND = {
-    "integers": ("successor", "start", "observation", "id"),
+    "integers": ("successor", "start", "observation", "id", "time_limit"),
     "real numbers": ("reward", "outcome_probs", "continue_prob", "start_probs"),
     "booleans": ("terminal",),
 }
@@ -52,6 +54,8 @@ class MDP:
       start_probs: float32 [B], their probabilities.
       observation: int32 [S], the row of the student's tables used in each state, in [0, num_observations).
       id: int32 [], the number of the world: random streams depend on it and not on the position in a stack.
+      time_limit: int32 [], the number of steps after which an episode is cut; `NO_TIME_LIMIT` for none. A cut episode
+        is truncated and not terminated: its last target bootstraps, as in Gymnasium.
       num_observations: number of rows O of the student's tables (static).
       grid: the cells of a grid world (`gridworld.Grid`), from which pictures are drawn, or None.
     """
@@ -65,6 +69,7 @@ class MDP:
     start_probs: jax.Array
     observation: jax.Array
     id: jax.Array
+    time_limit: jax.Array
     num_observations: int = dataclasses.field(metadata={"static": True})
     grid: Any = None
 
@@ -89,6 +94,11 @@ class MDP:
         return self.id.ndim == 1
 
     @property
+    def has_time_limit(self) -> bool:
+        """Whether episodes are cut in this MDP, or in any of the stack; for concrete arrays."""
+        return bool((np.asarray(self.time_limit) < NO_TIME_LIMIT).any())
+
+    @property
     def num_mdps(self) -> int:
         """Length M of the stack. Raises ValueError for a single MDP."""
         if not self.is_stacked:
@@ -101,7 +111,17 @@ class MDP:
             sizes = f"{self.num_states} states, {self.num_actions} actions, {self.num_outcomes} outcomes"
         except (AttributeError, IndexError):  # A tree map put something else than arrays into the fields.
             return object.__repr__(self)
-        return f"MDP({count}{sizes}, {self.num_observations} observations)"
+        return f"MDP({count}{sizes}, {self.num_observations} observations{self._limit_text()})"
+
+    def _limit_text(self) -> str:
+        """The time limits in words; "" without any, and inside a trace, where they are unknown."""
+        is_known = isinstance(self.time_limit, np.ndarray | jax.Array) and not isinstance(
+            self.time_limit, jax.core.Tracer
+        )
+        if not is_known or not self.has_time_limit:
+            return ""
+        limits = np.unique(np.asarray(self.time_limit))
+        return f", cut after {limits[0]}{' or more' if len(limits) > 1 else ''} steps"
 
     def __getitem__(self, index: Any) -> "MDP":
         """Takes MDPs out of a stack: an int gives a single MDP; a slice, an int array or a bool array gives a stack.
@@ -131,6 +151,15 @@ class MDP:
         changes: dict[str, Any] = {"observation": jnp.asarray(rows, jnp.int32), "num_observations": size}
         return validate(dataclasses.replace(self, **changes))
 
+    def with_time_limit(self, time_limit: npt.ArrayLike | None) -> "MDP":
+        """The same MDPs with episodes cut after `time_limit` steps, >= 1, one number or one for each MDP; None: never.
+
+        Raises:
+          ValueError: as `from_arrays` does.
+        """
+        limits = _broadcast("time_limit", _time_limits(time_limit), self.id.shape)
+        return validate(dataclasses.replace(self, time_limit=jnp.asarray(limits, jnp.int32)))
+
     @classmethod
     def from_arrays(
         cls,
@@ -145,13 +174,14 @@ class MDP:
         observation: npt.ArrayLike | None = None,
         num_observations: int | None = None,
         id: npt.ArrayLike = 0,
+        time_limit: npt.ArrayLike | None = None,
     ) -> "MDP":
         """Builds an MDP, or a stack if `successor` is [M, S, K], from array-like arguments, and checks it.
 
         In a stack every other argument has a leading axis [M] or is shared by all MDPs. `outcome_probs` with three axes
         means [M, A, K] in a stack and [S, A, K] in a single MDP. By default episodes start in state 0, several start
         states are equally probable, and every state has its own observation. In a stack, a scalar `id` is the id of
-        the first MDP, and the others are numbered on from it.
+        the first MDP, and the others are numbered on from it. `time_limit` None means that episodes are never cut.
 
         Raises:
           ValueError: one line, if shapes disagree, an index is out of range, a number is not finite, or probabilities
@@ -180,6 +210,7 @@ class MDP:
             "start_probs": _broadcast("start_probs", weights, lead + weights.shape[-1:]),
             "observation": _broadcast("observation", rows, lead + (num_states,)),
             "id": _integers("id", ids + np.arange(lead[0])) if lead and ids.ndim == 0 else _broadcast("id", ids, lead),
+            "time_limit": _broadcast("time_limit", _time_limits(time_limit), lead),
         }
         leaves = {name: jnp.asarray(array, _DTYPES[array.dtype.kind]) for name, array in arrays.items()}
         return validate(cls(**leaves, num_observations=checks.whole("num_observations", num_observations, 1)))
@@ -293,6 +324,7 @@ def _check_arrays(host: Any) -> None:
     }.items():
         value = getattr(host, name)
         _check(name, (value >= 0) & (value < bound), value, f"must be in [0, {bound})")
+    _check("time_limit", host.time_limit >= 1, host.time_limit, "must be at least 1 step, or None for no limit")
     _check("reward", np.isfinite(host.reward), host.reward, "must be finite")
     for name in ("outcome_probs", "start_probs", "continue_prob"):
         value = getattr(host, name)
@@ -327,6 +359,7 @@ def _check_shapes(mdps: MDP) -> None:
     num_actions, num_starts = mdps.num_actions, mdps.start.shape[-1]
     shapes = {
         "id": [lead],
+        "time_limit": [lead],
         "reward": [mdps.successor.shape],
         "terminal": [mdps.successor.shape],
         "outcome_probs": [lead + (num_actions, num_outcomes), lead + (num_states, num_actions, num_outcomes)],
@@ -365,6 +398,11 @@ def _integers(name: str, value: npt.ArrayLike) -> np.ndarray:
     array = _as_array(name, value, "iu", "integers")
     _check(name, (array >= -(2**31)) & (array < 2**31), array, "must fit in 32 bits")
     return array
+
+
+def _time_limits(value: npt.ArrayLike | None) -> np.ndarray:
+    """Time limits as integers; `NO_TIME_LIMIT` for None."""
+    return _integers("time_limit", NO_TIME_LIMIT if value is None else value)
 
 
 def _booleans(name: str, value: npt.ArrayLike) -> np.ndarray:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.mdp import MDP
+from jaxdistill.mdp import MDP, NO_TIME_LIMIT
 from jaxdistill.runtime import checks
 from jaxdistill.worlds.grid import MOVES, OUTCOMES, Grid, GridConfig, cell_to_state, check_num_entries, with_overrides
 
@@ -47,6 +47,7 @@ def grid_to_mdp(grid: Grid, config: GridConfig | None = None, **overrides: Any) 
         "start_probs": np.ones((*lead, 1), np.float32),
         "observation": np.broadcast_to(observation.astype(np.int32), (*lead, num_rows * num_cols)),
         "id": np.arange(math.prod(lead), dtype=np.int32).reshape(lead),
+        "time_limit": np.full(lead, NO_TIME_LIMIT, np.int32),
         "grid": grid,
     }
     return MDP(**jax.tree.map(jnp.asarray, arrays), num_observations=num_observations)

@@ -3,7 +3,7 @@
 Gymnasium is optional: `pip install gymnasium`. It is imported only when an environment is given by its id.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ def from_gymnasium(
     env: Any,
     *,
     continue_prob: float = 1.0,
+    time_limit: int | Literal["env"] | None = "env",
     observation: npt.ArrayLike | None = None,
     num_observations: int | None = None,
     **options: Any,
@@ -29,10 +30,9 @@ def from_gymnasium(
     rewards that depend on the action become outcomes of their own. States and actions keep their numbers, so that a
     policy of the MDP is a policy of the environment (`play`).
 
-    The MDP holds only what the table holds. It ignores wrappers and the time limit that `gymnasium.make` adds to most
-    environments (100 steps in FrozenLake), so some training episodes may be very long.
-    `train(..., max_episode_steps=100)` cuts training episodes as the time limit would. `continue_prob=0.99` ends
-    episodes at random after 100 steps on average, in training and in the exact values.
+    The MDP holds what the table holds, and the time limit that `gymnasium.make` adds to most environments (100 steps in
+    FrozenLake, 200 in Taxi, none in CliffWalking). Other wrappers are ignored. An episode that reaches the limit is
+    truncated and not terminated: training bootstraps there, and exact returns are those of at most so many steps.
 
     One world gives one student per method. `stack([from_gymnasium("FrozenLake-v1")] * 20)` gives twenty, each with its
     own random numbers; confidence intervals are then over students and not over worlds.
@@ -40,6 +40,7 @@ def from_gymnasium(
     Args:
       env: an environment, wrapped or not, or the id of one, such as "FrozenLake-v1", "CliffWalking-v1" or "Taxi-v4".
       continue_prob: probability in [0, 1] that an episode goes on after a step that did not end it.
+      time_limit: `MDP.time_limit`, >= 1; None for no limit; "env" for that of the environment's `TimeLimit` wrapper.
       observation: int [S], the row of the student's tables in each state; None: one row for each state.
       num_observations: rows of the student's tables; None: as many as `observation` uses.
       **options: options of `gymnasium.make` if `env` is an id, such as map_name="8x8", is_slippery=False.
@@ -55,6 +56,7 @@ def from_gymnasium(
         env = _make(env, options)
     elif options:
         raise ValueError(f"{next(iter(options))} is an option of gymnasium.make; give an id, not an environment.")
+    limit = _time_limit(env) if isinstance(time_limit, str) and time_limit == "env" else time_limit
     outcomes, start_distribution = _outcomes_and_start(getattr(env, "unwrapped", env))
     starts = np.flatnonzero(start_distribution)
     return MDP.from_arrays(
@@ -64,14 +66,25 @@ def from_gymnasium(
         start_probs=start_distribution[starts],
         observation=observation,
         num_observations=num_observations,
+        time_limit=limit,
     )
+
+
+def _time_limit(env: Any) -> int | None:
+    """The smallest time limit of the environment's `TimeLimit` wrappers; None without one."""
+    limits = []
+    while env is not getattr(env, "unwrapped", env):
+        if type(env).__name__ == "TimeLimit":
+            limits.append(int(env._max_episode_steps))
+        env = env.env
+    return min(limits, default=None)
 
 
 def play(env: Any, policy: npt.ArrayLike, num_episodes: int, *, seed: int = 0) -> np.ndarray:
     """Plays a policy in the Gymnasium environment itself and gives the undiscounted returns [num_episodes].
 
-    Apart from sampling error, their mean is the exact return that `train` and `exact` report, unless a time limit of
-    `env` ends episodes: pass `env.unwrapped` to play without it.
+    Apart from sampling error, their mean is the exact return that `train` and `exact` report, if `env` has the time
+    limit of the MDP: pass `env.unwrapped` to play without a limit.
 
     Args:
       env: the environment.
