@@ -18,7 +18,9 @@ the pseudo-reward rhat_t of a step and V the student's values at the start of th
 
 Targets, pseudo-rewards and the V condition are constants for the gradient; l_t is differentiated. An episode
 ends when it arrives in a terminal state or, after any other step, with probability 1 - continue_prob: both
-ends are real (the paper's s_term), so nothing is bootstrapped from beyond them.
+ends are real (the paper's s_term), so nothing is bootstrapped from beyond them. A time limit is no end. Where an
+episode of T steps is cut in state s_T, the value V(o_T) takes the place of target_T, and the part of rhat_{T-1} that
+the next step decides is that of an action drawn in s_T and not played. With truncation "end" a cut is an end.
 
 Letters: S states, A actions, K outcomes, O observations; pi teacher, pi_theta student; logarithms in nats.
 """
@@ -67,6 +69,7 @@ class World:
     start_probs: list[float]  # [B]
     observation: list[int]  # [S] row of the student's tables, in [0, O)
     num_observations: int
+    time_limit: int = 2**31 - 1  # steps
 
     @classmethod
     def of(cls, mdp: Any) -> World:
@@ -100,6 +103,7 @@ class Settings:
     discount: float = 0.99
     probability_floor: float = 0.01  # log pi(a) is log max(pi(a), floor)
     trace_decay: float = 0.95  # lambda of the estimator "lambda"
+    truncation: str = "bootstrap"  # what the time limit does, or "end"
 
     def __post_init__(self) -> None:
         only_td = self.method in ("td_v0", "td_vpi")  # they replace the bootstrap of TD(1)
@@ -143,14 +147,26 @@ def take_step(world: World, state: int, action: int, rng: np.random.Generator) -
 
 
 def play_episode(world: World, policy: list[list[float]], rng: np.random.Generator) -> list[Step]:
-    """One episode under a policy [S][A]."""
+    """One episode under a policy [S][A]; its last step has a next state where the time limit cut it."""
     state: int | None = world.start[draw(world.start_probs, rng)]
-    episode = []
-    while state is not None:
+    episode: list[Step] = []
+    while state is not None and len(episode) < world.time_limit:
         step = take_step(world, state, draw(policy[state], rng), rng)
         episode.append(step)
         state = step.next_state
     return episode
+
+
+def close_episode(
+    settings: Settings, policy: list[list[float]], episode: list[Step], rng: np.random.Generator
+) -> tuple[list[Step], Step | None]:
+    """The episode, and where it was cut the state there with the action that `policy` [S][A] draws; None at an end."""
+    state = episode[-1].next_state
+    if state is None:
+        return episode, None
+    if settings.truncation == "end":
+        return [*episode[:-1], episode[-1]._replace(next_state=None)], None
+    return episode, Step(state, draw(policy[state], rng), 0.0, None)
 
 
 # --- Losses and pseudo-rewards (Table 1) --------------------------------------------------------------------
@@ -191,9 +207,14 @@ def reverse_cross_entropy_gradient(pi: list[float], pi_theta: list[float], floor
 
 
 def pseudo_rewards(
-    world: World, teacher: Teacher, settings: Settings, policy: list[list[float]], episode: list[Step]
+    world: World,
+    teacher: Teacher,
+    settings: Settings,
+    policy: list[list[float]],
+    episode: list[Step],
+    cut: Step | None = None,
 ) -> list[float]:
-    """rhat_t of every step of the episode; `policy` [O][A] is the student's."""
+    """rhat_t of every step of the episode; `policy` [O][A] is the student's, and `cut` as `close_episode` returns."""
     method, floor = settings.method, settings.probability_floor
 
     def student(state: int) -> list[float]:
@@ -204,7 +225,7 @@ def pseudo_rewards(
 
     rhat = []
     for t, step in enumerate(episode):
-        following = episode[t + 1] if t + 1 < len(episode) else None
+        following = episode[t + 1] if t + 1 < len(episode) else cut
         teacher_next_value = 0.0 if step.next_state is None else teacher.values[step.next_state]
 
         reward = 0.0  # teacher_distill, on_policy_distill
@@ -242,16 +263,24 @@ def loss_gradient(teacher: Teacher, settings: Settings, state: int, pi_theta: li
 
 
 def targets_and_advantages(
-    world: World, settings: Settings, values: list[float], episode: list[Step], rhat: list[float]
+    world: World,
+    settings: Settings,
+    values: list[float],
+    episode: list[Step],
+    rhat: list[float],
+    cut: Step | None = None,
 ) -> tuple[list[float], list[float]]:
     """What V is fitted to, and what multiplies -grad log pi_theta(a_t), for every step."""
     before = [values[world.observation[step.state]] for step in episode]
     targets = list(rhat)
     if settings.method in ("td_v0", "td_vpi"):  # V_theta is no bootstrap and no baseline (Prop. 3)
         return targets, targets
-    for t in reversed(range(len(episode) - 1)):  # nothing follows the last step
+    at_cut = [] if cut is None else [values[world.observation[cut.state]]]
+    targets, ahead = targets + at_cut, before + at_cut
+    for t in reversed(range(len(targets) - 1)):  # nothing follows an end
         decay = {"mc": 1.0, "td": 0.0, "lambda": settings.trace_decay}[settings.estimator]
-        targets[t] += settings.discount * (decay * targets[t + 1] + (1 - decay) * before[t + 1])
+        targets[t] += settings.discount * (decay * targets[t + 1] + (1 - decay) * ahead[t + 1])
+    targets = targets[: len(episode)]
     return targets, [target - value for target, value in zip(targets, before, strict=True)]
 
 
@@ -269,10 +298,11 @@ def episode_update(
     policy: list[list[float]],
     values: list[float],
     episode: list[Step],
+    cut: Step | None = None,
 ) -> Update:
     """The update that one episode gives a student with `policy` [O][A] and `values` [O]."""
-    rhat = pseudo_rewards(world, teacher, settings, policy, episode)
-    targets, advantages = targets_and_advantages(world, settings, values, episode, rhat)
+    rhat = pseudo_rewards(world, teacher, settings, policy, episode, cut)
+    targets, advantages = targets_and_advantages(world, settings, values, episode, rhat, cut)
     weight = 1.0 / len(episode) if settings.reduction == "mean" else 1.0
     update = Update({}, {})
     for step, target, advantage in zip(episode, targets, advantages, strict=True):
@@ -311,8 +341,8 @@ def train_student(
     for _ in range(num_iterations):
         by_state = [policy[o] for o in world.observation]
         control = teacher.probs if settings.method == "teacher_distill" else by_state
-        episode = play_episode(world, control, rng)
-        update = episode_update(world, teacher, settings, policy, values, episode)
+        episode, cut = close_episode(settings, control, play_episode(world, control, rng), rng)
+        update = episode_update(world, teacher, settings, policy, values, episode, cut)
         for o, gradient in update.logits.items():
             for a, slope in enumerate(gradient):
                 logits[o][a] -= settings.learning_rate * slope
@@ -337,7 +367,7 @@ def train_q_learning(
     """Q-learning teacher (App. A.4): Q <- (1-lambda) Q + lambda (r + discount max_a Q(a, s')), at once.
 
     Control: with probability epsilon any action, else one of the best, ties shared equally. Q is 0 after
-    the end of an episode.
+    the end of an episode; a time limit cuts an episode without ending it.
     """
     num_actions = world.num_actions
     q = [[0.0] * num_actions for _ in range(world.num_observations)]
@@ -345,7 +375,7 @@ def train_q_learning(
     for _ in range(num_iterations):
         state: int | None = world.start[draw(world.start_probs, rng)]
         total, length = 0.0, 0
-        while state is not None:
+        while state is not None and length < world.time_limit:
             row = q[world.observation[state]]
             best = [a for a, value in enumerate(row) if value == max(row)]
             candidates = list(range(num_actions)) if rng.random() < epsilon else best

@@ -12,6 +12,7 @@ from tests.reference import (
     Step,
     Teacher,
     World,
+    close_episode,
     draw,
     episode_update,
     forward_cross_entropy,
@@ -96,6 +97,34 @@ def test_update_by_hand(method, estimator, reduction):
         [weight * (0.5 * advantage[1] + grad_l[1][0]), weight * (-0.5 * advantage[1] + grad_l[1][1])]
     )
     assert update.values == pytest.approx({0: weight * (targets[0] - 0.5), 1: weight * (targets[1] - 3.0)})
+
+
+CUT_BY_HAND = {  # the target of the only step, whose episode is cut in state 1, where action 1 is drawn
+    "baseline": 2.0 + 0.9 * 3.0,
+    "entropy_regularised": math.log(0.6) + 0.9 * 3.0,
+    "n_distill": -H[1] + 0.9 * 3.0,
+    "exp_entropy_regularised": FLOORED + 0.9 * 3.0,
+    "teacher_v_reward": (2.0 + 0.9 * 1.0 - 2.0) + 0.9 * 3.0,
+    "td_v0": 2.0,
+    "td_vpi": 2.0 + 0.9 * 1.0,
+}
+
+
+@pytest.mark.parametrize("method", CUT_BY_HAND)
+def test_a_cut_bootstraps_by_hand(method):
+    limited = World(**{**vars(CORRIDOR), "time_limit": 1})
+    episode = play_episode(limited, [[1.0, 0.0]] * 2, np.random.default_rng(0))
+    assert episode == [EPISODE[0]] and episode[0].next_state == 1
+    for estimator in ["td"] if method.startswith("td_") else ["mc", "td", "lambda"]:
+        settings = Settings(method, estimator, discount=0.9, trace_decay=0.25)
+        closed, cut = close_episode(settings, [[0.0, 1.0]] * 2, episode, np.random.default_rng(0))
+        assert closed == episode and cut == (1, 1, 0.0, None)
+        update = episode_update(limited, TEACHER, settings, POLICY, VALUES, closed, cut)
+        assert update.values == pytest.approx({0: CUT_BY_HAND[method] - 0.5})
+        ended, cut = close_episode(
+            Settings(method, estimator, truncation="end"), [[0.0, 1.0]] * 2, episode, np.random.default_rng(0)
+        )
+        assert cut is None and ended[0].next_state is None
 
 
 @pytest.mark.parametrize("method", ["teacher_distill", "on_policy_distill"])

@@ -16,7 +16,7 @@ from jaxdistill.engine.rules import Rule, Student
 from jaxdistill.estimators.estimator import Estimator, Row, StepRecord
 from jaxdistill.methods.numerics import sample_index
 
-STEP_STREAM, START_STREAM = 0, 1  # purposes of random draws
+STEP_STREAM, START_STREAM, CUT_STREAM = 0, 1, 2  # purposes of random draws
 Schedule = Callable[[jax.Array], jax.Array]
 
 
@@ -29,7 +29,8 @@ class Program:
       estimator: how returns are estimated, and so what a tick does.
       num_lanes: W, fixed, so that a student's numbers do not depend on how many students run beside it.
       num_checkpoints: C bins of the learning curves.
-      max_steps: an episode is cut after so many steps (and counted as truncated).
+      max_steps: the largest time limit of any student's episodes, in steps.
+      bootstraps_at_cut: whether the last target of an episode that is cut bootstraps; otherwise a cut is an end.
       reduction: "mean" or "sum", how the updates of an episode's steps become one.
       ring: a power of two, iterations whose scale is remembered; `settle` must run once in ring - 2 iterations.
       schedule, value_schedule: iteration -> factor of the learning rates, or None for constant rates.
@@ -43,6 +44,7 @@ class Program:
     num_lanes: int
     num_checkpoints: int
     max_steps: int = 4096
+    bootstraps_at_cut: bool = True
     reduction: str = "mean"
     ring: int = 8192
     schedule: Schedule | None = None
@@ -50,6 +52,11 @@ class Program:
     optimizer: optax.GradientTransformation | None = None
     episode_control: bool = False
     sync_every: int = 32
+
+    @property
+    def num_records(self) -> int:
+        """Records of an episode that a lane has room for: a `StepRecord` of every step, and of the cut."""
+        return self.max_steps + 1
 
 
 @jax.tree_util.register_dataclass
@@ -61,7 +68,7 @@ class LaneTables:
       rows: [W * O, width] for each part of the rule's rows.
       scales: [W * ring, 2], by which an iteration's directions of logits and value are multiplied.
       curves: [W * C, 2], sums over the iterations of a bin of undiscounted return and of length.
-      records: int32 [W * max_steps, 4], the `StepRecord`s of the episode; None if the estimator needs none.
+      records: int32 [W * num_records, 4], the `StepRecord`s of the episode; None if the estimator needs none.
     """
 
     rows: Row
@@ -84,7 +91,7 @@ class LaneState:
       control: [3], this episode's weights of student, teacher and uniform policy.
       scale: [2], of the iteration that was finished last.
       bin, bin_return, bin_length, episode_return: accumulators of the learning curve.
-      truncated: episodes cut at max_steps.
+      truncated: episodes that were cut by their time limit.
       fault: iteration, counted from 1, in which a row was not finite; 0: none. Such a lane stops.
       awaits_optimizer: whether its iteration is complete and `optimizer` must be applied before the next.
       work: the estimator's work state.
@@ -161,7 +168,7 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
         return tuple(jnp.zeros((number, rule.width), jnp.float32) for _ in range(rule.num_parts))
 
     records = (
-        jnp.zeros((width * program.max_steps, len(StepRecord._fields)), jnp.int32)
+        jnp.zeros((width * program.num_records, len(StepRecord._fields)), jnp.int32)
         if program.estimator.records_episode
         else None
     )

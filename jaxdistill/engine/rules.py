@@ -29,6 +29,7 @@ class Student:
     Attributes:
       mdp, teacher: int32 [], index of its world and of its teacher.
       key: uint32 [2], the name of its random stream.
+      time_limit: int32 [], steps after which its episodes are cut.
       learning_rate, value_learning_rate: float32 [].
       options: `UpdateOptions`, its numbers float32 []; its names are those of the program.
       control: float32 [3], weights of the student's, the teacher's and the uniform policy in q.
@@ -42,6 +43,7 @@ class Student:
     mdp: Leaf
     teacher: Leaf
     key: Leaf
+    time_limit: Leaf
     learning_rate: Leaf
     value_learning_rate: Leaf
     options: UpdateOptions

@@ -21,6 +21,7 @@ from jax import lax
 
 from jaxdistill.engine import threefry, xla
 from jaxdistill.engine.lanes import (
+    CUT_STREAM,
     STEP_STREAM,
     Lanes,
     LaneState,
@@ -49,7 +50,7 @@ class Arrival:
       mdp_state, observation: int32 [W], where the agent is now.
       reward: float32 [W], r_t.
       ended: bool [W], whether the episode ended.
-      cut: bool [W], whether it ended only because it reached max_steps.
+      cut: bool [W], whether it ended only because it reached its time limit.
     """
 
     outcome: jax.Array
@@ -83,7 +84,7 @@ class Machine:
         return self.program.rule
 
     def record_index(self, time: jax.Array) -> jax.Array:
-        return lane_index(self.program) * self.program.max_steps + time
+        return lane_index(self.program) * self.program.num_records + time
 
     def read_record(self, lanes: Lanes, index: jax.Array) -> StepRecord:
         record = lax.optimization_barrier(read(lanes.tables.records, index))
@@ -125,11 +126,23 @@ class Machine:
 
     def start_acting(
         self, state: LaneState, is_finite: jax.Array, may_act: jax.Array | bool = True
-    ) -> tuple[jax.Array, LaneState]:
-        """Which lanes act now. A lane whose row is not finite stops for good and notes the iteration."""
-        active = (state.iteration < self.until) & ~state.awaits_optimizer & (state.fault == 0) & may_act
-        fault = jnp.where(active & ~is_finite, state.iteration + 1, state.fault)
-        return active & is_finite, dataclasses.replace(state, fault=fault)
+    ) -> tuple[jax.Array, jax.Array, LaneState]:
+        """Which lanes act now, and in which the episode is cut, because its time limit is reached.
+
+        A lane whose row is not finite stops for good and notes the iteration.
+        """
+        ready = (state.iteration < self.until) & ~state.awaits_optimizer & (state.fault == 0) & may_act
+        fault = jnp.where(ready & ~is_finite, state.iteration + 1, state.fault)
+        state = dataclasses.replace(state, fault=fault)
+        ready &= is_finite
+        if not self.program.bootstraps_at_cut:
+            return ready, jnp.zeros_like(ready), state
+        cut = ready & self._is_at_limit(state)
+        return ready & ~cut, cut, dataclasses.replace(state, truncated=state.truncated + cut.astype(jnp.int32))
+
+    def _is_at_limit(self, state: LaneState) -> jax.Array:
+        """Whether the episode of each lane has as many steps as its time limit allows, bool [W]."""
+        return state.time >= state.student.time_limit
 
     def act(
         self, state: LaneState, row: Row, teacher_row: jax.Array, replay: tuple[jax.Array, StepRecord] | None = None
@@ -139,8 +152,8 @@ class Machine:
         `replay` is a mask [W] and the record whose action and outcome take the place of the drawn ones there.
         """
         worlds, student = self.worlds, state.student
-        draw = jax.vmap(threefry.random_bits, in_axes=(0, 0, None))
-        bits = lax.optimization_barrier(draw(student.key, state.count, STEP_STREAM))
+        draw = jax.vmap(threefry.random_bits)
+        bits = lax.optimization_barrier(draw(student.key, state.count, self._action_streams(state)))
 
         def sample(student, control, row, teacher_row, bits, more_bits):
             weights = self.rule.weights(row, teacher_row, student, control)
@@ -162,9 +175,22 @@ class Machine:
         index = (student.mdp * worlds.num_states + state.mdp_state) * worlds.num_outcomes + outcome
         step = transition(lax.optimization_barrier(read(worlds.arrivals, index)))
         ends = step.is_terminal | ~goes_on
-        cut = ~ends & (state.time + 1 >= self.program.max_steps)
+        cut = jnp.zeros_like(ends)
+        if not self.program.bootstraps_at_cut:
+            cut = ~ends & (state.time + 1 >= student.time_limit)
         arrival = Arrival(outcome, step.mdp_state, step.observation, step.reward, ends | cut, cut)
         return lax.optimization_barrier((action, arrival))
+
+    def _action_streams(self, state: LaneState) -> jax.Array:
+        """The random stream from which each lane draws its action, uint32 [W].
+
+        Where an episode is cut, an action is drawn that is not played, because a part of the previous step's reward may
+        depend on it. The next step is at the same position of the stream, and must not repeat that draw.
+        """
+        streams = jnp.full_like(state.count, STEP_STREAM)
+        if self.program.bootstraps_at_cut and self.rule.next_rewards:
+            streams = jnp.where(self._is_at_limit(state), jnp.uint32(CUT_STREAM), streams)
+        return streams
 
     def arrive(self, state: LaneState, active: jax.Array, arrival: Arrival) -> LaneState:
         step = active.astype(jnp.int32)

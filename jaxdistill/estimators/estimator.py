@@ -63,8 +63,8 @@ class Machine(Protocol):
     def refresh(self, state: Any, visit: Visit) -> tuple[Row, jax.Array]:
         """The student's rows, brought up to date, and whether they are finite."""
 
-    def start_acting(self, state: Any, is_finite: jax.Array, may_act: Any = True) -> tuple[jax.Array, Any]:
-        """Which lanes act in this tick; lanes with a row that is not finite are stopped."""
+    def start_acting(self, state: Any, is_finite: jax.Array, may_act: Any = True) -> tuple[jax.Array, jax.Array, Any]:
+        """Which lanes act in this tick, and in which the episode is cut; lanes with a row that is not finite stop."""
 
     def act(self, state: Any, row: Row, teacher_row: jax.Array, replay: Any = None) -> tuple[jax.Array, Any]:
         """Draws an action and its outcome, or repeats those of a record."""

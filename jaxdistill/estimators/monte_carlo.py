@@ -64,35 +64,37 @@ class MonteCarlo(Estimator):
         observation = jnp.where(backward, record.observation, state.observation)
         visit = machine.visit(lanes, mdp_state, observation)
         row, is_finite = machine.refresh(state, visit)
-        active, state = machine.start_acting(state, is_finite, ~backward)
+        active, cut, state = machine.start_acting(state, is_finite, ~backward)
         here = dataclasses.replace(state, mdp_state=mdp_state, observation=observation)
         action, arrival = machine.act(here, row, visit.teacher_row, (backward, record))
         credited, continuation, next_reward = jax.vmap(self._credit_by(rule))(
-            state.student, replay, row, visit.teacher_row, action, arrival.reward
+            state.student, replay, row, visit.teacher_row, action, arrival.reward, cut
         )
         lanes = machine.write(lanes, visit, visit.row_index, select(backward[:, None], credited, row))
         step = StepRecord(mdp_state, observation, action, arrival.outcome)
         lanes = machine.write_record(lanes, record_index, step)
-        ended = active & arrival.ended
-        remaining = jnp.where(ended, state.time + 1, jnp.where(backward, replay.remaining - 1, 0))
+        remaining = jnp.where(backward, replay.remaining - 1, jnp.where(cut, state.time, 0))
+        remaining = jnp.where(active & arrival.ended, state.time + 1, remaining)
+        has_next = backward | cut  # The step that is credited next has a step or a cut after it.
         work = Replay(
             remaining=remaining,
-            continuation=jnp.where(backward, continuation, 0),
-            next_reward=jnp.where(backward, next_reward, 0),
-            next_teacher_value=jnp.where(backward, rule.teacher_value(visit.teacher_row), 0),
+            continuation=jnp.where(has_next, continuation, 0),
+            next_reward=jnp.where(has_next, next_reward, 0),
+            next_teacher_value=jnp.where(has_next, rule.teacher_value(visit.teacher_row), 0),
         )
         state = machine.arrive(dataclasses.replace(state, work=work), active, arrival)
         return machine.end_iteration(dataclasses.replace(lanes, state=state), backward & (remaining == 0))
 
     def _credit_by(self, rule: Any) -> Any:
-        """A function that credits one step of one lane, walking backward."""
+        """A function that credits one step of one lane, walking backward; at a cut it only starts the walk."""
 
-        def credit(student, replay, row, teacher_row, action, reward):
+        def credit(student, replay, row, teacher_row, action, reward, cut):
             step = rule.step(student, row, teacher_row, replay.next_teacher_value, action, reward)
             discounted = student.options.discount * replay.continuation
             target = rule.reward(student, step) + replay.next_reward + discounted
             value = rule.state_value(student, row, rule.teacher_value(teacher_row))
-            continuation = self.continuation(student.options, target, value)
+            # Nothing is sampled after a cut, so the value of its state takes the place of the return from there.
+            continuation = jnp.where(cut, value, self.continuation(student.options, target, value))
             return rule.credit(student, row, step, target), continuation, rule.next_reward(student, step)
 
         return credit

@@ -70,7 +70,7 @@ class OneStep(Estimator):
         visit = machine.visit(lanes, state.mdp_state, state.observation)
         is_same_row = pending.valid & (pending.observation == state.observation)
         credited, row, is_finite = self._credit(machine, state, visit, is_same_row)
-        active, state = machine.start_acting(state, is_finite)
+        active, cut, state = machine.start_acting(state, is_finite)
         action, arrival = machine.act(state, row, visit.teacher_row)
         if machine.rule.next_rewards:
             credited, row = self._credit_next_reward(machine, state, visit, credited, row, action, is_same_row)
@@ -86,7 +86,7 @@ class OneStep(Estimator):
             goes_on=1 - arrival.ended.astype(jnp.float32),
         )
         state = machine.arrive(dataclasses.replace(state, work=work), active, arrival)
-        return machine.end_iteration(dataclasses.replace(lanes, state=state), active & arrival.ended)
+        return machine.end_iteration(dataclasses.replace(lanes, state=state), (active & arrival.ended) | cut)
 
     def _credit(self, machine: Machine, state: Any, visit: Any, is_same_row: jax.Array) -> Any:
         """The credited row of the previous step, the up-to-date row of this step, and whether the latter is finite.

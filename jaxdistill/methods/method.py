@@ -19,6 +19,7 @@ from jaxdistill.runtime import checks
 from jaxdistill.runtime.files import one_line
 
 REDUCTIONS = ("mean", "sum")
+TRUNCATIONS = ("bootstrap", "end")
 """How the updates of an episode's steps become one."""
 
 BOOTSTRAPS = ("student", "teacher", "zero")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxdistill.estimators import ESTIMATORS
-from jaxdistill.methods.method import REDUCTIONS, Method
+from jaxdistill.methods.method import REDUCTIONS, TRUNCATIONS, Method
 from jaxdistill.runtime import checks
 
 
@@ -32,6 +32,9 @@ class UpdateOptions:
     Attributes:
       estimator: a name of `estimators.ESTIMATORS`.
       reduction: "mean" or "sum" over the steps of an episode.
+      truncation: what cutting an episode at its time limit does. "bootstrap": the value of the state where it was cut
+        takes the place of the return from there, as in Gymnasium, where truncated is not terminated. "end": nothing
+        follows, as after an end.
       discount: in [0, 1].
       probability_floor: the least teacher probability inside a logarithm, in [0, 1).
       loss_weight: factor of l.
@@ -43,6 +46,7 @@ class UpdateOptions:
         "td", f"how returns are estimated, where the method leaves it open: {', '.join(ESTIMATORS)}"
     )
     reduction: str = _words("mean", "an episode's update is the mean or the sum over its steps")
+    truncation: str = _words("bootstrap", "an episode cut by a time limit: bootstrap from its last state, or end")
     discount: Any = _number(0.99, 0, 1, "discount of the returns in training, in [0, 1]")
     probability_floor: Any = _number(0.01, 0, np.nextafter(1, 0), "least teacher probability inside a log, in [0, 1)")
     loss_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the loss")
@@ -64,6 +68,11 @@ def number_fields() -> dict[str, tuple[float, float]]:
     return {field.name: field.metadata["domain"] for field in fields if "domain" in field.metadata}
 
 
+def word_fields() -> tuple[str, ...]:
+    """The names of the options on which a compiled program depends."""
+    return tuple(field.name for field in dataclasses.fields(UpdateOptions) if field.metadata.get("static"))
+
+
 def foreign_numbers(estimator: str) -> dict[str, float]:
     """The numbers of all other estimators, by name, with their defaults."""
     names = {name for other in ESTIMATORS.values() if other.name != estimator for name in other.numbers}
@@ -78,7 +87,8 @@ def check_options(options: UpdateOptions, *, per_world: bool = False) -> None:
       options: the options.
       per_world: whether a number may be an array with one entry for each world.
     """
-    for name, valid in (("estimator", ESTIMATORS), ("reduction", REDUCTIONS)):
+    words = {"estimator": ESTIMATORS, "reduction": REDUCTIONS, "truncation": TRUNCATIONS}
+    for name, valid in words.items():
         checks.one_of(name, getattr(options, name), valid)
     foreign = foreign_numbers(options.estimator)
     for name, (least, most) in number_fields().items():

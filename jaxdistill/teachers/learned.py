@@ -26,6 +26,7 @@ def q_learning(
     discount: float = 0.99,
     num_iterations: int = 30_000,
     max_episode_steps: int = 4096,
+    truncation: str = "bootstrap",
     progress: bool | None = None,
 ) -> Teacher:
     """A teacher trained by Q-learning with epsilon-greedy control (App. A.4); its policy is softmax(Q / temperature).
@@ -38,7 +39,8 @@ def q_learning(
       epsilon: probability of a uniform action while learning, in [0, 1].
       discount: in [0, 1].
       num_iterations: number of episodes.
-      max_episode_steps: the largest number of steps of an episode, after which it is cut.
+      max_episode_steps: the largest number of steps of an episode, after which it is cut, as by a world's time limit.
+      truncation: as in `Config`: "bootstrap", or "end" to learn as if a cut were an end.
       progress: as in `train`.
 
     Raises:
@@ -53,7 +55,7 @@ def q_learning(
         )
     config = Config(
         num_iterations=num_iterations, num_checkpoints=1, learning_rate=learning_rate, discount=discount,
-        max_episode_steps=max_episode_steps,
+        max_episode_steps=max_episode_steps, truncation=truncation,
     )  # fmt: skip
     method = Method("q_learning", params={"epsilon": epsilon}, estimator="td", baseline=False, needs_teacher=False)
     cell = resolve_cell("teacher:q_learning", method, None, config, rules.q_learning_rule)

@@ -18,11 +18,12 @@ import numpy as np
 
 from jaxdistill import methods
 from jaxdistill.estimators import ESTIMATORS
-from jaxdistill.mdp import MDP, Teacher
+from jaxdistill.mdp import MDP, NO_TIME_LIMIT, Teacher
 from jaxdistill.methods import Method, Step, UpdateOptions, make_step
 from jaxdistill.methods.options import check_options, updated
 from jaxdistill.runtime import checks
-from jaxdistill.theory.elimination import resolve
+from jaxdistill.theory.chains import Chain, chain_of, is_cut
+from jaxdistill.theory.time_limits import UnrolledMDP, unrolled
 
 _MAX_ENTRIES = 2**28  # Entries of the largest array that may be held at once: a gigabyte in float32.
 MAX_NODES = 1024  # The Gauss-Legendre nodes are computed as the eigenvalues of a matrix of this size.
@@ -78,14 +79,16 @@ def expected_update(
     """The exact expectation of one iteration's update over episodes of the control policy.
 
     Args:
-      mdp: a single MDP with S states, A actions, K outcomes; every episode must end with probability 1.
+      mdp: a single MDP with S states, A actions, K outcomes; every episode must end with probability 1. Where a time
+        limit cuts episodes, the option `truncation` says what follows the last step. Inside a trace of `mdp` itself its
+        limit is not known, and the update is NaN if there is one.
       teacher: a single teacher, probs [S, A] and values [S].
       method: a name of `METHODS` or a `Method`.
       logits: [O, A]; the result is differentiable with respect to it, and is in float64 if `logits` is.
       values: [O], V_theta; zeros if None.
-      **options: fields of `ExactOptions`: estimator ("td"), reduction ("mean"), discount (0.99), probability_floor
-        (0.01), loss_weight (1), return_weight (1), trace_decay (0.95), num_nodes (64). Where the method fixes an
-        option, the method's value is used.
+      **options: fields of `ExactOptions`: estimator ("td"), reduction ("mean"), truncation ("bootstrap"), discount
+        (0.99), probability_floor (0.01), loss_weight (1), return_weight (1), trace_decay (0.95), num_nodes (64). Where
+        the method fixes an option, the method's value is used.
 
     Returns:
       An `Update`.
@@ -134,6 +137,10 @@ def make_problem(
     method = methods.get(method)
     exact = exact_options(options)
     logits, values = _check_tables(mdp, teacher, logits, values)
+    if isinstance(mdp.time_limit, jax.core.Tracer):
+        logits = jnp.where(mdp.time_limit == NO_TIME_LIMIT, logits, jnp.nan)
+    else:
+        mdp, teacher = unrolled(mdp, teacher, exact.truncation)
     check_problem(method, exact, mdp, teacher)
     return Problem.resolved(method, exact, mdp, teacher, logits, values)
 
@@ -191,7 +198,8 @@ def check_size(mdp: MDP, computation: str, *, num_nodes: int = 1, copies: int = 
       copies: how many updates are computed at the same time.
     """
     s, a, k = mdp.num_states, mdp.num_actions, mdp.num_outcomes
-    arrays = {"S*A*K*2*A": s * a * k * 2 * a, "S*S*max(K, nodes)": s * s * max(k, num_nodes)}
+    block = mdp.block_size if isinstance(mdp, UnrolledMDP) else s
+    arrays = {"S*A*K*2*A": s * a * k * 2 * a, "S*S*max(K, nodes)": block * block * max(k, num_nodes)}
     name = max(arrays, key=lambda name: arrays[name])
     if copies * arrays[name] > _MAX_ENTRIES:
         times = f" times {copies}" if copies > 1 else ""
@@ -214,24 +222,6 @@ class Branches(NamedTuple):
     probs: jax.Array
     reward: jax.Array
     loss_gradient: jax.Array
-
-
-class Chain(NamedTuple):
-    """The Markov chain of states under a control policy, with a factor z for each transition.
-
-    Attributes:
-      taken: [S, A, K, E], P(action and branch | s).
-      onward: [S, A, K], z P(action and branch | s) of the branches in which the episode goes on.
-      transition: [S, S'], the sums of `onward` for each successor.
-      weight: [S, A, K, E], E[1(action and branch) z^(number of later steps) | s].
-      start: [S], P(s_0 = s).
-    """
-
-    taken: jax.Array
-    onward: jax.Array
-    transition: jax.Array
-    weight: jax.Array
-    start: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,7 +341,7 @@ class Problem:
         values = jnp.broadcast_to(self.bootstrap_values()[:, None, None, None], branches.reward.shape)
         constant = self.next_rewards()[:, :, None, None] + self.options.discount * continuation(branches.reward, values)
         slope = continuation(1.0, 0.0)
-        is_zero = isinstance(slope, float) and slope == 0  # Then `solve_backward` has no linear system to solve.
+        is_zero = isinstance(slope, float) and slope == 0  # Then `sum_ahead` has no linear system to solve.
         return constant, 0.0 if is_zero else self.options.discount * slope
 
     def components(self) -> list[tuple[float, jax.Array]]:
@@ -373,23 +363,19 @@ class Problem:
         return jnp.eye(self.mdp.num_actions, dtype=self.dtype) - probs[:, None]
 
     def chain(self, branches: Branches, control: jax.Array, z: jax.Array) -> Chain:
-        """The chain of states under a control policy [S, A], with a factor z for each transition."""
-        mdp = self.mdp
-        taken = control[:, :, None, None] * branches.probs
-        onward = z * taken[..., 0]
-        is_successor = jax.nn.one_hot(mdp.successor, mdp.num_states, dtype=self.dtype)  # [S, K, S']
-        transition = jnp.einsum("sak,skn->sn", onward, is_successor)
-        later_factor = resolve(transition, jnp.sum(taken[..., 1], axis=(1, 2)))  # E[z^(number of later steps) | s]
-        factor = jnp.stack([z * later_factor[mdp.successor], jnp.ones(mdp.successor.shape, self.dtype)], axis=-1)
-        start = jnp.zeros(mdp.num_states, self.dtype).at[mdp.start].add(jnp.asarray(mdp.start_probs, self.dtype))
-        return Chain(taken, onward, transition, taken * factor[:, None], start)
+        """The chain of states under a control policy [S, A], with a factor z for each step that follows another."""
+        return chain_of(self.mdp, branches.probs, control, z)
 
+    def returns_at_cut(self) -> jax.Array:
+        """X_t where the episode is cut before step t, for the action drawn there, [S, A]; 0 in all other states.
 
-def solve_backward(chain: Chain, slope: jax.Array | float, source: jax.Array) -> jax.Array:
-    """x [S, ...] with x(s) = source(s) + slope * E[z x(s') | s]: the sum over the remaining steps from each state."""
-    if isinstance(slope, float) and slope == 0:
-        return source
-    return resolve(slope * chain.transition, source.reshape(len(source), -1)).reshape(source.shape)
+        The value of the state takes the place of H_t, because nothing is sampled after the cut.
+        """
+        cut = is_cut(self.mdp)
+        if cut is None:
+            return jnp.zeros((self.mdp.num_states, self.mdp.num_actions), self.dtype)
+        returns = self.next_rewards() + self.options.discount * self.bootstrap_values()[:, None]
+        return jnp.where(cut[:, None], returns, 0)
 
 
 def _weighted_update(problem: Problem, branches: Branches, control: jax.Array, z: jax.Array) -> Update:
@@ -397,11 +383,12 @@ def _weighted_update(problem: Problem, branches: Branches, control: jax.Array, z
     mdp, method, options = problem.mdp, problem.method, problem.options
     chain = problem.chain(branches, control, z)
     constant, slope = problem.previous_return(branches)
-    later_return = solve_backward(chain, slope, jnp.einsum("sake,sake->s", chain.weight, constant))
+    at_cut = jnp.sum(control * problem.returns_at_cut(), axis=1)
+    later_return = chain.transitions.sum_ahead(jnp.einsum("sake,sake->s", chain.weight, constant) + at_cut, slope)
 
     # E[z^(number of later steps) Rhat_t 1(action and branch) | s].
     target = (chain.weight * branches.reward).at[..., 0].add(chain.onward * later_return[mdp.successor][:, None])
-    visits = resolve(chain.transition.T, chain.start)  # sum_t z^t P(s_t = s)
+    visits = chain.transitions.visits(chain.start)  # sum_t z^t P(s_t = s)
     value = chain.weight * problem.values[mdp.observation][:, None, None, None]
     has_return = 1.0 if method.has_return else 0.0
     advantage = has_return * options.return_weight * (target - (value if method.baseline else 0))

@@ -33,6 +33,7 @@ from jaxdistill.theory.exact_update import (
 )
 from jaxdistill.theory.precision import float64, one_by_one, precise
 from jaxdistill.theory.stated_losses import TABLE_1, Loss, stated_losses
+from jaxdistill.theory.time_limits import UnrolledMDP, unrolled
 from jaxdistill.worlds import garnet
 
 _COLUMNS = 64  # Columns of a Jacobian that are computed at the same time.
@@ -135,15 +136,23 @@ class _Setting:
     def __str__(self) -> str:
         options = self.options.resolved(self.method)
         return (
-            f"{self.mdps.num_mdps} MDPs of {self.mdps.num_states} states and {self.mdps.num_actions} actions; "
+            f"{self.mdps.num_mdps} MDPs of {_num_states_text(self.mdps)} and {self.mdps.num_actions} actions; "
             f"{ESTIMATORS[options.estimator].title} returns, {options.reduction} over steps, "
             f"discount {options.discount:g}"
         )
 
 
+def _num_states_text(mdps: MDP) -> str:
+    """The number of states in words, with the time limit."""
+    if isinstance(mdps, UnrolledMDP):
+        return f"{mdps.block_size} states, cut after at most {mdps.horizon} steps,"
+    return f"{mdps.num_states} states"
+
+
 def _checked_setting(mdps: MDP, teacher: Teacher, method: str | Method, options: Mapping[str, Any]) -> _Setting:
     """The setting of a public function's arguments; raises ValueError unless they are valid and fit into memory."""
-    return _fitting(_Setting(*problem(mdps, teacher), methods.get(method), exact_options(options, TABLE_1)))
+    exact = exact_options(options, TABLE_1)
+    return _fitting(_Setting(*unrolled(*problem(mdps, teacher), exact.truncation), methods.get(method), exact))
 
 
 def _fitting(setting: _Setting) -> _Setting:
@@ -326,11 +335,11 @@ def check_method(
     elif mdps is None or teacher is None:
         raise ValueError("check_method takes mdps and their teacher together, or neither.")
     else:
-        mdps, teacher = problem(mdps, teacher)
+        mdps, teacher = unrolled(*problem(mdps, teacher), checked_options.truncation)
     whole = _fitting(_Setting(mdps, teacher, method, checked_options))
     one_step: dict[str, Any] = {
         "continue_prob": np.zeros_like(mdps.continue_prob),
-        "start_probs": np.full_like(mdps.start_probs, 1 / mdps.num_states),
+        "start_probs": np.full_like(mdps.start_probs, 1 / mdps.start_probs.shape[-1]),
     }
     short = dataclasses.replace(whole, mdps=dataclasses.replace(mdps, **one_step))
     logits = np.asarray(jax.random.normal(key, (mdps.num_mdps, mdps.num_observations, mdps.num_actions)))

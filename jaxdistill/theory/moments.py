@@ -16,8 +16,8 @@ import numpy as np
 
 from jaxdistill.mdp import MDP, Teacher
 from jaxdistill.methods import Method
-from jaxdistill.theory.elimination import resolve
-from jaxdistill.theory.exact_update import Branches, Chain, Problem, make_problem, solve_backward
+from jaxdistill.theory.chains import Chain
+from jaxdistill.theory.exact_update import Branches, Problem, make_problem
 
 
 class Moments(NamedTuple):
@@ -79,7 +79,7 @@ def _nodes(reduction: str, num_nodes: int) -> tuple[np.ndarray, np.ndarray, np.n
 def _mean_length(problem: Problem, branches: Branches, control: jax.Array) -> jax.Array:
     """The mean number of steps of an episode under a control policy, []."""
     chain = problem.chain(branches, control, jnp.ones((), problem.dtype))
-    return jnp.sum(chain.start * resolve(chain.transition, jnp.ones_like(chain.start)))
+    return jnp.sum(chain.start * chain.transitions.sum_ahead(jnp.sum(chain.taken, (1, 2, 3))))
 
 
 def _raw_moments(problem: Problem, branches: Branches, control: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -97,7 +97,9 @@ def _raw_moments(problem: Problem, branches: Branches, control: jax.Array, z: ja
     baseline = problem.values[mdp.observation][:, None, None, None] if method.baseline else 0
     advantage = (branches.reward - baseline)[..., None] * beta[:, :, None, None]
     alpha = advantage - options.loss_weight * branches.loss_gradient
-    first, second = _backward(mdp, problem.logits.shape, chain, xi, slope, alpha, beta)
+    at_cut = problem.returns_at_cut()
+    x_at_cut = jnp.sum(control * at_cut, 1), jnp.sum(control * at_cut**2, 1)
+    first, second = _backward(mdp, problem.logits.shape, chain, xi, slope, alpha, beta, x_at_cut)
     return jnp.tensordot(chain.start, first, 1), jnp.tensordot(chain.start, second, 1)
 
 
@@ -109,10 +111,12 @@ def _backward(
     slope: jax.Array | float,
     alpha: jax.Array,
     beta: jax.Array,
+    x_at_cut: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     """E[B | s] and E[B^2 | s], [S, O, A] each; they need E[X | s], E[X^2 | s] and E[X B | s], which come first.
 
-    `shape` is [O, A]; all other arguments are as in `_raw_moments`.
+    `shape` is [O, A], and `x_at_cut` is E[X | s] and E[X^2 | s] where the episode is cut in s, [S] each. All other
+    arguments are as in `_raw_moments`.
     """
     onward, weight = chain.onward, chain.weight
     states, row, successor = jnp.arange(mdp.num_states), mdp.observation, mdp.successor
@@ -122,22 +126,23 @@ def _backward(
         """[S, A] as [S, O, A]: a step changes only the row of its own state."""
         return jnp.zeros((len(local), *shape), local.dtype).at[states, row].add(local)
 
-    x = solve_backward(chain, slope, jnp.sum(weight * xi, (1, 2, 3)))
+    sum_ahead = chain.transitions.sum_ahead
+    x = sum_ahead(jnp.sum(weight * xi, (1, 2, 3)) + x_at_cut[0], slope)
     next_x = onward * x[successor][:, None]
     square = jnp.sum(weight * xi**2, (1, 2, 3)) + 2 * slope * jnp.sum(next_x * xi_on, (1, 2))
-    next_x2 = onward * solve_backward(chain, slope * slope, square)[successor][:, None]
+    next_x2 = onward * sum_ahead(square + x_at_cut[1], slope * slope)[successor][:, None]
 
     local = jnp.einsum("sake,sakeb->sb", weight, alpha) + jnp.einsum("sak,sab->sb", next_x, beta)
-    b = solve_backward(chain, 1.0, by_row(local))
+    b = sum_ahead(by_row(local))
 
     local = jnp.einsum("sake,sakeb->sb", weight * xi, alpha) + slope * jnp.einsum("sak,sakb->sb", next_x, alpha_on)
     local += jnp.einsum("sak,sab->sb", next_x * xi_on + slope * next_x2, beta)
-    carried = jnp.einsum("sak,skn->sn", onward * xi_on, jax.nn.one_hot(successor, mdp.num_states, dtype=onward.dtype))
-    xb = solve_backward(chain, slope, by_row(local) + jnp.einsum("sn,nob->sob", carried, b))
+    carried = jnp.einsum("sk,skob->sob", jnp.sum(onward * xi_on, 1), b[successor])
+    xb = sum_ahead(by_row(local) + carried, slope)
 
     next_b, next_xb = b[successor, row[:, None]], xb[successor, row[:, None]]  # [S, K, A], in the row of s
     local = jnp.einsum("sake,sakeb->sb", weight, alpha**2) + jnp.einsum("sak,sab->sb", next_x2, beta**2)
     local += 2 * jnp.einsum("sak,sakb,sab->sb", next_x, alpha_on, beta)
     local += 2 * jnp.einsum("sak,sakb,skb->sb", onward, alpha_on, next_b)
     local += 2 * jnp.einsum("sak,sab,skb->sb", onward, beta, next_xb)
-    return b, solve_backward(chain, 1.0, by_row(local))
+    return b, sum_ahead(by_row(local))

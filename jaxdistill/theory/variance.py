@@ -16,6 +16,7 @@ from jaxdistill.theory.fields import problem, table
 from jaxdistill.theory.moments import Moments, solve_moments
 from jaxdistill.theory.precision import float64, one_by_one
 from jaxdistill.theory.stated_losses import TABLE_1
+from jaxdistill.theory.time_limits import unrolled
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,8 +92,8 @@ def assess(
     method = methods.get(method)
     target_method = method if target is None else methods.get(target)
     method = method if control is None else dataclasses.replace(method, control=control)
-    mdps, teacher = problem(mdps, teacher)
     checked_options = exact_options(options, TABLE_1)
+    mdps, teacher = unrolled(*problem(mdps, teacher), checked_options.truncation)
     for checked_method in (method, target_method):
         check_problem(checked_method, checked_options, mdps, teacher)
     shape = (*mdps.id.shape, mdps.num_observations, mdps.num_actions)

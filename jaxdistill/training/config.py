@@ -29,6 +29,7 @@ class Config(UpdateOptions):
       estimator: how returns are estimated, where the method leaves it open; a name of `estimators.ESTIMATORS`, such as
         "td" (one step, the TD(1) of App. A.3) or "mc" (the sampled return).
       reduction: an episode's update is the "mean" or the "sum" over its steps.
+      truncation: what cutting an episode at a time limit does to the returns of its steps, "bootstrap" or "end".
       learning_rate: of the logits, [M], or a schedule (iteration -> rate), such as `optax.linear_schedule`.
       value_learning_rate: of V_theta, [M], or a schedule.
       discount: in [0, 1], [M]; for training only, reported returns are undiscounted.
@@ -37,7 +38,8 @@ class Config(UpdateOptions):
       trace_decay: lambda of the estimator "lambda", in [0, 1], [M].
       optimizer: an `optax.GradientTransformation` over {"logits": [O, A], "values": [O]} in place of SGD with the two
         learning rates; slower, because it updates whole tables.
-      max_episode_steps: an episode that reaches this length is treated as ended, and counted as truncated.
+      max_episode_steps: an episode that reaches this length is cut (`truncation`), with a warning at the end. The
+        time limit of a world (`MDP.time_limit`) cuts too, without a warning, because it belongs to the world.
     """
 
     num_iterations: int = 30_000

@@ -20,11 +20,11 @@ from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import METHODS, Method, UpdateOptions
 from jaxdistill.methods.method import BOOTSTRAPS
-from jaxdistill.methods.options import number_fields
+from jaxdistill.methods.options import number_fields, word_fields
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.scheduling.pool import lane_width
 from jaxdistill.scheduling.task import Task
-from jaxdistill.training.config import RATES, ResolvedCell
+from jaxdistill.training.config import RATES, Config, ResolvedCell
 
 _MAX_RECORD = 2**17  # steps that a student records where its estimator needs it: 2 MiB
 
@@ -101,10 +101,10 @@ def make_tasks(
 
 def _program_key(cell: ResolvedCell, mdps: MDP, pauses: Sequence[int]) -> ProgramKey:
     config, estimator = cell.config, ESTIMATORS[cell.config.estimator]
-    if estimator.records_episode and config.max_episode_steps > _MAX_RECORD:
+    max_steps = int(_time_limits(mdps, config).max())
+    if estimator.records_episode and max_steps > _MAX_RECORD:
         raise ValueError(
-            f"max_episode_steps must be at most {_MAX_RECORD} for {estimator.name!r} students; got "
-            f"{config.max_episode_steps}."
+            f"max_episode_steps must be at most {_MAX_RECORD} for {estimator.name!r} students; got {max_steps}."
         )
     methods = methods_in_program(cell.method)
     rule = cell.make_rule(mdps.num_actions, methods, cell.teacher.num_others if cell.teacher is not None else 0)
@@ -114,7 +114,8 @@ def _program_key(cell: ResolvedCell, mdps: MDP, pauses: Sequence[int]) -> Progra
         estimator=estimator,
         num_lanes=lane_width(mdps.num_observations, rule.num_parts * rule.width),
         num_checkpoints=len(config.checkpoints),
-        max_steps=config.max_episode_steps,
+        max_steps=max_steps,
+        bootstraps_at_cut=config.truncation == "bootstrap",
         reduction=config.reduction,
         schedule=schedule,
         value_schedule=value_schedule,
@@ -122,6 +123,11 @@ def _program_key(cell: ResolvedCell, mdps: MDP, pauses: Sequence[int]) -> Progra
         episode_control=any(m.control.per == "episode" for m in methods),
     )
     return ProgramKey(program, tuple(cell.method.params), tuple(pauses))
+
+
+def _time_limits(mdps: MDP, config: Config) -> np.ndarray:
+    """Steps after which the episodes of each MDP are cut, by the world or by the configuration, int32 [M]."""
+    return np.minimum(np.asarray(mdps.time_limit), np.int32(config.max_episode_steps))
 
 
 def _make_task(
@@ -141,8 +147,9 @@ def _make_task(
         _students(key, mdps, cell, program.rule, teacher_index)
         for cell, teacher_index in zip(cells, teacher_indices, strict=True)
     ]
-    # Where the expected length is not finite, episodes are cut at max_steps.
-    steps = np.clip(np.nan_to_num(cost, nan=program.max_steps), 1.0, program.max_steps)
+    # Where the expected length is not finite, episodes are as long as their time limit.
+    lengths = np.where(np.isnan(cost), np.inf, cost)
+    steps = np.concatenate([np.clip(lengths, 1.0, _time_limits(mdps, cell.config)) for cell in cells])
 
     def on_task_output(student_index: int, pause: int, output: Output) -> None:
         cell, mdp = divmod(student_index, mdps.num_mdps)
@@ -154,7 +161,7 @@ def _make_task(
         teachers=teachers,
         students=jax.tree.map(lambda *leaves: np.concatenate(leaves), *students),
         num_iterations=cells[0].config.num_iterations,
-        cost=np.tile(steps * program.estimator.ticks_per_step, len(cells)),
+        cost=steps * program.estimator.ticks_per_step,
         on_output=on_task_output,
         pauses=program_key.pauses,
         initial=None if initial is None else initial[list(cell_indices)].reshape(-1, *initial.shape[2:]),
@@ -199,7 +206,8 @@ def _students(key: jax.Array, mdps: MDP, cell: ResolvedCell, rule: Rule, teacher
         mdp=np.arange(num, dtype=np.int32),
         teacher=teacher_index,
         key=stream_keys(key, cell.label, np.asarray(mdps.id)),
-        options=UpdateOptions(estimator=config.estimator, reduction=config.reduction, **numbers),
+        time_limit=_time_limits(mdps, config),
+        options=UpdateOptions(**{name: getattr(config, name) for name in word_fields()}, **numbers),
         control=np.tile(np.asarray(method.control.weights, np.float32), (num, 1)),
         per_episode=np.full(num, method.control.per == "episode"),
         loss=function_index("losses", method.loss),

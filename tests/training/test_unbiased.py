@@ -46,12 +46,12 @@ def sampled(mdps, teachers, methods, logits, values, **changes):
     return {name: np.concatenate([x.logits, x.values[..., None]], axis=-1) for name, x in updates.items()}
 
 
-def check(methods, worlds, estimator, reduction, teachers=None):
+def check(methods, worlds, estimator, reduction, teachers=None, **more):
     """Within 4 standard errors in every entry; the fixed seed makes the 4 a fact and not a chance."""
     teachers = teachers or [small.random_teacher(mdp, i, deterministic_rows=1) for i, mdp in enumerate(worlds)]
     tables = [small.random_student(mdp, i) for i, mdp in enumerate(worlds)]
     logits, values = (np.stack(x) for x in zip(*tables, strict=True))
-    changes = {"estimator": estimator, "reduction": reduction, **NUMBERS, **OWN_NUMBERS.get(estimator, {})}
+    changes = {"estimator": estimator, "reduction": reduction, **NUMBERS, **OWN_NUMBERS.get(estimator, {}), **more}
     updates = sampled(stack(worlds), stack(teachers), methods, logits, values, **changes)
     for method in methods:
         for i, (mdp, teacher) in enumerate(zip(worlds, teachers, strict=True)):
@@ -89,6 +89,16 @@ def test_mean_of_sampled_updates_is_the_exact_update(names, estimator):
 def test_outcomes_shared_by_states_and_the_sum_over_steps(name, estimator):
     """The form of the grid worlds, [A, K]; several start states; the update a sum."""
     check([METHODS[name]], [small.random_mdp(2, aliased=True, starts=2)], estimator, "sum")
+
+
+@pytest.mark.parametrize("truncation", ["bootstrap", "end"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_episodes_that_are_cut(estimator, truncation):
+    """Every second episode or more is cut; the limits differ between the worlds, which share states' rows or not."""
+    worlds = [small.random_mdp(seed, aliased=seed == 2).with_time_limit(limit) for seed, limit in ((2, 1), (1, 3))]
+    worlds = [dataclasses.replace(mdp, num_observations=4) for mdp in worlds]
+    names = ["baseline", "exp_entropy_regularised", "n_distill", "teacher_v_reward"]
+    check([METHODS[name] for name in names], worlds, estimator, "mean", truncation=truncation)
 
 
 def second_opinion(step):
