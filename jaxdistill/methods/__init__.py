@@ -3,9 +3,10 @@
 `method` defines `Step`, `Control` and `Method`, and `options` what a method may leave open. `paper` holds the methods
 of the paper, and `zoo` the objectives of the field, which `combinators` builds from `divergences` and
 `step_functions`. `losses` are the paper's losses on plain rows, and `guide` is the decision guide of Fig. 1.
-`numerics` computes with single rows of probabilities.
+`numerics` computes with single rows of probabilities, and `episodes` checks that episodes end.
 """
 
+from jaxdistill.methods.episodes import check_episodes_end
 from jaxdistill.methods.method import (
     STUDENT,
     TEACHER,
@@ -44,6 +45,7 @@ __all__ = [
     "Step",
     "StepFn",
     "UpdateOptions",
+    "check_episodes_end",
     "check_functions",
     "cross_entropy",
     "environment_reward",

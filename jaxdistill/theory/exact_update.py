@@ -79,8 +79,8 @@ def expected_update(
     """The exact expectation of one iteration's update over episodes of the control policy.
 
     Args:
-      mdp: a single MDP with S states, A actions, K outcomes; every episode must end with probability 1. Where a time
-        limit cuts episodes, the option `truncation` says what follows the last step. Inside a trace of `mdp` itself its
+      mdp: a single MDP with S states, A actions, K outcomes; every episode must end or be cut. Where a time limit cuts
+        episodes, the option `truncation` says what follows the last step. Inside a trace of `mdp` itself its
         limit is not known, and the update is NaN if there is one.
       teacher: a single teacher, probs [S, A] and values [S].
       method: a name of `METHODS` or a `Method`.
@@ -140,6 +140,7 @@ def make_problem(
     if isinstance(mdp.time_limit, jax.core.Tracer):
         logits = jnp.where(mdp.time_limit == NO_TIME_LIMIT, logits, jnp.nan)
     else:
+        methods.check_episodes_end(method, mdp, teacher)
         mdp, teacher = unrolled(mdp, teacher, exact.truncation)
     check_problem(method, exact, mdp, teacher)
     return Problem.resolved(method, exact, mdp, teacher, logits, values)

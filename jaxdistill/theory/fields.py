@@ -56,10 +56,14 @@ def jacobian(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     return columns.T
 
 
-def problem(mdps: MDP, teacher: Teacher) -> tuple[MDP, Teacher]:
-    """The worlds and their teachers in float64, as `precise` returns them; raises ValueError unless they are valid."""
+def problem(mdps: MDP, teacher: Teacher, method: Method, options: ExactOptions) -> tuple[MDP, Teacher]:
+    """The worlds and their teachers in float64, without time limits: as `precise` and then `unrolled` return them.
+
+    Raises ValueError unless they are valid and every episode of the method ends or is cut.
+    """
     check(teacher, (*validate(mdps).successor.shape[:-1], mdps.num_actions))
-    return precise(mdps, teacher)
+    methods.check_episodes_end(method, mdps, teacher)
+    return unrolled(*precise(mdps, teacher), options.truncation)
 
 
 def table(name: str, value: npt.ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
@@ -151,8 +155,8 @@ def _num_states_text(mdps: MDP) -> str:
 
 def _checked_setting(mdps: MDP, teacher: Teacher, method: str | Method, options: Mapping[str, Any]) -> _Setting:
     """The setting of a public function's arguments; raises ValueError unless they are valid and fit into memory."""
-    exact = exact_options(options, TABLE_1)
-    return _fitting(_Setting(*unrolled(*problem(mdps, teacher), exact.truncation), methods.get(method), exact))
+    exact, method = exact_options(options, TABLE_1), methods.get(method)
+    return _fitting(_Setting(*problem(mdps, teacher, method, exact), method, exact))
 
 
 def _fitting(setting: _Setting) -> _Setting:
@@ -335,7 +339,7 @@ def check_method(
     elif mdps is None or teacher is None:
         raise ValueError("check_method takes mdps and their teacher together, or neither.")
     else:
-        mdps, teacher = unrolled(*problem(mdps, teacher), checked_options.truncation)
+        mdps, teacher = problem(mdps, teacher, method, checked_options)
     whole = _fitting(_Setting(mdps, teacher, method, checked_options))
     one_step: dict[str, Any] = {
         "continue_prob": np.zeros_like(mdps.continue_prob),

@@ -21,12 +21,10 @@ from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import Method
 from jaxdistill.runtime import checks
 from jaxdistill.theory.exact_update import ExactOptions, Problem, check_size, exact_options, solve_update
-from jaxdistill.theory.fields import check_jacobian, jacobian
-from jaxdistill.theory.fields import problem as checked
+from jaxdistill.theory.fields import check_jacobian, jacobian, problem
 from jaxdistill.theory.precision import float64, one_by_one
 from jaxdistill.theory.quality import Quality, quality
 from jaxdistill.theory.stated_losses import TABLE_1
-from jaxdistill.theory.time_limits import unrolled
 
 _LARGEST_GROWTH = 2.0  # The largest ratio of the lengths of two consecutive implicit steps.
 _LARGEST_CHANGE = 2.0  # The largest change of a logit in an implicit step.
@@ -124,7 +122,7 @@ def flow(
     num_records = int(num_records)
     steps_per_record = -(-int(num_steps) // num_records)
     start = _Start(mdps, teacher, method, logits, values, options)
-    check_size(start.unrolled[0], "the exact update", num_nodes=start.options.nodes_needed(start.method))
+    check_size(start.mdps, "the exact update", num_nodes=start.options.nodes_needed(start.method))
     if num_records * start.arrays[2].size > checks.MOST:
         raise ValueError(f"num_records = {num_records} of these tables are more than fit; record less often.")
     static, numbers = (start.method, num_records, steps_per_record), (start.options, step_size)
@@ -170,7 +168,7 @@ def fixed_point(
     if not step_size > 0:
         raise ValueError(f"step_size must be > 0; got {step_size!r}.")
     start = _Start(mdps, teacher, method, logits, values, options)
-    check_jacobian(start.unrolled[0], start.method, start.options)
+    check_jacobian(start.mdps, start.method, start.options)
     with float64():
         end = _follow(start.method, (start.options, (step_size, tolerance, max_steps)), *start.arrays)
         tables, speed, slopes = start.unstacked(jax.device_get(end))
@@ -184,8 +182,8 @@ class _Start:
     """The arguments of `flow` and `fixed_point`, checked and in float64.
 
     Attributes:
-      mdps, teacher: single ones or stacks, as `precise` returns them.
-      unrolled: the same, as `time_limits.unrolled` returns them.
+      given: the worlds and their teachers, as they were given.
+      mdps, teacher: single ones or stacks, as `problem` returns them.
       method: the method.
       options: options that the method may override.
       arrays: these worlds, teachers and the student's tables [M, O, A + 1], always with a leading axis [M].
@@ -194,9 +192,9 @@ class _Start:
     def __init__(
         self, mdps: MDP, teacher: Teacher, method: str | Method, logits: Any, values: Any, options: Mapping[str, Any]
     ) -> None:
-        self.mdps, self.teacher = checked(mdps, teacher)
         self.options, self.method = exact_options(options, TABLE_1), methods.get(method)
-        self.unrolled = unrolled(self.mdps, self.teacher, self.options.truncation)
+        self.given = (mdps, teacher)
+        self.mdps, self.teacher = problem(mdps, teacher, self.method, self.options)
         methods.check_functions(self.method, self.mdps.num_actions, self.teacher.num_others)
         lead = self.mdps.id.shape
         shape = (*lead, self.mdps.num_observations, self.mdps.num_actions)
@@ -208,7 +206,7 @@ class _Start:
         if not np.isfinite(logits).all() or not np.isfinite(values).all():
             raise ValueError("logits and values must be finite; they hold NaN or infinity.")
         tables = np.concatenate([logits, values[..., None]], axis=-1)
-        arrays = (*self.unrolled, tables)
+        arrays = (self.mdps, self.teacher, tables)
         self.arrays = arrays if lead else jax.tree.map(lambda x: np.asarray(x)[None], arrays)
 
     def unstacked(self, arrays: Any) -> Any:
@@ -217,7 +215,7 @@ class _Start:
 
     def quality(self, logits: np.ndarray) -> Quality:
         """The quality of students on these worlds."""
-        return quality(self.mdps, self.teacher, logits)
+        return quality(*self.given, logits)
 
 
 def _velocity(method: Method, options: ExactOptions, mdp: MDP, teacher: Teacher, tables: jax.Array) -> jax.Array:

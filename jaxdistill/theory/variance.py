@@ -16,7 +16,6 @@ from jaxdistill.theory.fields import problem, table
 from jaxdistill.theory.moments import Moments, solve_moments
 from jaxdistill.theory.precision import float64, one_by_one
 from jaxdistill.theory.stated_losses import TABLE_1
-from jaxdistill.theory.time_limits import unrolled
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,7 +92,8 @@ def assess(
     target_method = method if target is None else methods.get(target)
     method = method if control is None else dataclasses.replace(method, control=control)
     checked_options = exact_options(options, TABLE_1)
-    mdps, teacher = unrolled(*problem(mdps, teacher), checked_options.truncation)
+    methods.check_episodes_end(target_method, mdps, teacher)
+    mdps, teacher = problem(mdps, teacher, method, checked_options)
     for checked_method in (method, target_method):
         check_problem(checked_method, checked_options, mdps, teacher)
     shape = (*mdps.id.shape, mdps.num_observations, mdps.num_actions)

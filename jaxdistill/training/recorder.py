@@ -164,10 +164,12 @@ class Recorder:
                 f"{', ...' if len(faults) > 3 else ''}); lower the learning rate.",
                 stacklevel=5,
             )
-        if self.truncated.any():
+        limits = np.array([cell.config.max_episode_steps for cell in self.cells])
+        # A cut by the time limit of the world itself is part of the world.
+        num_cut = int(self.truncated[limits[:, None] < np.asarray(self.mdps.time_limit)].sum())
+        if num_cut:
             warnings.warn(
-                f"{int(self.truncated.sum())} episodes were cut after {self.config.max_episode_steps} steps; raise "
-                "max_episode_steps if that is too few.",
+                f"{num_cut} episodes were cut after {limits.max()} steps; raise max_episode_steps if that is too few.",
                 stacklevel=5,
             )
 

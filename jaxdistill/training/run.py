@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxdistill.mdp import MDP
+from jaxdistill.methods import check_episodes_end
 from jaxdistill.runtime import processes
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.scheduling import pool
@@ -42,7 +43,12 @@ def run_to_end(
       cells: P cells whose rules have equally many parameters in a row.
       initial: float32 [P, M, O, num_params] to start from, or None for zeros.
       on_progress: as in `pool.run`.
+
+    Raises:
+      ValueError: an episode may never end (`methods.check_episodes_end`).
     """
+    for cell in cells:
+        check_episodes_end(cell.method, mdps, cell.teacher)
     shape = (len(cells), mdps.num_mdps)
     faults, is_trained_here = np.zeros(shape, int), np.zeros(shape, bool)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from jaxdistill.mdp import MDP, validate
 from jaxdistill.mdp.teacher import Teacher, check
-from jaxdistill.methods import Method, check_functions, get
+from jaxdistill.methods import Method, check_episodes_end, check_functions, get
 from jaxdistill.runtime import checks
 from jaxdistill.theory.exact_update import Update
 from jaxdistill.theory.fields import table
@@ -53,6 +53,7 @@ def sampled_updates(
     num_updates = checks.whole("num_updates", num_updates, 1, checks.MOST // mdps.num_mdps)
     for method in resolved_methods:
         check_functions(method, mdps.num_actions, teacher.num_others)
+        check_episodes_end(method, mdps, teacher)
     shape = (mdps.num_mdps, mdps.num_observations, mdps.num_actions)
     logits = table("logits", logits, shape).astype(np.float32)
     values = np.zeros(shape[:-1]) if values is None else table("values", values, shape[:-1])

@@ -108,6 +108,7 @@ def _check_cells(cells: list[ResolvedCell], mdps: MDP, needs_teachers: bool) -> 
     """ValueError unless every cell can be trained on these worlds, in as many processes as there are."""
     for cell in cells:
         _check_teacher(cell, mdps)
+        methods.check_episodes_end(cell.method, mdps, cell.teacher)
     if needs_teachers and any(cell.teacher is None for cell in cells):
         raise ValueError("measure compares students with their teacher; pass one, such as teachers.uniform(mdps).")
     num_students = len(cells) * mdps.num_mdps

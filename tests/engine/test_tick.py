@@ -262,27 +262,30 @@ def train_chain(methods=("on_policy_distill", "baseline"), **changes):
     )
 
 
-def chain_gradients(logits, values, estimator, reduction="mean"):
+DECAYS = {"td": 0.0, "mc": 1.0, "lambda": 0.6}
+
+
+def chain_gradients(logits, values, estimator, reduction="mean", limit=4, bootstraps=True):
     """Descent directions of on-policy distillation's logits and of the baseline's V: no action can change them."""
     observation, reward = np.asarray(CHAIN.observation), np.asarray(CHAIN.reward)[:, 0]
-    weight = 1 / len(CHAIN_STEPS) if reduction == "mean" else 1.0
+    weight = 1 / limit if reduction == "mean" else 1.0
     to_logits, to_values = np.zeros_like(logits), np.zeros_like(values)
-    following = 0.0
-    for s in reversed(CHAIN_STEPS):
+    following = values[observation[limit]] if limit < 4 and bootstraps else 0.0
+    for s in reversed(CHAIN_STEPS[:limit]):
         o = observation[s]
         probs = np.exp(logits[o]) / np.exp(logits[o]).sum()
         to_logits[o] += weight * (probs - CHAIN_PROBS[s])
         target = reward[s] + 0.9 * following
         to_values[o] -= weight * (target - values[o])
-        following = target if estimator == "mc" else values[o]
+        following = DECAYS[estimator] * target + (1 - DECAYS[estimator]) * values[o]
     return to_logits, to_values
 
 
-def numpy_chain(step_fn, estimator, num_iterations=50):
+def numpy_chain(step_fn, estimator, num_iterations=50, **options):
     """`step_fn(k, gradient, which)` -> what is added to the logits (which = 0) or the values (which = 1)."""
     logits, values = np.zeros((3, 2)), np.zeros(3)
     for k in range(num_iterations):
-        to_logits, to_values = chain_gradients(logits, values, estimator)
+        to_logits, to_values = chain_gradients(logits, values, estimator, **options)
         logits, values = logits + step_fn(k, to_logits, 0), values + step_fn(k, to_values, 1)
     return logits, values
 
@@ -349,14 +352,52 @@ def test_episodes_are_cut_and_counted(estimator):
     np.testing.assert_array_equal(result.returns, -0.5)
 
 
-def test_a_world_that_never_ends():
-    """Only max_episode_steps ends an episode here; returns without end are NaN or infinite, and nothing hangs."""
-    loop = MDP.from_arrays([[0], [0], [0], [0]], [[1.0]] * 4, [[False]] * 4, [[1.0], [1.0]], observation=[0, 1, 2, 1])
-    fractions = []
-    with pytest.warns(UserWarning, match=r"episodes were cut"):
-        result = train(
-            KEY, repeated(loop, 3), None, "baseline", num_iterations=50, num_checkpoints=2, max_episode_steps=3,
-            discount=0.9, estimator="td", on_chunk=lambda fraction, *_: fractions.append(fraction),
-        )  # fmt: skip
-    np.testing.assert_array_equal(result.lengths, 3.0)
-    assert np.isfinite(fractions).all() and fractions[-1] == 1
+@pytest.mark.parametrize("truncation", ["bootstrap", "end"])
+@pytest.mark.parametrize("estimator", DECAYS)
+def test_the_value_where_an_episode_is_cut_takes_the_place_of_the_return_from_there(estimator, truncation):
+    """By the limit of the world: the cut state shares its row with a step of the episode, which is credited too."""
+    options = {"trace_decay": DECAYS["lambda"]} if estimator == "lambda" else {}
+    mdps = repeated(CHAIN, 3).with_time_limit([3, 2, 3])
+    teacher = teachers.from_table(mdps, CHAIN_PROBS)
+    result = train(
+        KEY, mdps, teacher, ["on_policy_distill", "baseline"], num_iterations=50, num_checkpoints=2, discount=0.9,
+        learning_rate=0.3, value_learning_rate=0.2, estimator=estimator, truncation=truncation, **options,
+    )  # fmt: skip
+    for i, limit in enumerate([3, 2, 3]):
+        is_bootstrapped = {"limit": limit, "bootstraps": truncation == "bootstrap"}
+        logits, values = numpy_chain(lambda k, g, which: -(0.3, 0.2)[which] * g, estimator, **is_bootstrapped)
+        np.testing.assert_allclose(result.logits[0, i], logits, rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(result.values[1, i], values, rtol=2e-4, atol=2e-5)
+        np.testing.assert_array_equal(result.lengths[1, i], limit)
+    assert result.settings["truncated_episodes"] == 300  # and no warning: the limits belong to the worlds
+
+
+@pytest.mark.parametrize("estimator", DECAYS)
+def test_an_endless_reward_has_the_value_of_the_endless_sum(estimator):
+    """Reward 1 for ever at discount 0.9 is worth 10, however early episodes are cut."""
+    loop = MDP.from_arrays([[0]], 1.0, False, [[1.0], [1.0]], time_limit=5)
+    options = {"num_iterations": 600, "value_learning_rate": 1.0, "learning_rate": 0.0, "discount": 0.9}
+    result = train(KEY, loop, None, "baseline", num_checkpoints=1, estimator=estimator, **options)
+    np.testing.assert_allclose(result.values, 10, rtol=1e-4)
+    ended = train(KEY, loop, None, "baseline", num_checkpoints=1, estimator=estimator, truncation="end", **options)
+    assert ended.values < 6
+    np.testing.assert_array_equal(result.lengths, 5)
+    np.testing.assert_array_equal(result.returns, 5)
+
+
+def test_q_learning_looks_beyond_a_cut():
+    """0 pays 1 at once by action 0; action 1 leads over 1 and 2 to a reward of 2, which is worth 1.62 in 0."""
+    mdp = MDP.from_arrays(
+        successor=[[3, 1], [2, 2], [3, 3], [3, 3]],
+        reward=[[1.0, 0.0], [0.0, 0.0], [2.0, 2.0], [0.0, 0.0]],
+        terminal=[[True, False], [False, False], [True, True], [True, True]],
+        outcome_probs=[[1, 0], [0, 1]],
+        start=[0, 1],
+        start_probs=[0.9, 0.1],
+        time_limit=2,
+    )
+    options = {"num_iterations": 6000, "learning_rate": 0.02, "epsilon": 0.3, "discount": 0.9}
+    mdps = repeated(mdp, 2)
+    assert (np.asarray(teachers.q_learning(KEY, mdps, **options).probs)[:, 0] == [0, 1]).all()
+    ended = teachers.q_learning(KEY, mdps, truncation="end", **options)
+    assert (np.asarray(ended.probs)[:, 0] == [1, 0]).all()

@@ -1,0 +1,39 @@
+"""The condition under which a method can be trained or computed exactly: its episodes end."""
+
+import numpy as np
+
+from jaxdistill.mdp import MDP, Teacher
+from jaxdistill.mdp.endings import never_ending_state
+from jaxdistill.methods.method import Method
+
+_REMEDIES = "give the world a time limit (mdps.with_time_limit(100)), a continue_prob below 1, or an end"
+
+
+def check_episodes_end(method: Method, mdps: MDP, teacher: Teacher | None) -> None:
+    """Raises ValueError if an episode of a method's control policy can get into a state from which it never ends.
+
+    A student and the uniform policy take every action with a positive probability. So only a control policy that is the
+    teacher's alone, in every episode or in some, can avoid an end that another policy reaches. Worlds with a time limit
+    cut their episodes.
+    """
+    state = never_ending_state(mdps)
+    if state is not None:
+        raise ValueError(
+            f"Episodes of MDP {_identity(mdps, state[0])} never end once they are in state {state[1]}, under any "
+            f"policy; {_REMEDIES}."
+        )
+    student, teacher_weight, uniform = method.control.weights
+    is_alone = teacher_weight > 0 and (method.control.per == "episode" or student == uniform == 0)
+    if teacher is None or not is_alone:
+        return
+    state = never_ending_state(mdps, np.asarray(teacher.probs))
+    if state is not None:
+        raise ValueError(
+            f"{method.name} follows the teacher, whose episodes of MDP {_identity(mdps, state[0])} never end once they "
+            f"are in state {state[1]}; {_REMEDIES}, or use a teacher that ends every episode."
+        )
+
+
+def _identity(mdps: MDP, world: int) -> int:
+    """The id of a world of the stack, or of the single one."""
+    return int(np.ravel(np.asarray(mdps.id))[world])
