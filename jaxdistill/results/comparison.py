@@ -53,8 +53,8 @@ class ComparisonRow(SummaryRow):
             return None
         return (
             f"note: {self.label}: mean difference {self.difference.estimate:+.3f} but P(> {baseline}) "
-            f"{self.improvement.estimate:.2f}: the median difference is {self.median:+.3f}, and the {self.num_extreme} "
-            f"MDPs with the largest differences carry {self.extreme_share:.0%} of the sum of all absolute differences"
+            f"{self.improvement.estimate:.2f}: the median difference is {self.median:+.3f}, and "
+            f"{self.extreme_share:.0%} of the sum of all absolute differences comes from the 5 % most extreme MDPs (number: {self.num_extreme})"
         )
 
 

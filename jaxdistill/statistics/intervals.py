@@ -196,7 +196,7 @@ def improvement_interval(x: Any, y: Any, confidence: float = 0.95) -> Interval:
     """
     difference = paired_difference(x, y)
     difference = difference[np.isfinite(difference)]
-    n = difference.size
+    n = float(difference.size)
     if n == 0:
         return Interval(np.nan, np.nan, np.nan)
     wins, ties = int((difference > 0).sum()), int((difference == 0).sum())

@@ -99,8 +99,8 @@ def test_a_mean_and_wins_that_point_opposite_ways():
     (note,) = comparison.notes
     assert note == (
         f"note: n_distill: mean difference {row.difference.estimate:+.3f} but P(> baseline) 0.97: "
-        f"the median difference is {row.median:+.3f}, and the 2 MDPs with the largest differences carry "
-        f"{row.extreme_share:.0%} of the sum of all absolute differences"
+        f"the median difference is {row.median:+.3f}, and {row.extreme_share:.0%} of the sum of all absolute "
+        "differences comes from the 5 % most extreme MDPs (number: 2)"
     )
     assert note in str(comparison) and comparison["baseline"].record()["num_extreme"] == 0
     assert np.isnan(comparison["baseline"].record()["median"])
