@@ -54,7 +54,8 @@ class ComparisonRow(SummaryRow):
         return (
             f"note: {self.label}: mean difference {self.difference.estimate:+.3f} but P(> {baseline}) "
             f"{self.improvement.estimate:.2f}: the median difference is {self.median:+.3f}, and "
-            f"{self.extreme_share:.0%} of the sum of all absolute differences comes from the 5 % most extreme MDPs (number: {self.num_extreme})"
+            f"{self.extreme_share:.0%} of the sum of all absolute differences comes from the 5 % most extreme MDPs "
+            f"(number: {self.num_extreme})"
         )
 
 
