@@ -8,8 +8,8 @@ always give the same interval.
 The intervals of 95 % cover the truth in at least 93 % of the cases for normal, skewed (exponential, lognormal) and
 heavy-tailed worlds (Student's t with 3 degrees of freedom), for worlds of two values, and for differences that are 0 in
 most worlds. `tests/statistics/test_coverage.py` measures this. Where no formula does, the ends are nan. No interval can
-know of a kind of world that is absent: the few worlds that lie far from all others must be at least three on the average
-among the M, since one that should occur three times is absent in 5 % of the samples.
+know of a kind of world that is absent: of a few worlds that lie far from all others there must be at least three on
+the average, since a kind that should occur three times is absent from 5 % of the samples.
 """
 
 import functools

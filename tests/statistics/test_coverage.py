@@ -191,7 +191,7 @@ def test_intervals_cover_in_every_case(name, num_mdps):
 def test_a_few_worlds_far_away(num_mdps):
     """Normal worlds, of which some lie far away: covered if there are at least three of them on the average.
 
-    Of one or two, no draw in seven or more holds any, and no interval could know of them.
+    With one or two on the average, one draw in seven or more holds none, and no interval could know of them.
     """
     for distance, expected in itertools.product((3, 10, 30), (3, 5, 10)):
         rng = np.random.default_rng([distance, expected, num_mdps])
