@@ -191,9 +191,8 @@ def table(settings: Settings, parts: dict[str, dict[str, np.ndarray]]) -> list[s
 
 
 def _cell(values: np.ndarray) -> str:
-    """Mean over MDPs and half the width of its 95 % interval."""
-    mean, low, _ = mean_interval(values)
-    return f"{mean:.2g} ± {mean - low:.1g}"
+    """Mean over MDPs with its 95 % interval."""
+    return f"{mean_interval(values):.2g}"
 
 
 def work(settings: Settings) -> None:

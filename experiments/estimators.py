@@ -176,7 +176,7 @@ def table(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> list[st
     """Lines of Markdown: the numbers of the figure."""
     lines = [
         f"{settings.num_mdps} MDPs of {settings.num_states} states and {settings.num_actions} actions; means with 95 % "
-        "intervals (variance divided by that of k1 as reward: geometric mean, and its interval as a factor).",
+        "intervals (variance divided by that of k1 as reward: geometric means).",
         "",
         "| estimator | is the gradient of | distance from KL(pi_theta\\|\\|pi) | distance from KL(pi\\|\\|pi_theta) | "
         "asymmetry | variance | distance from pi at rest | at rest |",
@@ -191,13 +191,12 @@ def table(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> list[st
 
 
 def _shown(x: np.ndarray, log: bool) -> str:
-    """Mean over MDPs with its 95 % interval; if `log`, the geometric mean with the interval as a factor."""
+    """Mean over MDPs with its 95 % interval; the geometric mean if `log`."""
     if np.isnan(x).all():
         return "-"
     if np.nanmax(x) < TINY:
         return f"0 (at most {np.nanmax(x):.0e})"
-    mean, low, _ = log_interval(x) if log else mean_interval(x)
-    return f"{mean:.2g} ×/ {mean / low:.2f}" if log else f"{mean:.2g} ± {mean - low:.1g}"
+    return f"{log_interval(x) if log else mean_interval(x):.2g}"
 
 
 PANELS = {

@@ -240,8 +240,8 @@ def table(settings: Any, parts: dict[str, Any]) -> list[str]:
             paper_points = paper.get(str(panel.num_actions), {}).get(method, {})
             points = {end: ""} | {int(k): f"{v:.2f}" for k, v in paper_points.items() if int(k) <= end}
             for iteration, value in sorted(points.items()):
-                ours, error = targets.value_at(result, method, iteration)
-                lines.append(f"| {panel.num_actions} | {method} | {iteration:,} | {value} | {ours:.2f} ± {error:.2f} |")
+                ours = targets.value_at(result, method, iteration)
+                lines.append(f"| {panel.num_actions} | {method} | {iteration:,} | {value} | {ours:.2f} |")
     return lines
 
 

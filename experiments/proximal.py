@@ -99,7 +99,7 @@ def table(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> list[st
         "|--:|--:|--:|--:|",
     ]
     for i, alpha in enumerate(settings.weights()):
-        shown = [f"{x.estimate:.2g} ×/ {x.estimate / x.low:.2f}" for x in map(log_interval, (variance[i], noise[i]))]
+        shown = [f"{log_interval(x[i]):.2g}" for x in (variance, noise)]
         lines.append(f"| {alpha:g} | {difference[i].max():.0e} | {' | '.join(shown)} |")
     return lines
 

@@ -9,8 +9,7 @@ import numpy as np
 import jaxdistill
 from experiments import common, fig8
 from jaxdistill import Result
-from jaxdistill.runtime.files import write_atomically
-from jaxdistill.statistics import mean_interval
+from jaxdistill.statistics import Interval, mean_interval
 
 POINTS = Path(__file__).with_name("paper_points.json")
 
@@ -24,17 +23,15 @@ class Settings:
     smoke: bool = common.option(False, "has no effect: the comparison is always quick")
 
 
-def value_at(result: Result, label: str, iteration: int) -> tuple[float, float]:
-    """Mean over MDPs of the return at `iteration`, and its standard error; interpolated between the bins' centres."""
+def value_at(result: Result, label: str, iteration: int) -> Interval:
+    """Mean over MDPs of the return at `iteration`, with its 95 % interval; interpolated between the bins' centres."""
     curves = result.returns[result.method_index(label)]
     centres = result.iterations - np.diff(result.iterations, prepend=0) / 2
-    at = np.array([np.interp(iteration, centres, curve) for curve in curves])
-    at = at[np.isfinite(at)]
-    return float(at.mean()), float(at.std(ddof=1) / np.sqrt(len(at))) if len(at) > 1 else float("nan")
+    return mean_interval([np.interp(iteration, centres, curve) for curve in curves])
 
 
 def table(result: Result) -> list[str]:
-    """Lines of Markdown: the paper's points, ours with standard errors, and the differences."""
+    """Lines of Markdown: the paper's points, ours with 95 % intervals, and the differences."""
     paper = json.loads(POINTS.read_text())["fig5"]
     teacher = mean_interval(result.teacher_returns[0]).estimate
     lines = [
@@ -50,10 +47,10 @@ def table(result: Result) -> list[str]:
                 continue
             for iteration, target in points.items():
                 if int(iteration) <= result.iterations[-1]:
-                    ours, error = value_at(result, label, int(iteration))
+                    ours = value_at(result, label, int(iteration))
                     lines.append(
-                        f"| {column} | {method} | {int(iteration):,} | {target:.2f} | {ours:.2f} ± {error:.2f} "
-                        f"| {ours - target:+.2f} |"
+                        f"| {column} | {method} | {int(iteration):,} | {target:.2f} | {ours:.2f} "
+                        f"| {ours.estimate - target:+.2f} |"
                     )
     return lines
 
@@ -62,9 +59,7 @@ def work(settings: Settings) -> None:
     """Prints the table and writes it beside the results."""
     result = jaxdistill.load(Path(settings.results) / "q_learning.npz")
     lines = table(result)
-    print("\n".join(lines))
-    outdir = common.prepare_outdir(settings)
-    write_atomically(outdir / "targets.md", lambda file: file.writelines((line + "\n").encode() for line in lines))
+    common.deliver_table(lines, common.prepare_outdir(settings), "targets")
 
 
 if __name__ == "__main__":

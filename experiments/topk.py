@@ -193,7 +193,7 @@ def table(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> list[st
     start = mean_interval(start_kl(settings))
     lines = [
         f"{settings.num_rows} rows of {settings.num_actions} actions; KL(pi_theta\\|\\|pi) at the start "
-        f"{_shown(start)} nats; excess mass: that of S less the teacher's; example: teacher {EXAMPLE.teacher}, "
+        f"{start:.2g} nats; excess mass: that of S less the teacher's; example: teacher {EXAMPLE.teacher}, "
         f"start {EXAMPLE.start}.",
         "",
         "| S of | variant | k | KL(pi_theta\\|\\|pi) | KL(pi\\|\\|pi_theta) | excess mass | rows at rest | example |",
@@ -204,15 +204,11 @@ def table(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> list[st
         example = ", ".join(f"{p:.3f}" for p in arrays["example"])
         for i, k in enumerate(numbers_of_actions(settings)):
             excess = mean_interval(arrays["mass"][i] - arrays["teacher_mass"][i])
-            columns = [_shown(mean_interval(arrays[kl][i])) for kl in ("reverse_kl", "forward_kl")] + [_shown(excess)]
+            measured = [*(mean_interval(arrays[kl][i]) for kl in ("reverse_kl", "forward_kl")), excess]
+            columns = [f"{interval:.2g}" for interval in measured]
             columns += [f"{np.mean(arrays['speed'][i] <= rows.TOLERANCE):.0%}", example if k == EXAMPLE.k else ""]
             lines.append(f"| {owner} | {name} | {k} | {' | '.join(columns)} |")
     return lines
-
-
-def _shown(interval: Any) -> str:
-    """An estimate with half the width of its interval."""
-    return f"{interval.estimate:.2g} ± {interval.estimate - interval.low:.1g}"
 
 
 def plot(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> Any:

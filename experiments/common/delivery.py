@@ -6,6 +6,7 @@ from typing import Any
 from jaxdistill import plotting
 from jaxdistill.runtime import processes
 from jaxdistill.runtime.files import write_atomically
+from jaxdistill.statistics import NO_INTERVAL
 
 
 def deliver(figure: Any, outdir: Path, name: str) -> None:
@@ -23,7 +24,9 @@ def deliver_unfinished(figure: Any, outdir: Path) -> None:
 
 
 def deliver_table(lines: list[str], outdir: Path, name: str) -> None:
-    """Prints a table and writes it as `<name>.md`."""
+    """Prints a table and writes it as `<name>.md`; a last line says why an interval is missing, if one is."""
+    if any("[n/a]" in line for line in lines):
+        lines = [*lines, "", f"{NO_INTERVAL}."]
     print("\n".join(lines))
     if processes.is_writer():
         write_atomically(outdir / f"{name}.md", lambda file: file.writelines(f"{line}\n".encode() for line in lines))

@@ -1,7 +1,7 @@
 """Learning curves: the mean over MDPs with a confidence band, and dotted lines for reference policies."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,7 +19,7 @@ from jaxdistill.plotting.styles import (
     root_figure,
     style,
 )
-from jaxdistill.statistics import mean_interval
+from jaxdistill.statistics import LEAST_MDPS, mean_interval
 
 REFERENCES = {  # label and colour of the dotted horizontal lines
     "teacher": ("Teacher", "black"),
@@ -41,11 +41,13 @@ def plot_curves(
 ) -> Line2D:
     """Draws the mean over MDPs of the curves of one method, with a 95 % band (`statistics.mean_interval`).
 
+    A text in the panel gives the number of students whose curves have values that are not finite, which are left out of
+    the means, and says so if there is no band because there are too few MDPs for one.
+
     Args:
       ax: where to draw.
       iterations: [C], episodes trained.
-      returns: [M, C], or [C] for a single curve without a band. Values that are not finite are left out, and a text in
-        the panel gives the number of students with such values.
+      returns: [M, C], or [C] for a single curve without a band. Values that are not finite are left out.
       method: name that selects the style, see `STYLES`.
       label: text of the legend; by default that of the style.
       index: position in the palette for a method that is not in `STYLES`, see `palette_indices`.
@@ -67,24 +69,35 @@ def plot_curves(
     options |= dict(markevery=(offset, every), label=line_style.label if label is None else label)
     (line,) = ax.plot(iterations, mean, **(options | line_options))
     if returns.shape[0] > 1:
-        _note_left_out(ax, returns)
+        _write_notes(ax, returns, no_band=band and not np.isfinite(low).any())
     if band and np.isfinite(low).any():
         ax.fill_between(iterations, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
     return line
 
 
-# Per panel: the number of students left out, the number of all students, and the text object that reports them.
-_LEFT_OUT: WeakKeyDictionary[Axes, tuple[int, int, Any]] = WeakKeyDictionary()
+class _Notes(NamedTuple):
+    """What the text in a panel reports about all its curves."""
+
+    num_left_out: int = 0  # students with a value that is not finite
+    num_students: int = 0
+    no_band: bool = False  # whether a curve has no band because of too few MDPs
 
 
-def _note_left_out(ax: Axes, returns: np.ndarray) -> None:
-    """Writes into the panel how many of its students have values that are left out of the means, if any."""
-    missing, total, text = _LEFT_OUT.get(ax, (0, 0, None))
-    missing, total = missing + int((~np.isfinite(returns).all(axis=1)).sum()), total + len(returns)
-    if missing:
+_NOTES: WeakKeyDictionary[Axes, tuple[_Notes, Any]] = WeakKeyDictionary()  # per panel, with the text object
+
+
+def _write_notes(ax: Axes, returns: np.ndarray, no_band: bool) -> None:
+    """Adds the curves `returns` [M, C] to the notes of the panel, and writes those that there are."""
+    notes, text = _NOTES.get(ax, (_Notes(), None))
+    num_left_out = notes.num_left_out + int((~np.isfinite(returns).all(axis=1)).sum())
+    notes = _Notes(num_left_out, notes.num_students + len(returns), notes.no_band or no_band)
+    lines = [f"no band: it needs {LEAST_MDPS} different values"] if notes.no_band else []
+    if num_left_out:
+        lines.append(f"{num_left_out} of {notes.num_students} students left out")
+    if lines:
         text = text or ax.text(0.99, 0.01, "", transform=ax.transAxes, ha="right", va="bottom", fontsize=7, zorder=6)
-        text.set_text(f"{missing} of {total} students left out")
-    _LEFT_OUT[ax] = missing, total, text
+        text.set_text("\n".join(lines))
+    _NOTES[ax] = notes, text
 
 
 def reference_line(ax: Axes, value: float, kind: str, label: str | None = None, color: str | None = None) -> Line2D:

@@ -10,7 +10,9 @@ _ROW_INCHES = 0.26
 
 
 def plot_intervals(comparison: Any) -> Any:
-    """Draws mean, IQM, paired difference and probability of improvement, with 95 % intervals.
+    """Draws mean, IQM, paired difference and probability of improvement, with 95 % intervals, as the table has them.
+
+    "n/a" stands beside an estimate that has no interval, because the MDPs are too few for one.
 
     Args:
       comparison: the result of `compare`. The methods are listed from top to bottom in its order; the baseline has
@@ -48,6 +50,8 @@ def _draw_panel(ax: Any, rows: Any, name: str, neutral: float | None) -> None:
         if np.isfinite(interval.low):
             ax.barh(p, interval.high - interval.low, left=interval.low, height=0.6, color=color, alpha=0.35, lw=0)
             ax.plot([interval.low, interval.high], [p, p], color=color, linewidth=1.2)
+        else:
+            ax.annotate("n/a", (interval.estimate, p), (6, 0), textcoords="offset points", va="center", fontsize=7)
         ax.plot([interval.estimate], [p], color=color, marker=marker, linestyle="")
     if neutral is not None:
         ax.axvline(neutral, color="0.3", linestyle=":", linewidth=1.2, zorder=1.5)

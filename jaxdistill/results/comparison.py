@@ -14,8 +14,11 @@ from jaxdistill.statistics import (
     Interval,
     Reached,
     average_height,
-    bootstrap_interval,
+    extreme_share,
     improvement_interval,
+    mean_interval,
+    median_interval,
+    paired_difference,
     reached_interval,
 )
 
@@ -26,16 +29,34 @@ class ComparisonRow(SummaryRow):
 
     # Probability of a better return than the baseline's in the same MDP; None for the baseline itself.
     improvement: Interval | None
+    median: Interval | None  # median of the paired differences; None for the baseline
+    # Number of the 5 % of the MDPs with the largest absolute differences, and their share of the sum of all of them.
+    num_extreme: int
+    extreme_share: float  # in [0, 1]; nan for the baseline, and if all differences are 0
     area: Interval  # mean over MDPs of the mean return over training
     reached: Reached | None  # None if `compare` was called without a level
 
     def record(self) -> dict[str, Any]:
         """The row as named numbers; iterations are inf if fewer than half of the MDPs reached the level."""
-        record = super().record() | named({"improvement": self.improvement, "area": self.area})
+        record = super().record() | named({"improvement": self.improvement, "median": self.median, "area": self.area})
+        record |= {"num_extreme": self.num_extreme, "extreme_share": self.extreme_share}
         if self.reached is not None:
             median, low, high, num_reached, *_ = self.reached
             record |= {"reached": median, "reached_low": low, "reached_high": high, "num_reached": num_reached}
         return record
+
+    def contradiction(self, baseline: str) -> str | None:
+        """A note if the mean difference and the probability of improvement point opposite ways; otherwise None."""
+        if self.difference is None or self.improvement is None or self.median is None:
+            return None
+        if not self.difference.estimate * (self.improvement.estimate - 0.5) < 0:  # also for nan
+            return None
+        return (
+            f"note: {self.label}: mean difference {self.difference.estimate:+.3f} but P(> {baseline}) "
+            f"{self.improvement.estimate:.2f}: the median difference is {self.median:+.3f}, and "
+            f"{self.extreme_share:.0%} of the sum of all absolute differences comes from the 5 % most extreme MDPs "
+            f"(number: {self.num_extreme})"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +64,17 @@ class Comparison(Summary):
     """A `Summary` with further columns and a figure. Its columns, by the names that `to_latex` takes:
 
     num_mdps: MDPs with a finite return.
-    mean, iqm: over MDPs, with bootstrap 95 % intervals.
-    difference: mean over MDPs of (return - the baseline's in the same MDP), with a paired bootstrap interval.
-    improvement: probability of a better return than the baseline's in an MDP, ties half, with Wilson's interval.
-    area: mean return over training (area under the learning curve / iterations), with a bootstrap interval.
+    mean, iqm: over MDPs, with 95 % intervals (`mean_interval`, `iqm_interval` in `jaxdistill.statistics`).
+    difference: mean over MDPs of (return - the baseline's in the same MDP), with its interval.
+    improvement: probability of a better return than the baseline's in an MDP, ties half (`improvement_interval`).
+    area: mean return over training (area under the learning curve / iterations), with its interval.
     reached: iteration by which half of the MDPs reached the level, with the exact interval of a median, and the number
       of MDPs that reached it; "> 2000" if the median lies beyond the 2000 iterations trained.
     teacher: mean return of the method's teacher.
+
+    A note names every method whose mean difference and probability of improvement point opposite ways, with the median
+    of its differences and the share of them that the 5 % most extreme MDPs carry. The rows and `to_dataframe` hold
+    these numbers for all methods (median, num_extreme, extreme_share).
 
     Each interval is for a single number. They are not corrected for multiple comparisons: among many methods, some
     differ from the baseline by chance.
@@ -126,14 +151,25 @@ def compare(
     returns, quantity = _returns(lines, checkpoint)
     teachers = np.stack([line.result.teacher_returns[line.row] for line in lines])
     table = summarise(labels, returns, teachers, baseline, quantity)
+    baseline_returns = returns[labels.index(baseline)]
     rows = []
-    for row, method_returns, (label, result, p) in zip(table.rows, returns, lines, strict=True):
-        baseline_returns = returns[labels.index(baseline)]
-        wins = None if label == baseline else improvement_interval(method_returns, baseline_returns)
-        area = bootstrap_interval(average_height(result.iterations, result.returns[p]))
+    for row, method_returns, (_, result, p) in zip(table.rows, returns, lines, strict=True):
+        area = mean_interval(average_height(result.iterations, result.returns[p]))
         reached = None if level is None else reached_interval(result.iterations, result.returns[p], level)
-        rows.append(ComparisonRow(**vars(row), improvement=wins, area=area, reached=reached))
-    return Comparison(tuple(rows), baseline, quantity, table.notes + _notes(lines), level_text)
+        pairs = _pairs(row, method_returns, baseline_returns)
+        rows.append(ComparisonRow(**vars(row), **pairs, area=area, reached=reached))
+    notes = table.notes + _notes(rows, baseline) + _notes_on_runs(lines)
+    return Comparison(tuple(rows), baseline, quantity, notes, level_text)
+
+
+def _pairs(row: SummaryRow, returns: np.ndarray, baseline_returns: np.ndarray) -> dict[str, Any]:
+    """The fields of a `ComparisonRow` about returns [M] against the baseline's in the same MDPs."""
+    if row.difference is None:
+        return {"improvement": None, "median": None, "num_extreme": 0, "extreme_share": np.nan}
+    difference = paired_difference(returns, baseline_returns)
+    number, share = extreme_share(difference)
+    wins, median = improvement_interval(returns, baseline_returns), median_interval(difference)
+    return {"improvement": wins, "median": median, "num_extreme": number, "extreme_share": share}
 
 
 def _lines(results: Any) -> list[_Line]:
@@ -206,7 +242,15 @@ def _level(reach: Any, num_mdps: int) -> tuple[np.ndarray | None, str]:
     return level, f"{level:g}" if level.ndim == 0 else "the level"
 
 
-def _notes(lines: list[_Line]) -> tuple[str, ...]:
+def _notes(rows: Sequence[ComparisonRow], baseline: str) -> tuple[str, ...]:
+    """Notes below the table on intervals that are missing and on methods that are better and worse at once."""
+    notes = [note for row in rows if (note := row.contradiction(baseline)) is not None]
+    if any(row.reached is not None and np.isnan(row.reached.low) for row in rows):
+        notes.insert(0, "note: [n/a]: the interval of the iterations to a level, a median, needs 6 MDPs")
+    return tuple(notes)
+
+
+def _notes_on_runs(lines: list[_Line]) -> tuple[str, ...]:
     """Notes below the table on differences between the results that affect the comparison."""
     notes = []
     exact = [line.label for line in lines if line.result.curve_kind[line.row] == "exact"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.runtime.optional import import_pandas
-from jaxdistill.statistics import Interval, bootstrap_interval, iqm, mean_interval
+from jaxdistill.statistics import NO_INTERVAL, Interval, iqm_interval, mean_interval, paired_difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +33,11 @@ Column = tuple[str, Callable[[Any], str]]  # header, and the cell of a row
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Returns per method with bootstrap 95 % intervals over MDPs; prints as a table.
+    """Returns per method with 95 % intervals over MDPs (`jaxdistill.statistics`); prints as a table.
 
     `rows` keeps the order of the methods, and `summary[label]` is the row of one method. The difference of a method is
-    the mean over MDPs of (its return - the baseline's return in the same MDP).
+    the mean over MDPs of (its return - the baseline's return in the same MDP). An interval is nan, and "[n/a]" in the
+    table, where the MDPs are too few for it; a note below the table then says how many it needs.
     """
 
     rows: tuple[Any, ...]  # of SummaryRow, or of a subclass
@@ -120,9 +121,7 @@ def cell(interval: Interval | None, sign: str = "-", digits: int = 3) -> str:
     """An interval as the text of a cell; `sign` is that of a format specification: "+" shows a plus sign too."""
     if interval is None or not np.isfinite(interval.estimate):
         return "-"
-    form = f"{sign}.{digits}f"
-    ends = f"[{interval.low:{form}}, {interval.high:{form}}]" if np.isfinite(interval.low) else "[n/a]"
-    return f"{interval.estimate:{form}} {ends}"
+    return f"{interval:{sign}.{digits}f}"
 
 
 _LATEX = {
@@ -155,9 +154,14 @@ def summarise(
         if num_finite < x.size:
             missing = f"{x.size - num_finite} of {x.size} MDPs are not finite and are left out"
             notes.append(f"note: {label}: {missing}")
-        mean, iqm_interval = bootstrap_interval(x), bootstrap_interval(x, iqm)
-        with np.errstate(invalid="ignore"):  # inf - inf is nan, which is left out too
-            difference = None if label == baseline else bootstrap_interval(x - baseline_returns)
+        difference = None if label == baseline else mean_interval(paired_difference(x, baseline_returns))
         teacher = float(mean_interval(teacher_returns[p]).estimate)
-        rows.append(SummaryRow(label, num_finite, mean, iqm_interval, difference, teacher))
+        rows.append(SummaryRow(label, num_finite, mean_interval(x), iqm_interval(x), difference, teacher))
+    if any(is_unknown(interval) for row in rows for interval in (row.mean, row.iqm, row.difference)):
+        notes.append(f"note: {NO_INTERVAL}")
     return Summary(tuple(rows), baseline, quantity, tuple(notes))
+
+
+def is_unknown(interval: Interval | None) -> bool:
+    """Whether there is an estimate without an interval."""
+    return interval is not None and bool(np.isfinite(interval.estimate) and np.isnan(interval.low))

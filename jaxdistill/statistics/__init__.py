@@ -1,25 +1,31 @@
 """Statistics over MDPs: `intervals` of averages and of wins, and the speed of `learning_curves`."""
 
 from jaxdistill.statistics.intervals import (
-    BOOTSTRAP_SEED,
-    NUM_RESAMPLES,
+    LEAST_MDPS,
+    NO_INTERVAL,
     Interval,
-    bootstrap_interval,
+    extreme_share,
     improvement_interval,
     iqm,
+    iqm_interval,
     mean_interval,
+    median_interval,
+    paired_difference,
 )
 from jaxdistill.statistics.learning_curves import Reached, average_height, reached_interval
 
 __all__ = [
-    "BOOTSTRAP_SEED",
-    "NUM_RESAMPLES",
+    "LEAST_MDPS",
+    "NO_INTERVAL",
     "Interval",
     "Reached",
     "average_height",
-    "bootstrap_interval",
+    "extreme_share",
     "improvement_interval",
     "iqm",
+    "iqm_interval",
     "mean_interval",
+    "median_interval",
+    "paired_difference",
     "reached_interval",
 ]

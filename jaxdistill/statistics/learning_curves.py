@@ -3,7 +3,8 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+
+from jaxdistill.statistics.intervals import median_ranks
 
 
 def average_height(iterations: Any, curves: Any) -> np.ndarray:
@@ -35,7 +36,7 @@ def reached_interval(iterations: Any, curves: Any, level: Any, confidence: float
     """Median over MDPs of the first iteration at which a curve is at or above the level.
 
     A curve that never reaches the level (nan is below it) counts as later than every curve that does, and never enters
-    an average. The interval is made of order statistics and is exact for any distribution.
+    an average. The interval is made of order statistics (`median_ranks`) and is exact for any distribution.
 
     Args:
       iterations: [C], increasing.
@@ -47,7 +48,7 @@ def reached_interval(iterations: Any, curves: Any, level: Any, confidence: float
     above = curves >= np.asarray(level, np.float64)[..., None]
     first = np.sort(np.where(above.any(1), iterations[above.argmax(1)].astype(np.float64), np.inf))
     n = len(first)
-    rank = int(stats.binom.ppf((1 - confidence) / 2, n, 0.5))
-    low, high = (first[rank - 1], first[n - rank]) if rank > 0 else (np.nan, np.nan)
+    ranks = median_ranks(n, confidence)
+    low, high = first[list(ranks)] if ranks else (np.nan, np.nan)
     num_reached = int(np.isfinite(first).sum())
     return Reached(float(first[(n - 1) // 2]), float(low), float(high), num_reached, n, int(iterations[-1]))

@@ -265,8 +265,7 @@ class Findings:
             return f"zero in expectation (length at most {self.field.max():.0e}): its samples are noise"
         a = self.asymmetry
         if not self.is_gradient:
-            mean, low, _ = mean_interval(a)
-            spread = f"asymmetry {mean:.2g} ± {mean - low:.1g}, range {np.nanmin(a):.2g} to {np.nanmax(a):.2g}"
+            spread = f"asymmetry {mean_interval(a):.2g}, range {np.nanmin(a):.2g} to {np.nanmax(a):.2g}"
             return f"not the gradient of anything ({spread}, over {a.size} MDPs)"
         symmetric = f"asymmetry {np.nanmax(a):.0e}"
         if self.gradient_error is None or self.potential_error is None:

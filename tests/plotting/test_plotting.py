@@ -125,7 +125,7 @@ def test_other_methods_do_not_take_the_colour_of_a_known_one_in_the_figure():
 
 
 def test_curves_are_means_with_their_bands():
-    returns = np.random.default_rng(1).normal(size=(8, 5))
+    returns = np.random.default_rng(1).normal(size=(9, 5))
     returns[0, 2] = np.nan
     _, ax = plt.subplots()
     line = plotting.plot_curves(ax, np.arange(5), returns, "td_vpi")
@@ -140,6 +140,21 @@ def test_curves_are_means_with_their_bands():
     expected_style = plotting.STYLES["td_vpi"]
     assert line.get_color() == expected_style.color and line.get_marker() == expected_style.marker
     assert line.get_label() == expected_style.label
+
+
+@pytest.mark.parametrize("num_mdps", [1, 2, 7, 8])
+def test_a_panel_says_that_its_curves_have_no_band(num_mdps):
+    """Once for all its curves, together with the students that are left out; not without the wish for a band."""
+    returns = np.random.default_rng(num_mdps).normal(size=(num_mdps, 5))
+    _, (ax, without) = plt.subplots(1, 2)
+    for _ in range(2):
+        plotting.plot_curves(ax, np.arange(5), returns)
+        plotting.plot_curves(without, np.arange(5), returns, band=False)
+    assert len(ax.collections) == (2 if num_mdps == 8 else 0)
+    no_band = ["no band: it needs 8 different values"] if 1 < num_mdps < 8 else []
+    assert [text.get_text() for text in ax.texts] == no_band and not without.texts
+    plotting.plot_curves(ax, np.arange(5), np.full((2, 5), np.nan), band=False)
+    assert ax.texts[0].get_text().splitlines()[-1] == f"2 of {2 * num_mdps * (num_mdps > 1) + 2} students left out"
 
 
 def test_curves_take_labels_options_and_single_lines():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import compare, statistics
+from jaxdistill.results.summary import cell, is_unknown
 from tests.results.random_results import LABELS, make
 
 # --- the table ------------------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ def test_several_results_side_by_side():
     comparison = compare([a, b], "z")
     assert [row.label for row in comparison.rows] == ["x", "y", "z"]
     assert comparison.quantity.startswith("exact return of the final students, 4 MDPs (uniform")
-    assert comparison.notes == ("note: the numbers of iterations differ: 30 (y), 50 (z)",)
+    assert comparison.notes[1:] == ("note: the numbers of iterations differ: 30 (y), 50 (z)",)
     assert comparison["x"].difference.estimate == pytest.approx(
         (a.final_returns[0] - b.final_returns[0]).mean(), abs=1e-6
     )
@@ -60,8 +61,62 @@ def test_several_results_side_by_side():
     named = compare({"small": a, "large": a.select("x")})
     assert [row.label for row in named.rows] == ["small: x", "small: y", "large"]
     assert named["large"].improvement.estimate == 0.5  # with itself
-    mixed = compare(make(curve_kind=("sampled", "exact", "sampled")))
+    mixed = compare(make(num_mdps=9, curve_kind=("sampled", "exact", "sampled")))
     assert mixed.notes == ("note: the curves of n_distill are exact; the others are means of training episodes",)
+
+
+@pytest.mark.parametrize("num_mdps", range(1, 13))
+def test_what_few_worlds_cannot_tell_is_not_printed(num_mdps):
+    """No interval of a mean below eight worlds, so no difference that excludes 0, and a note that says why."""
+    for seed in range(20):
+        result = make(num_mdps=num_mdps, seed=seed)
+        # The difference is clear, as two worlds may show it by chance.
+        result.final_returns[1] = result.final_returns[0] + 5 + 0.1 * result.final_returns[1]
+        comparison = compare(result, reach=0.0)
+        row, text = comparison["n_distill"], str(comparison)
+        known = num_mdps >= statistics.LEAST_MDPS
+        for interval in (row.mean, row.iqm, row.area, row.difference):
+            assert np.isfinite(interval.estimate) and np.isfinite(interval.low) == known
+            assert cell(interval, "+").endswith("[n/a]") == (not known)
+        assert row.difference.low > 0 if known else f"{row.difference.estimate:+.3f} [n/a]" in text
+        assert row.improvement.estimate == 1 and (row.improvement.low > 0.5) == (num_mdps >= 6)  # 0.025 > 0.5^6
+        assert np.isnan(row.reached.low) == np.isnan(row.median.low) == (num_mdps < 6)
+        assert ("[n/a]" in text) == (not known) == (statistics.NO_INTERVAL in text)
+        assert ("a median, needs 6 MDPs" in text) == (num_mdps < 6)
+
+
+def test_a_mean_and_wins_that_point_opposite_ways():
+    """Thirty-nine worlds gain a little, one loses much."""
+    gains = np.where(np.arange(40) == 7, -40, 0.1 + np.arange(40) / 1000)
+    worlds = np.random.default_rng(0).normal(size=40)
+    returns = np.stack([worlds, worlds + gains, worlds + 1 + np.arange(40) / 100])
+    comparison = compare(make(num_mdps=40, final_returns=returns))
+    row, record = comparison["n_distill"], comparison["n_distill"].record()
+    assert row.difference.estimate < 0 and row.improvement.estimate == 39 / 40
+    assert record["median"] == pytest.approx(np.median(gains)) and record["num_extreme"] == 2
+    assert record["extreme_share"] == pytest.approx((40 + 0.139) / np.abs(gains).sum())
+    assert record["median_low"] < record["median"] < record["median_high"]
+    (note,) = comparison.notes
+    assert note == (
+        f"note: n_distill: mean difference {row.difference.estimate:+.3f} but P(> baseline) 0.97: "
+        f"the median difference is {row.median:+.3f}, and {row.extreme_share:.0%} of the sum of all absolute "
+        "differences comes from the 5 % most extreme MDPs (number: 2)"
+    )
+    assert note in str(comparison) and comparison["baseline"].record()["num_extreme"] == 0
+    assert np.isnan(comparison["baseline"].record()["median"])
+
+
+@pytest.mark.parametrize("scale", [-5, -1, 0, 1, 5])
+def test_a_note_for_every_contradiction(scale):
+    """Whatever the differences are: a note if and only if mean and wins are on opposite sides; ties are on neither."""
+    for seed in range(30):
+        rng = np.random.default_rng([seed, scale + 5])
+        returns = rng.choice([0, 1, 1, 2, 3], (3, 9)) + scale * (rng.random((3, 9)) < 0.1)
+        comparison = compare(make(num_mdps=9, final_returns=returns.astype(np.float32)))
+        for row, x in zip(comparison.rows[1:], returns[1:] - returns[0], strict=True):
+            opposite = x.mean() * np.sign(x).mean() < 0
+            noted = any(note.startswith(f"note: {row.label}: mean difference") for note in comparison.notes)
+            assert noted == opposite == (row.contradiction("baseline") is not None)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +149,7 @@ def test_the_data_frame_has_every_number():
     frame = compare(make(num_mdps=9), reach=99.0).to_dataframe().set_index("label")
     assert np.isinf(frame.loc["td_vpi", "reached"]) and frame.loc["td_vpi", "num_reached"] == 0
     assert np.isnan(frame.loc["baseline", "improvement"])
-    for name in ("mean", "iqm", "difference", "improvement", "area"):
+    for name in ("mean", "iqm", "difference", "improvement", "median", "area"):
         assert frame.loc["td_vpi", f"{name}_low"] <= frame.loc["td_vpi", name] <= frame.loc["td_vpi", f"{name}_high"]
 
 
@@ -136,6 +191,15 @@ def test_the_figure_shows_the_intervals():
         np.testing.assert_allclose(bars, expected)
     low, high = figure.axes[0].get_ylim()
     assert low > high  # the first method on top
+
+
+def test_the_figure_shows_which_intervals_are_unknown():
+    comparison = compare(make(num_mdps=5))
+    for ax, name in zip(comparison.plot().axes, ("mean", "iqm", "difference", "improvement"), strict=True):
+        assert [text.get_text() for text in ax.texts] == ["n/a"] * sum(
+            is_unknown(getattr(row, name)) for row in comparison.rows
+        )
+        assert len(ax.patches) == (2 if name == "improvement" else 0)
 
 
 def test_the_figure_of_one_method_or_one_mdp_has_nothing_cut_off():

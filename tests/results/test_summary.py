@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from jaxdistill.results.summary import summarise
+from jaxdistill.statistics import NO_INTERVAL
 from tests.results.random_results import LABELS, make
 
 
@@ -27,7 +28,8 @@ def test_differences_by_hand():
     assert summary["b"].difference.estimate == 0.5  # ((2 - 1) + (2 - 2)) / 2
     assert summary["c"].difference.estimate == -2.5  # ((0 - 1) + (0 - 4)) / 2
     assert [row.num_mdps for row in summary.rows] == [3, 2, 2]
-    assert summary.notes == tuple(f"note: {x}: 1 of 3 MDPs are not finite and are left out" for x in "bc")
+    left_out = (f"note: {x}: 1 of 3 MDPs are not finite and are left out" for x in "bc")
+    assert summary.notes == (*left_out, f"note: {NO_INTERVAL}")
     backwards = summarise(["a", "b", "c"], returns, np.zeros((3, 3)), "b", "returns")
     assert backwards["a"].difference.estimate == -0.5
     diverged = np.array([[1.0, np.inf, 4.0], [3.0, np.inf, -np.inf]])
@@ -56,31 +58,22 @@ def test_summary_takes_the_given_checkpoint():
 def test_summary_prints_as_an_aligned_table():
     returns = np.zeros((3, 4, 3)) + np.array([1.0, -2.0, 30.0])[:, None, None]
     text = str(make(returns=returns, teacher_returns=np.full((3, 4), np.nan)).summary())
-    quantity, header, rule, *rows = text.splitlines()
+    quantity, header, rule, *rows, note = text.splitlines()
     assert quantity.startswith("return at the checkpoint of iteration 30, 4 MDPs (uniform policy ")
     assert {len(line) for line in (header, rule, *rows)} == {len(header)}
     assert "teacher" not in header and "minus baseline" in header
-    assert rows[0].split() == [
-        "baseline",
-        "4",
-        "1.000",
-        "[1.000,",
-        "1.000]",
-        "1.000",
-        "[1.000,",
-        "1.000]",
-        "-",
-    ]
-    assert rows[2].endswith("+29.000 [+29.000, +29.000]")
-    assert "[n/a]" in str(make(num_mdps=1).summary()) and "teacher" in str(make().summary())
+    assert rows[0].split() == ["baseline", "4", "1.000", "[n/a]", "1.000", "[n/a]", "-"]
+    assert rows[2].endswith("+29.000 [n/a]") and note == f"note: {NO_INTERVAL}"
+    many = str(make(num_mdps=9).summary())
+    assert "teacher" in many and "n/a" not in many and "+" in many.splitlines()[-1].split("] ")[2]
 
 
 def test_summary_as_markdown_and_data_frame():
     pytest.importorskip("pandas")
-    summary = make(labels=("a|b", "c"), seed=7).summary()
+    summary = make(num_mdps=9, labels=("a|b", "c"), seed=7).summary()
     lines = summary.to_markdown().splitlines()
     assert len(lines) == 4 and lines[1] == "| :-- | --: | --: | --: | --: | --: |"
-    assert lines[2].startswith(r"| a\|b | 4 |")
+    assert lines[2].startswith(r"| a\|b | 9 |")
     frame = summary.to_dataframe().set_index("label")
     assert frame.loc["c", "mean_low"] == summary["c"].mean.low
     assert frame.loc["c", "difference"] == summary["c"].difference.estimate

@@ -1,4 +1,4 @@
-"""Averages, their intervals and the speed of learning: by hand, against SciPy, and by their coverage."""
+"""Averages, their intervals and the speed of learning, by hand and against SciPy; `test_coverage` has the coverage."""
 
 import numpy as np
 import pytest
@@ -14,55 +14,79 @@ def test_iqm_cuts_a_quarter_at_either_end():
 
 
 def test_mean_interval_by_hand():
-    # sd = 1, n = 3, t_{2, .975} = 4.302653: half width 4.302653 / sqrt(3)
-    mean, low, high = statistics.mean_interval([1.0, 2.0, 3.0])
-    np.testing.assert_allclose([mean, low, high], [2, 2 - 2.484138, 2 + 2.484138], rtol=1e-6)
+    """Without skewness it is Student's: sd = sqrt(6), n = 8, t_{7, .975} = 2.364624."""
+    mean, low, high = statistics.mean_interval(np.arange(8.0))
+    half = 2.364624 * np.sqrt(6 / 8)
+    np.testing.assert_allclose([mean, low, high], [3.5, 3.5 - half, 3.5 + half], rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_end_at_the_longer_tail_is_moved(seed):
+    """By the formula of the docstring, with the mean, error and skewness of SciPy; mirrored values, mirrored ends."""
+    x = np.random.default_rng(seed).exponential(size=10 + seed)
+    n, t = x.size, stats.t.ppf(0.975, x.size - 1)
+    skewness = stats.skew(x, bias=False)
+    moved = (1 + 30 / n) * skewness * (2 * t**2 + 1) / (6 * np.sqrt(n))
+    ends = x.mean() + np.array([-t - max(-moved, 0), t + max(moved, 0)]) * stats.sem(x)
+    np.testing.assert_allclose(statistics.mean_interval(x), [x.mean(), *ends])
+    mean, low, high = statistics.mean_interval(-x)
+    np.testing.assert_allclose([-mean, -high, -low], statistics.mean_interval(x))
 
 
 def test_mean_interval_leaves_out_values_that_are_not_finite():
-    x = np.array([[1, np.nan, np.nan, np.inf], [2, 5, np.nan, 4], [3, np.nan, np.nan, 6]])
+    x = np.random.default_rng(5).normal(size=(12, 5))
+    x[1:, 0], x[:, 1], x[3:7, 2], x[4:, 3] = np.nan, np.nan, [np.inf, np.nan, -np.inf, np.nan], np.nan
     interval = statistics.mean_interval(x, axis=0)
-    np.testing.assert_array_equal(interval.estimate, [2, 5, np.nan, 5])
-    np.testing.assert_array_equal(np.isnan(interval.low), [False, True, True, False])
-    np.testing.assert_allclose(interval.low[3], statistics.mean_interval([4.0, 6.0]).low)
+    np.testing.assert_array_equal(np.isnan(interval.estimate), [False, True, False, False, False])
+    np.testing.assert_array_equal(np.isnan(interval.low), [True, True, False, True, False])
+    for column in (2, 4):
+        kept = x[np.isfinite(x[:, column]), column]
+        np.testing.assert_allclose([part[column] for part in interval], statistics.mean_interval(kept))
     np.testing.assert_allclose(statistics.mean_interval(x.T, axis=1).high, interval.high)
+    assert statistics.mean_interval(np.ones((3, 0))).low.shape == (0,)
 
 
-def test_mean_interval_covers_the_truth_even_for_few_mdps():
-    x = np.random.default_rng(1).normal(3.0, 2.0, size=(5, 8000))
-    _, low, high = statistics.mean_interval(x)
-    assert np.mean((low <= 3) & (high >= 3)) == pytest.approx(0.95, abs=0.01)  # 4 standard errors
+def test_intervals_of_another_confidence():
+    x = np.random.default_rng(1).normal(3.0, 2.0, size=(20, 4000))
     _, low, high = statistics.mean_interval(x, confidence=0.5)
-    assert np.mean((low <= 3) & (high >= 3)) == pytest.approx(0.5, abs=0.0225)
+    assert 0.5 - 0.032 < np.mean((low <= 3) & (high >= 3)) < 0.57  # 4 standard errors below; skewness widens it
+    widths = [np.diff(statistics.mean_interval(x[:, 0], confidence=c)[1:])[0] for c in (0.5, 0.9, 0.99)]
+    assert widths == sorted(widths)
 
 
-@pytest.mark.parametrize("statistic", [np.mean, statistics.iqm])
-def test_bootstrap_interval_covers_the_truth_of_a_skewed_distribution(statistic):
-    # Exponential: mean 1; IQM = 2 * integral of x e^-x between the quartiles log(4/3) and log 4.
-    truth = 1.0 if statistic is np.mean else 2 * (0.75 * (1 + np.log(4 / 3)) - 0.25 * (1 + np.log(4)))
-    samples = np.random.default_rng(2).exponential(size=(500, 40))
-    intervals = [statistics.bootstrap_interval(x, statistic, num_resamples=1000) for x in samples]
-    covered = np.mean([interval.low <= truth <= interval.high for interval in intervals])
-    assert 0.89 < covered < 0.975  # 4 standard errors around .933 and .938, measured once with 2500 samples
-    assert all(i.low < i.estimate < i.high for i in intervals)
+def test_iqm_interval_by_hand():
+    """The formula of Tukey and McLaughlin with SciPy's winsorised values; symmetric, so that no end is moved."""
+    x = np.r_[-100.0, -3, -2, -1, 1, 2, 3, 100, 0, 0.5, -0.5, 7, -7]  # 13, of which 3 are cut at either end
+    winsorised = np.asarray(stats.mstats.winsorize(x, (0.25, 0.25)))
+    half = stats.t.ppf(0.975, 6) * np.sqrt(((winsorised - winsorised.mean()) ** 2).sum() / (7 * 6))
+    estimate, low, high = statistics.iqm_interval(np.r_[x, np.nan])
+    np.testing.assert_allclose([estimate, low, high], [0, -half, half], atol=1e-12)
+    assert estimate == pytest.approx(statistics.iqm(x))
+    assert np.isnan(statistics.iqm_interval([np.nan])).all()
 
 
-def test_bootstrap_and_normal_intervals_agree_on_normal_data():
-    x = np.random.default_rng(8).normal(size=500)
-    bootstrap, normal = statistics.bootstrap_interval(x), statistics.mean_interval(x)
-    half = normal.high - normal.estimate
-    np.testing.assert_allclose(bootstrap, normal, atol=0.1 * half)
+def test_intervals_of_equal_values_are_unknown():
+    """A hundred equal worlds do not tell how the next one differs, up to the rounding of float32."""
+    for x in (np.full(100, 2.0), 2 + np.random.default_rng(0).uniform(-5e-7, 5e-7, 100)):
+        for interval in (statistics.mean_interval(x), statistics.iqm_interval(x)):
+            assert interval.estimate == pytest.approx(2) and np.isnan(interval[1:]).all()
+    few = np.r_[np.zeros(93), np.arange(1.0, 8)]
+    assert np.isfinite(statistics.mean_interval(few).low) and np.isnan(statistics.mean_interval(few[1:-1]).low)
 
 
-def test_bootstrap_interval_is_reproducible_and_defined_for_degenerate_data():
-    x = np.random.default_rng(3).normal(size=30)
-    assert statistics.bootstrap_interval(x) == statistics.bootstrap_interval(x)
-    assert statistics.bootstrap_interval([2.0, 2.0, 2.0]) == (2, 2, 2)
-    assert statistics.bootstrap_interval([2.0, np.nan])[0] == 2
-    assert np.isnan(statistics.bootstrap_interval([2.0, np.nan])[1:]).all()
-    assert np.isnan(statistics.bootstrap_interval([np.nan, np.inf])).all()
-    # Leaving out one world never changes this IQM, so BCa does not exist; the percentile interval does.
-    assert statistics.bootstrap_interval(np.r_[np.zeros(90), np.ones(10)], statistics.iqm) == (0, 0, 0)
+def test_median_and_extremes_by_hand():
+    x = [3.0, -1, np.nan, 4, 1, -5, 9, np.inf, 2, -6, 5]  # nine: P(Binomial(9, 1/2) < 2) = 10 / 512 < 0.025
+    assert statistics.median_interval(x) == (2, -5, 5)
+    assert np.isnan(statistics.median_interval([])).all()
+    assert statistics.extreme_share(x) == (1, 9 / 36)
+    assert statistics.extreme_share(x, 0.3) == (3, (9 + 6 + 5) / 36)
+    assert np.isnan(statistics.extreme_share(np.zeros(4))[1])
+
+
+def test_an_interval_as_text():
+    interval = statistics.Interval(0.5, -1.25, 2.0)
+    assert f"{interval:+.2f}" == "+0.50 [-1.25, +2.00]" and f"{interval:.1g}" == "0.5 [-1, 2]"
+    assert f"{statistics.mean_interval([1.0, 2.0]):.1f}" == "1.5 [n/a]"
 
 
 def test_improvement_by_hand():
@@ -75,11 +99,31 @@ def test_improvement_by_hand():
 
 
 @pytest.mark.parametrize("num_wins", [0, 3, 20])
-def test_without_ties_the_interval_is_wilsons(num_wins):
+def test_without_ties_the_interval_is_that_of_clopper_and_pearson(num_wins):
     x = np.r_[np.ones(num_wins), -np.ones(20 - num_wins)]
     p, low, high = statistics.improvement_interval(x, np.zeros(20), confidence=0.9)
-    expected = stats.binomtest(num_wins, 20).proportion_ci(0.9, method="wilson")
+    expected = stats.binomtest(num_wins, 20).proportion_ci(0.9, method="exact")
     np.testing.assert_allclose([p, low, high], [num_wins / 20, expected.low, expected.high], atol=1e-12)
+
+
+@pytest.mark.parametrize("num_mdps", [1, 2, 5, 12])
+def test_the_interval_of_wins_for_every_outcome(num_mdps):
+    """Ends in order, mirrored for the other method, 0 or 1 where all worlds say so, and narrower for more ties."""
+    for wins in range(num_mdps + 1):
+        widths = []
+        for losses in range(num_mdps + 1 - wins):
+            x = np.r_[np.ones(wins), -np.ones(losses), np.zeros(num_mdps - wins - losses)]
+            p, low, high = statistics.improvement_interval(x, np.zeros(num_mdps))
+            assert 0 <= low < p or p == low == 0
+            assert p < high <= 1 or p == high == 1
+            mirrored = statistics.improvement_interval(-x, np.zeros(num_mdps))
+            np.testing.assert_allclose([1 - p, 1 - high, 1 - low], mirrored, atol=1e-12)
+            widths += [high - low] if wins == losses else []
+        assert len(widths) < 2 or widths == sorted(widths)
+    even = [statistics.improvement_interval(np.r_[np.ones(w), -np.ones(w), np.zeros(100 - 2 * w)], np.zeros(100))
+            for w in range(51)]  # fmt: skip
+    widths = [high - low for _, low, high in even]
+    assert widths == sorted(widths)
 
 
 def test_average_height_by_hand():
