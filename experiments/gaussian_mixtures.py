@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdistill.runtime import checks
+from jaxdistill.runtime import checks, streams
 
 DIRECTIONS = {"forward": "KL(p||q), mean seeking", "reverse": "KL(q||p), mode seeking"}
 PARAMETERS = ("means", "scales", "weights")
@@ -157,7 +157,7 @@ def fit(
         scale = checks.number("scale", scale)
     if ("scales" in free) == (scale is not None) or (scale is not None and not 0 < scale < np.inf):
         raise ValueError(f"fit needs a positive scale exactly where 'scales' are not free; got {free} and {scale}.")
-    start = _starts(checks.as_key(key), target, (num_restarts, num_components))
+    start = _starts(streams.as_key(key), target, (num_restarts, num_components))
     if scale is not None:
         start["scales"] = jnp.full_like(start["scales"], np.log(scale))
     best, kl, fits, kls = _fit(start, target, jnp.asarray(learning_rate, float), direction, free, num_steps)
@@ -188,12 +188,12 @@ def _known_parameters(free: tuple[str, ...]) -> tuple[str, ...]:
 @functools.partial(jax.jit, static_argnames="shape")  # not part of `_fit`, because both directions have the same starts
 def _starts(key: jax.Array, target: Mixture, shape: tuple[int, int]) -> dict[str, jax.Array]:
     """Random unconstrained parameters: means, log scales, logits of the weights, each [R, K]."""
-    means_key, scales_key = jax.random.split(key)
+    means_key, scales_key = streams.split(key)
     mean = target.weights @ target.means
     deviation = jnp.sqrt(target.weights @ (target.scales**2 + (target.means - mean) ** 2))
     low, high = target.means.min() - target.scales.min(), target.means.max() + target.scales.min()
-    means = jax.random.uniform(means_key, shape, float, low, high)
-    log_scales = jax.random.uniform(scales_key, shape, float, jnp.log(target.scales.min()), jnp.log(deviation))
+    means = streams.uniform(means_key, shape, float, low, high)
+    log_scales = streams.uniform(scales_key, shape, float, jnp.log(target.scales.min()), jnp.log(deviation))
     return {"means": means, "scales": log_scales, "weights": jnp.zeros(shape, float)}
 
 

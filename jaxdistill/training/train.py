@@ -13,7 +13,7 @@ from jaxdistill.mdp import MDP, Teacher, exact, validate
 from jaxdistill.mdp.teacher import check
 from jaxdistill.methods import Method
 from jaxdistill.results import Result, Stopped
-from jaxdistill.runtime import checks, processes
+from jaxdistill.runtime import checks, processes, streams
 from jaxdistill.runtime.progress import Hook, Progress
 from jaxdistill.scheduling import pool
 from jaxdistill.training.config import Cell, Config, ResolvedCell, config_of, resolve_cell
@@ -69,7 +69,7 @@ def train(
     for name, function in (("measure", measure), ("on_chunk", on_chunk)):
         if function is not None and not callable(function):
             raise ValueError(f"{name} must be a function or None; got {checks.shown(function)}.")
-    key = checks.as_key(key)
+    key = streams.as_key(key)
     mdps, teacher = _stacked(mdps, teacher)
     config = config_of(config, changes)
     cells = _resolve(methods, teacher, config)
