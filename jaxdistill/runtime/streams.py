@@ -13,11 +13,11 @@ import jax
 import jax.extend.random
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 from jaxdistill.runtime import checks
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 _CIPHER = "threefry2x32"
 _NUM_WORDS = {"threefry2x32": 2, "rbg": 4, "unsafe_rbg": 4}  # of a key, by the name of its generator
 _EXPECTED = "key must be one random key, such as jax.random.key(0)"
@@ -91,13 +91,13 @@ bits = _as_by_default(jax.random.bits)
 
 @_as_by_default
 def uniform(
-    key: jax.Array, shape: tuple[int, ...], dtype: npt.DTypeLike = jnp.float32, low: Any = 0.0, high: Any = 1.0
+    key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32, low: Any = 0.0, high: Any = 1.0
 ) -> jax.Array:
     """Uniform numbers in [low, high); float32 also where JAX computes in float64, unless `dtype` says otherwise."""
     return jax.random.uniform(key, shape, dtype, low, high)
 
 
 @_as_by_default
-def normal(key: jax.Array, shape: tuple[int, ...], dtype: npt.DTypeLike = jnp.float32) -> jax.Array:
+def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Standard normal numbers; float32 also where JAX computes in float64, unless `dtype` says otherwise."""
     return jax.random.normal(key, shape, dtype)

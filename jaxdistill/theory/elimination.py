@@ -54,6 +54,6 @@ def _eliminate_each(matrix: jax.Array, source: jax.Array) -> jax.Array:
 
     def eliminate_state(k: jax.Array, rows: jax.Array) -> jax.Array:
         """Row k, solved for x_k, is inserted into every equation."""
-        return jnp.where(columns == k, 0, rows + rows[:, k, None] * (rows[k] / (1 - rows[k, k])))
+        return jnp.where(columns == k, 0, rows + rows[:, k, None] * (rows[None, k] / (1 - rows[k, k])))
 
     return jax.lax.fori_loop(0, num_states, eliminate_state, jnp.concatenate([matrix, source], axis=1))[:, num_states:]

@@ -196,7 +196,7 @@ def _numbers_of_world(
     numbers = {
         "asymmetry": jnp.linalg.norm(matrix - matrix.T) / jnp.where(size > 0, size, jnp.nan),
         "field": jnp.linalg.norm(fields[-1]),
-        "potential": jnp.sum(weights[:, None, None] * fields * path),
+        "potential": jnp.sum(weights[:, None, None] * fields * path[None]),
     }
     if loss is not None:
         value_and_gradient = jax.value_and_grad(lambda x: loss.value(options, mdp, teacher, x))

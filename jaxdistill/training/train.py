@@ -76,7 +76,7 @@ def train(
     _check_cells(cells, mdps, needs_teachers=measure is not None)
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
     measure_names = () if measure is None else _measure_names(measure, mdps, cells[0].teacher)
-    recorder = Recorder(mdps, cells, config, keep_tables, measure, measure_names)
+    recorder = Recorder(key, mdps, cells, config, keep_tables, measure, measure_names)
     return _run(key, recorder, initial, Progress("students", progress, on_chunk))
 
 
