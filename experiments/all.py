@@ -22,7 +22,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from experiments import common
-from jaxdistill.results.result import package_versions
+from jaxdistill.results import package_versions
 from jaxdistill.runtime.files import locked, write_atomically
 from jaxdistill.runtime.progress import duration
 

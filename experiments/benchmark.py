@@ -27,7 +27,7 @@ import numpy as np
 from experiments import common, fig8
 from experiments.baselines import clock, groups, pages, scalar_loop, ticks
 from experiments.baselines.problems import Mix
-from jaxdistill.results.result import jsonable, package_versions
+from jaxdistill.results import jsonable, package_versions
 from jaxdistill.runtime.files import write_atomically
 from jaxdistill.runtime.progress import duration
 

@@ -19,6 +19,7 @@ from experiments import common
 from jaxdistill import METHODS, Method, plotting
 from jaxdistill.methods import step_functions
 from jaxdistill.methods.zoo import ZOO
+from jaxdistill.runtime import streams
 from jaxdistill.statistics import mean_interval
 from jaxdistill.theory.fields import field, jacobian, random_problems
 from jaxdistill.theory.flows import fixed_point
@@ -56,11 +57,11 @@ class RandomWorlds:
 
     def sample(self) -> tuple[Any, Any, np.ndarray]:
         """Worlds, teachers and the students' logits [M, S, A], in float64."""
-        worlds_key, student_key = jax.random.split(jax.random.key(self.seed))
+        worlds_key, student_key = streams.split(streams.from_seed(self.seed))
         sizes = {"num_states": self.num_states, "num_actions": self.num_actions}
         problems = random_problems(worlds_key, self.num_mdps, concentration=self.concentration, num_others=0, **sizes)
         shape = (self.num_mdps, self.num_states, self.num_actions)
-        return *precise(*problems), self.spread * np.asarray(jax.random.normal(student_key, shape), float)
+        return *precise(*problems), self.spread * np.asarray(streams.normal(student_key, shape), float)
 
 
 @dataclasses.dataclass

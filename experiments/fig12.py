@@ -11,12 +11,12 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
 import numpy as np
 from scipy import stats
 
 from experiments import common, gaussian_mixtures
 from jaxdistill import plotting
+from jaxdistill.runtime import streams
 
 DIVERGENCES = {"forward": r"$KL(p\Vert q)$", "reverse": r"$KL(q\Vert p)$"}
 _ROWS = {"forward": "mean seeking", "reverse": "mode seeking"}
@@ -97,7 +97,7 @@ def run(settings: Settings, direction: str) -> dict[str, np.ndarray]:
     size, target = settings.max_components, settings.mixture()
     data: dict[str, np.ndarray] = {name: np.full((size, size), np.nan) for name in gaussian_mixtures.PARAMETERS}
     data |= {"kl": np.empty(size), "kls": np.empty((size, settings.num_restarts)), "reached": np.empty(size, int)}
-    keys = jax.random.split(jax.random.key(settings.seed), size)
+    keys = streams.split(streams.from_seed(settings.seed), size)
     scale = None if "scales" in settings.free else settings.scale
     for i in range(size):
         fits = gaussian_mixtures.fit(

@@ -17,6 +17,7 @@ import jaxdistill
 from experiments import common
 from experiments.oscillation import OSCILLATION_METHODS, L, R, log_odds, oscillation_game, oscillation_teacher
 from jaxdistill import plotting
+from jaxdistill.runtime import streams
 
 TITLES = {"on_policy_distill_r": "On-policy distill + R", "n_distill_r": "N-distill + R"}
 LINES = {"$P(R|s_0)$": (plotting.PALETTE[0], "-"), "$P(L|s_L) = P(L|s_R)$": (plotting.PALETTE[2], "--")}
@@ -133,7 +134,7 @@ def sampled(settings: Settings) -> dict[str, np.ndarray]:
     values, tables = None, [logits]
     for segment, episodes in enumerate(np.diff(checkpoints, prepend=0)):
         result = jaxdistill.train(
-            jax.random.fold_in(key, segment), games, teacher, list(OSCILLATION_METHODS.values()), config,
+            streams.fold_in(key, segment), games, teacher, list(OSCILLATION_METHODS.values()), config,
             num_iterations=int(episodes), initial_logits=logits, initial_values=values, progress=False,
         )  # fmt: skip
         logits, values = result.logits, result.values

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdistill.runtime import checks
+from jaxdistill.runtime import checks, streams
+from jaxdistill.runtime.surroundings import default_promotion
+from jaxdistill.theory.products import matmul
 
 DIRECTIONS = {"forward": "KL(p||q), mean seeking", "reverse": "KL(q||p), mode seeking"}
 PARAMETERS = ("means", "scales", "weights")
@@ -86,6 +88,7 @@ def mixture(means: Any, scales: Any = 1.0, weights: Any = None) -> Mixture:
 @jax.jit
 def log_density(of: Mixture, x: jax.Array) -> jax.Array:
     """The log density of one mixture at the points x [...], nats; it has the shape of x."""
+    of = jax.tree.map(lambda parameter: jnp.expand_dims(parameter, range(x.ndim)), of)  # [..., K]
     components = jax.scipy.stats.norm.logpdf(x[..., None], of.means, of.scales)
     return jax.nn.logsumexp(components + jnp.log(of.weights), axis=-1)
 
@@ -100,9 +103,9 @@ def kl_divergence(*, p: Mixture, q: Mixture, nodes_per_scale: int = _NODES_PER_S
     z = np.linspace(-_REACH, _REACH, 2 * _REACH * nodes_per_scale + 1)
     probs = np.exp(-(z**2) / 2)
     probs /= probs.sum()  # so that a constant is integrated exactly
-    x = p.means[:, None] + p.scales[:, None] * jnp.asarray(z, p.means.dtype)
+    x = p.means[:, None] + p.scales[:, None] * jnp.asarray(z, p.means.dtype)[None]
     ratio = log_density(p, x) - log_density(q, x)
-    return p.weights @ (ratio @ jnp.asarray(probs, x.dtype))
+    return matmul(p.weights, matmul(ratio, jnp.asarray(probs, x.dtype)))
 
 
 def divergence(direction: str, target: Mixture, fit: Mixture, nodes_per_scale: int = _NODES_PER_SCALE) -> jax.Array:
@@ -157,7 +160,7 @@ def fit(
         scale = checks.number("scale", scale)
     if ("scales" in free) == (scale is not None) or (scale is not None and not 0 < scale < np.inf):
         raise ValueError(f"fit needs a positive scale exactly where 'scales' are not free; got {free} and {scale}.")
-    start = _starts(checks.as_key(key), target, (num_restarts, num_components))
+    start = _starts(streams.as_key(key), target, (num_restarts, num_components))
     if scale is not None:
         start["scales"] = jnp.full_like(start["scales"], np.log(scale))
     best, kl, fits, kls = _fit(start, target, jnp.asarray(learning_rate, float), direction, free, num_steps)
@@ -188,13 +191,13 @@ def _known_parameters(free: tuple[str, ...]) -> tuple[str, ...]:
 @functools.partial(jax.jit, static_argnames="shape")  # not part of `_fit`, because both directions have the same starts
 def _starts(key: jax.Array, target: Mixture, shape: tuple[int, int]) -> dict[str, jax.Array]:
     """Random unconstrained parameters: means, log scales, logits of the weights, each [R, K]."""
-    means_key, scales_key = jax.random.split(key)
-    mean = target.weights @ target.means
-    deviation = jnp.sqrt(target.weights @ (target.scales**2 + (target.means - mean) ** 2))
+    means_key, scales_key = streams.split(key)
+    mean = matmul(target.weights, target.means)
+    deviation = jnp.sqrt(matmul(target.weights, target.scales**2 + (target.means - mean) ** 2))
     low, high = target.means.min() - target.scales.min(), target.means.max() + target.scales.min()
-    means = jax.random.uniform(means_key, shape, float, low, high)
-    log_scales = jax.random.uniform(scales_key, shape, float, jnp.log(target.scales.min()), jnp.log(deviation))
-    return {"means": means, "scales": log_scales, "weights": jnp.zeros(shape, float)}
+    means = streams.uniform(means_key, shape, low=low, high=high)
+    log_scales = streams.uniform(scales_key, shape, low=jnp.log(target.scales.min()), high=jnp.log(deviation))
+    return {"means": means.astype(float), "scales": log_scales.astype(float), "weights": jnp.zeros(shape, float)}
 
 
 def _constrained(parameters: dict[str, jax.Array]) -> Mixture:
@@ -220,7 +223,8 @@ def _fit(
     def step(carry: Any, _: None) -> tuple[Any, None]:
         parameters, state = carry
         gradients = jax.grad(lambda values: kl_of_each(values).sum())(parameters)  # a start affects only its own term
-        updates, state = optimiser.update(gradients, state)
+        with default_promotion():
+            updates, state = optimiser.update(gradients, state)
         return (optax.apply_updates(parameters, updates), state), None
 
     parameters = {name: start[name] for name in free}

@@ -10,6 +10,7 @@ import numpy as np
 from jaxdistill import Method, Step
 from jaxdistill.methods import loss_gradient, make_step, score
 from jaxdistill.theory.precision import float64
+from jaxdistill.theory.products import matmul
 
 FLOOR = 1e-12  # least teacher probability inside a logarithm
 TOLERANCE = 1e-10  # a flow is at rest if no entry of the update is larger
@@ -32,7 +33,7 @@ def update(method: Method, k: Any, teacher_row: jax.Array, logits: jax.Array) ->
     if method.reward is not None:
         reward = method.reward
         directions = jax.vmap(lambda action: reward(step_with(action)) * score(step_with(action)))
-        total += jax.nn.softmax(logits) @ directions(jnp.arange(logits.shape[-1], dtype=jnp.int32))
+        total += matmul(jax.nn.softmax(logits), directions(jnp.arange(logits.shape[-1], dtype=jnp.int32)))
     return total
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-import jax
 import numpy as np
 
 from experiments.baselines import Problem, Trained
 from jaxdistill.estimators import ESTIMATORS, Estimator
+from jaxdistill.runtime import streams
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.scheduling import block, pool
 from jaxdistill.training import tasks
@@ -33,7 +33,7 @@ def train(problem: Problem) -> Trained:
 
     configs = [dataclasses.replace(cell.config, num_iterations=num_iterations) for cell in problem.cells]
     cells = [dataclasses.replace(cell, config=config) for cell, config in zip(problem.cells, configs, strict=True)]
-    key = jax.random.key(problem.seed)
+    key = streams.from_seed(problem.seed)
     all_tasks = tasks.make_tasks(key, problem.mdps, cells, cost, keep, initial=problem.initial)
     with _counted_ticks() as chunks:
         started = time.perf_counter()

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 import jaxdistill
@@ -14,6 +13,7 @@ from experiments import fig8
 from experiments.baselines import Problem, Trained, clock, engine, padded_scan, problems, scalar_loop, ticks
 from experiments.baselines.problems import Mix
 from jaxdistill.estimators import ESTIMATORS, OneStep
+from jaxdistill.runtime import streams
 from jaxdistill.scheduling.block import Block
 
 
@@ -44,7 +44,7 @@ def mix(mix: Mix, num_iterations: int, padded_iterations: int, repeats: int) -> 
 def whole_call(problem: Problem, cells: dict[str, Any]) -> Trained:
     """`jaxdistill.train` as users call it, with the packing of worlds and the exact evaluation of every student."""
     started = time.perf_counter()
-    key = jax.random.key(problem.seed)
+    key = streams.from_seed(problem.seed)
     options: dict[str, Any] = {"keep_tables": False, "progress": False}
     result = jaxdistill.train(key, problem.mdps, methods=cells, num_iterations=problem.num_iterations, **options)
     not_kept = np.empty(0)
@@ -77,7 +77,7 @@ def memory(num_mdps: int, num_actions: int, num_iterations: int, rows: int) -> d
     started = time.perf_counter()
     methods, teacher = ["on_policy_distill", "baseline"], problem.cells[0].teacher
     options: dict[str, Any] = {"num_iterations": num_iterations, "keep_tables": False, "progress": False}
-    result = jaxdistill.train(jax.random.key(0), problem.mdps, teacher, methods, **options)
+    result = jaxdistill.train(streams.from_seed(0), problem.mdps, teacher, methods, **options)
     seconds = time.perf_counter() - started
     return {"worlds": num_mdps, "actions": num_actions, "steps": result.settings["steps"], "seconds": seconds}
 

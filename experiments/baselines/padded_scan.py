@@ -21,6 +21,7 @@ from experiments.baselines import Problem, Trained, check_estimator
 from jaxdistill import MDP, Teacher
 from jaxdistill.estimators import OneStep
 from jaxdistill.methods import Method, Step, numerics
+from jaxdistill.runtime import streams
 from jaxdistill.training.config import ResolvedCell
 
 HORIZON = 500  # steps; at a termination probability of 0.01, 0.7 % of the episodes that end in no other way are longer
@@ -161,7 +162,7 @@ def train(problem: Problem, horizon: int = HORIZON) -> Trained:
         check_estimator("padded scan", cell.config.estimator)
     params = problem.tables()
     returns, lengths = np.empty(params.shape[:2]), np.empty(params.shape[:2])
-    key, seconds = jax.random.key(problem.seed), 0.0
+    key, seconds = streams.from_seed(problem.seed), 0.0
     for number, ((_, estimator), cell_indices) in enumerate(_cells_by_program(problem.cells).items()):
         method = problem.cells[cell_indices[0]].method
         students = _students(problem, cell_indices, params, jax.random.fold_in(key, number))

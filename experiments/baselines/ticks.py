@@ -30,6 +30,7 @@ from jaxdistill.engine import threefry, tick, xla
 from jaxdistill.engine.lanes import Lanes, Program
 from jaxdistill.engine.rules import StudentRule
 from jaxdistill.estimators import Estimator
+from jaxdistill.runtime import streams
 from jaxdistill.scheduling import pool
 from jaxdistill.scheduling.block import Block
 from jaxdistill.training import tasks
@@ -235,7 +236,7 @@ def filling(mix: Mix, num_lanes: int) -> Mix:
 
 def full_block(problem: Problem, estimator: str, num_lanes: int, num_ticks: int = 2000) -> Block:
     """A block of `num_lanes` lanes after `num_ticks` ticks, all of them busy and far from the end of training."""
-    key = jax.random.key(problem.seed)
+    key = streams.from_seed(problem.seed)
     cost = np.ones(problem.mdps.num_mdps) if problem.cost is None else problem.cost
     cells = [dataclasses.replace(c, config=dataclasses.replace(c.config, num_iterations=2**20)) for c in problem.cells]
     all_tasks = tasks.make_tasks(key, problem.mdps, cells, cost, lambda *_: None, initial=problem.initial)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.settings import Output, Processes
-from jaxdistill.results.result import package_versions
+from jaxdistill.results import package_versions
 from jaxdistill.runtime import processes
 from jaxdistill.runtime.files import write_atomically
 

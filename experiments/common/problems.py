@@ -6,7 +6,7 @@ import jax
 
 import jaxdistill
 from jaxdistill import Teacher, teachers
-from jaxdistill.runtime import checks
+from jaxdistill.runtime import streams
 
 TEACHERS = {
     "q_learning": "Q-learning teacher",
@@ -27,7 +27,7 @@ class Keys(NamedTuple):
 
 def keys(seed: int) -> Keys:
     """The random keys of a seed; raises ValueError for a seed that does not fit into 32 bits."""
-    return Keys(*jax.random.split(jax.random.key(checks.seed(seed)), 4))
+    return Keys(*streams.split(streams.from_seed(seed), 4))
 
 
 def make_teacher(name: str, key: jax.Array, mdps: jaxdistill.MDP, settings: Any) -> Teacher:

@@ -18,7 +18,7 @@ from jaxdistill.methods import METHODS, Method, UpdateOptions, guide
 from jaxdistill.methods.combinators import Objective
 from jaxdistill.methods.zoo import ZOO
 from jaxdistill.results.comparison import compare
-from jaxdistill.runtime import checks
+from jaxdistill.runtime import checks, streams
 from jaxdistill.theory.fields import check_method
 from jaxdistill.theory.stated_losses import LOSSES
 from jaxdistill.training.config import Config
@@ -123,7 +123,7 @@ def run_check(args: argparse.Namespace) -> None:
 
 def _key(args: argparse.Namespace) -> jax.Array:
     """The random key of the seed on the command line."""
-    return jax.random.key(checks.seed(args.seed))
+    return streams.from_seed(args.seed)
 
 
 def run_compare(args: argparse.Namespace) -> None:
@@ -137,7 +137,7 @@ def run_compare(args: argparse.Namespace) -> None:
         checks.number("--reach", args.reach)
     checks.number("--teacher_noise", args.teacher_noise, 0, 1)
     config = Config(num_iterations=args.num_iterations, **{name: getattr(args, name) for name in TRAINING})
-    worlds_key, teacher_key, noise_key, training_key = jax.random.split(_key(args), 4)
+    worlds_key, teacher_key, noise_key, training_key = streams.split(_key(args), 4)
     mdps = _worlds(args, worlds_key)
     teacher = _teacher(args, teacher_key, mdps, config)
     if args.teacher_noise:

@@ -15,6 +15,7 @@ from jaxdistill.engine.packing import Worlds, count_reached, read
 from jaxdistill.engine.rules import Rule, Student
 from jaxdistill.estimators.estimator import Estimator, Row, StepRecord
 from jaxdistill.methods.numerics import sample_index
+from jaxdistill.runtime.surroundings import default_promotion
 
 STEP_STREAM, START_STREAM, CUT_STREAM = 0, 1, 2  # purposes of random draws
 Schedule = Callable[[jax.Array], jax.Array]
@@ -210,7 +211,8 @@ def _initial_opt_state(program: Program, rows: Row) -> Any:
     """The state of the optimizer at the parameters in `rows`, for every lane; None without an optimizer."""
     if program.optimizer is None:
         return None
-    return jax.vmap(program.optimizer.init)(as_params(program, by_lane(program, rows)))
+    with default_promotion():
+        return jax.vmap(program.optimizer.init)(as_params(program, by_lane(program, rows)))
 
 
 def by_lane(program: Program, tables: Any) -> Any:

@@ -38,6 +38,7 @@ from jaxdistill.engine.packing import Worlds, count_reached, read, transition, w
 from jaxdistill.engine.rules import Rule
 from jaxdistill.estimators.estimator import Row, StepRecord, Visit
 from jaxdistill.methods.numerics import sample_index
+from jaxdistill.runtime.surroundings import default_promotion
 
 
 @jax.tree_util.register_dataclass
@@ -258,8 +259,9 @@ def apply_optimizer(program: Program, lanes: Lanes) -> Lanes:
         stored, direction = rows
         params = as_params(program, rows)
         gradients = {"logits": -scale[0] * direction[:, :a], "values": -scale[1] * direction[:, a]}
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        with default_promotion():
+            updates, opt_state = optimizer.update(gradients, opt_state, params)
+            params = optax.apply_updates(params, updates)
         stored = jnp.concatenate([params["logits"], params["values"][:, None], stored[:, n:]], axis=1)
         return (stored, jnp.zeros_like(direction)), opt_state
 

@@ -4,7 +4,8 @@
 `summary` the table of one run, and `comparison` the comparison of several runs.
 """
 
-from jaxdistill.results.result import Result, Stopped, concatenate, load, package_versions, read
+from jaxdistill.results.result import Result, Stopped, concatenate, load, read
 from jaxdistill.results.storage import jsonable
+from jaxdistill.runtime.surroundings import package_versions
 
 __all__ = ["Result", "Stopped", "concatenate", "jsonable", "load", "package_versions", "read"]

@@ -1,9 +1,7 @@
 """`Result`, the outcome of a training run: NumPy arrays with named axes, which can be saved, selected and joined."""
 
 import dataclasses
-import importlib.metadata
 import os
-import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +14,7 @@ from jaxdistill.results.summary import Summary, summarise
 from jaxdistill.runtime import checks
 from jaxdistill.runtime.files import one_line
 from jaxdistill.runtime.optional import import_pandas
+from jaxdistill.runtime.surroundings import package_versions
 from jaxdistill.statistics import mean_interval
 
 AXES: dict[str, tuple[str, ...]] = {
@@ -34,17 +33,6 @@ AXES: dict[str, tuple[str, ...]] = {
 _OPTIONAL = ("logits", "values", "measurements")
 _INTEGERS = ("mdp_ids", "iterations")
 _KINDS = ("sampled", "exact")
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that affect the numbers; packages that are not installed are left out."""
-    versions = {"python": platform.python_version()}
-    for name in ("jaxdistill", "jax", "jaxlib", "numpy", "scipy"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)

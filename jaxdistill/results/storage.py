@@ -84,12 +84,14 @@ def checksum(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """Converts `value` to JSON types: dataclasses to dicts, arrays and tuples to lists, functions to their names."""
+    """Converts `value` to JSON types: dataclasses to dicts, collections and arrays to lists, functions to names."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, set | frozenset):  # Python draws the order of a set anew in each process.
+        return [jsonable(item) for item in sorted(value, key=repr)]
+    if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -82,15 +82,6 @@ def one_of(name: str, value: Any, valid: Iterable[str]) -> str:
     return value
 
 
-def as_key(key: Any) -> jax.Array:
-    """Returns a typed key for a typed key or for the two words of an old one; raises ValueError for anything else."""
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0:
-        return key
-    if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,):
-        return jax.random.wrap_key_data(jnp.asarray(key))
-    raise ValueError(f"key must be a random key such as jax.random.key(0); got {type(key).__name__}.")
-
-
 def listed(value: Any) -> list[Any]:
     """Returns the items of `value` as a list; `[value]` if it is a string or not iterable."""
     try:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import jax
 import numpy as np
 
+from jaxdistill.engine import xla
 from jaxdistill.engine.lanes import Program, empty
 from jaxdistill.engine.packing import Worlds
 from jaxdistill.engine.rules import Student
 from jaxdistill.engine.tick import advance
 from jaxdistill.runtime.checkpoints import Output, StudentSnapshot
+from jaxdistill.runtime.surroundings import package_versions, surroundings
 
 _SAMPLE_SHARE = 4  # one student in this many belongs to the random sample that starts first
 _FEWEST_COMPARABLE = 5  # measured students from which the pace of the queue is estimated
@@ -87,12 +89,13 @@ class Task:
         return float(self.ticks[measured].sum() / expected) if expected else np.nan
 
     def identity(self) -> Iterator[bytes]:
-        """Everything that decides the numbers: the compiled program, with the user's functions, and its inputs."""
+        """Everything that decides the numbers: the program with the user's functions, inputs, and what rounds."""
         program, num_iterations = self.program, np.int32(self.num_iterations)
         lanes = jax.eval_shape(lambda: empty(program, self.worlds, self.blank_students(program.num_lanes)))
         until = np.zeros(program.num_lanes, np.int32)
         lowered = advance.lower(program, lanes, self.worlds, self.teachers, num_iterations, until, np.int32(0))
         yield lowered.as_text().encode()
+        yield repr((package_versions(), surroundings(), xla.loops_are_whole())).encode()
         yield repr((self.num_iterations, tuple(self.pauses))).encode()
         for leaf in jax.tree.leaves((self.worlds, self.teachers, self.students, self.initial)):
             yield np.ascontiguousarray(leaf).tobytes()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from jaxdistill.engine import rules
 from jaxdistill.mdp import MDP, Teacher, validate
 from jaxdistill.methods import METHODS, Method
-from jaxdistill.runtime import checks
+from jaxdistill.runtime import checks, streams
 from jaxdistill.runtime.progress import Progress
 from jaxdistill.teachers.tabular import check_temperature, from_logits, from_q
 from jaxdistill.training.config import Config, ResolvedCell, config_of, resolve_cell
@@ -46,7 +46,7 @@ def q_learning(
     Raises:
       ValueError: arguments that do not fit, or training that diverged.
     """
-    key = checks.as_key(key)
+    key = streams.as_key(key)
     check_temperature(validate(mdps), temperature)  # `from_q` checks it too, but only after the training.
     checks.number("discount", discount, 0, 1)
     if not 0 < checks.number("learning_rate", learning_rate) <= 1 or not 0 <= checks.number("epsilon", epsilon) <= 1:
@@ -74,7 +74,7 @@ def actor_critic(
     Raises:
       ValueError: arguments that do not fit, or training that diverged.
     """
-    key = checks.as_key(key)
+    key = streams.as_key(key)
     validate(mdps)
     config = config_of(config, {"num_checkpoints": 1, **changes})
     cell = resolve_cell("teacher:actor_critic", METHODS["baseline"], None, config)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from jaxdistill.mdp import MDP, exact, validate
 from jaxdistill.mdp.teacher import Teacher, are_distributions, check_policy
-from jaxdistill.runtime import checks
+from jaxdistill.runtime import checks, streams
 
 
 def from_table(
@@ -165,7 +165,7 @@ def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: npt.ArrayLike
       mdps, teacher: stacks of M.
       noise: rho in [0, 1], one for all worlds or one for each, [M].
     """
-    key = checks.as_key(key)
+    key = streams.as_key(key)
     if validate(mdps).id.ndim != 1:
         raise ValueError("with_noise takes stacked MDPs; stack a single one with mdp.stack([mdp]).")
     check_policy(teacher, (*mdps.successor.shape[:-1], mdps.num_actions))
@@ -173,7 +173,7 @@ def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: npt.ArrayLike
     if scores.shape != teacher.probs.shape or np.isnan(scores).any():
         raise ValueError("The teacher's scores must rank the actions: numbers, not NaN, of the shape of its probs.")
     rho = _per_world(mdps, noise, "Teacher noise", 1.0)
-    draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (mdps.num_states,), jnp.float32))
+    draw = jax.vmap(lambda i: streams.uniform(streams.fold_in(key, i), (mdps.num_states,)))
     is_noisy = draw(mdps.id) < rho[:, None]
     worst = exact.greedy(-teacher.scores)
     probs = jnp.where(is_noisy[..., None], worst, teacher.probs)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxdistill.mdp import MDP
 from jaxdistill.theory.elimination import resolve
+from jaxdistill.theory.products import einsum, matmul
 from jaxdistill.theory.time_limits import UnrolledMDP
 
 
@@ -46,7 +47,7 @@ class TransitionMatrix:
 
         def previous(following: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             factor, block_source = block
-            x = block_source + slope * factor * _product(self.matrix, following)
+            x = block_source + slope * factor * matmul(self.matrix, following)
             return x, x
 
         last, earlier = blocks[-1], (self._factors(), blocks[:-1])
@@ -61,7 +62,7 @@ class TransitionMatrix:
 
         def following(previous: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             factor, block_start = block
-            x = block_start + factor * _product(self.matrix.T, previous)
+            x = block_start + factor * matmul(self.matrix.T, previous)
             return x, x
 
         _, solution = jax.lax.scan(following, blocks[0], (self._factors(), blocks[1:]))
@@ -70,10 +71,6 @@ class TransitionMatrix:
     def _factors(self) -> jax.Array:
         """The factor of the transitions out of each block, [horizon]: z, and 1 or 0 into the block of the cut."""
         return jnp.full(self.horizon, self.z, self.matrix.dtype).at[-1].set(float(self.reaches_cut))
-
-
-def _product(matrix: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
 
 
 class Chain(NamedTuple):
@@ -119,7 +116,7 @@ def chain_of(mdp: MDP, branch_probs: jax.Array, control: jax.Array, z: jax.Array
         ends = jnp.where(cut, 1, ends)
     # All blocks of an unrolled MDP have the same transitions, but for those into the block of the cut.
     is_successor = jax.nn.one_hot(mdp.successor[:size] % size, size, dtype=dtype)  # [S, K, S']
-    matrix = jnp.einsum("sak,skn->sn", taken[:size, ..., 0], is_successor)
+    matrix = einsum("sak,skn->sn", taken[:size, ..., 0], is_successor)
     transitions = TransitionMatrix(matrix, z, **blocks)
     later_factor = transitions.sum_ahead(ends)  # E[z^(number of later steps) | s]
     factors = jnp.stack([factor * later_factor[mdp.successor], jnp.ones(mdp.successor.shape, dtype)], axis=-1)

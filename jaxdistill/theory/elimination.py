@@ -10,6 +10,8 @@ run programs, and on a machine with two cores, two batches at the same time wait
 import jax
 import jax.numpy as jnp
 
+from jaxdistill.theory.products import matmul
+
 _SMALL = 64  # States of a system that is eliminated state by state; a larger one is split into two halves.
 
 
@@ -17,16 +19,12 @@ def resolve(matrix: jax.Array, source: jax.Array) -> jax.Array:
     """x [S] or [S, N] with x = source + matrix @ x, for probabilities [S, S]; differentiable, may be batched."""
     fixed_matrix = jax.lax.stop_gradient(matrix)
     solution = jax.lax.custom_linear_solve(
-        lambda x: x - _product(matrix, x),
+        lambda x: x - matmul(matrix, x),
         source.reshape(len(source), -1),
         solve=lambda _, b: _eliminate(fixed_matrix, b),
         transpose_solve=lambda _, b: _eliminate(fixed_matrix.T, b),
     )
     return solution.reshape(source.shape)
-
-
-def _product(matrix: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
 
 
 def _eliminate(matrix: jax.Array, source: jax.Array) -> jax.Array:
@@ -41,10 +39,10 @@ def _eliminate(matrix: jax.Array, source: jax.Array) -> jax.Array:
     expressed = _eliminate(first_to_first, jnp.concatenate([first_to_second, source[:half]], axis=1))
     coefficients, constant = jnp.split(expressed, [num_states - half], axis=1)
     second = _eliminate(
-        second_to_second + _product(second_to_first, coefficients),
-        source[half:] + _product(second_to_first, constant),
+        second_to_second + matmul(second_to_first, coefficients),
+        source[half:] + matmul(second_to_first, constant),
     )
-    return jnp.concatenate([constant + _product(coefficients, second), second])
+    return jnp.concatenate([constant + matmul(coefficients, second), second])
 
 
 def _eliminate_each(matrix: jax.Array, source: jax.Array) -> jax.Array:
@@ -54,6 +52,6 @@ def _eliminate_each(matrix: jax.Array, source: jax.Array) -> jax.Array:
 
     def eliminate_state(k: jax.Array, rows: jax.Array) -> jax.Array:
         """Row k, solved for x_k, is inserted into every equation."""
-        return jnp.where(columns == k, 0, rows + rows[:, k, None] * (rows[k] / (1 - rows[k, k])))
+        return jnp.where(columns == k, 0, rows + rows[:, k, None] * (rows[None, k] / (1 - rows[k, k])))
 
     return jax.lax.fori_loop(0, num_states, eliminate_state, jnp.concatenate([matrix, source], axis=1))[:, num_states:]

@@ -23,6 +23,7 @@ from jaxdistill.methods import Method, Step, UpdateOptions, make_step
 from jaxdistill.methods.options import check_options, updated
 from jaxdistill.runtime import checks
 from jaxdistill.theory.chains import Chain, chain_of, is_cut
+from jaxdistill.theory.products import einsum, tensordot
 from jaxdistill.theory.time_limits import UnrolledMDP, unrolled
 
 _MAX_ENTRIES = 2**28  # Entries of the largest array that may be held at once: a gigabyte in float32.
@@ -126,7 +127,7 @@ def _expected_update(
     for weight, control in problem.components():
         updates = jax.vmap(update_at_node, in_axes=(None, 0))(control, jnp.asarray(nodes, logits.dtype))
         weights = weight * jnp.asarray(node_weights, logits.dtype)
-        total = jax.tree.map(lambda sums, terms, w=weights: sums + jnp.tensordot(w, terms, 1), total, updates)
+        total = jax.tree.map(lambda sums, terms, w=weights: sums + tensordot(w, terms, 1), total, updates)
     return total
 
 
@@ -361,7 +362,7 @@ class Problem:
     def scores(self) -> jax.Array:
         """grad log pi_theta(a|s) with respect to the row of logits, [S, A, A]."""
         probs = jax.nn.softmax(self.logits)[self.mdp.observation]
-        return jnp.eye(self.mdp.num_actions, dtype=self.dtype) - probs[:, None]
+        return jnp.eye(self.mdp.num_actions, dtype=self.dtype)[None] - probs[:, None]
 
     def chain(self, branches: Branches, control: jax.Array, z: jax.Array) -> Chain:
         """The chain of states under a control policy [S, A], with a factor z for each step that follows another."""
@@ -385,7 +386,7 @@ def _weighted_update(problem: Problem, branches: Branches, control: jax.Array, z
     chain = problem.chain(branches, control, z)
     constant, slope = problem.previous_return(branches)
     at_cut = jnp.sum(control * problem.returns_at_cut(), axis=1)
-    later_return = chain.transitions.sum_ahead(jnp.einsum("sake,sake->s", chain.weight, constant) + at_cut, slope)
+    later_return = chain.transitions.sum_ahead(einsum("sake,sake->s", chain.weight, constant) + at_cut, slope)
 
     # E[z^(number of later steps) Rhat_t 1(action and branch) | s].
     target = (chain.weight * branches.reward).at[..., 0].add(chain.onward * later_return[mdp.successor][:, None])
@@ -393,9 +394,9 @@ def _weighted_update(problem: Problem, branches: Branches, control: jax.Array, z
     value = chain.weight * problem.values[mdp.observation][:, None, None, None]
     has_return = 1.0 if method.has_return else 0.0
     advantage = has_return * options.return_weight * (target - (value if method.baseline else 0))
-    direction = jnp.einsum("s,sake,sab->sb", visits, advantage, problem.scores())
-    descent = jnp.einsum("s,sake,sakeb->sb", visits, chain.weight, branches.loss_gradient)
-    value_direction = has_return * jnp.einsum("s,sake->s", visits, target - value)
+    direction = einsum("s,sake,sab->sb", visits, advantage, problem.scores())
+    descent = einsum("s,sake,sakeb->sb", visits, chain.weight, branches.loss_gradient)
+    value_direction = has_return * einsum("s,sake->s", visits, target - value)
     return Update(
         jnp.zeros_like(problem.logits).at[mdp.observation].add(direction - options.loss_weight * descent),
         jnp.zeros_like(problem.values).at[mdp.observation].add(value_direction),

@@ -20,7 +20,7 @@ from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, exact, validate
 from jaxdistill.mdp.teacher import Teacher, check
 from jaxdistill.methods import Method
-from jaxdistill.runtime import checks
+from jaxdistill.runtime import checks, streams
 from jaxdistill.statistics import mean_interval
 from jaxdistill.theory.exact_update import (
     ExactOptions,
@@ -209,7 +209,7 @@ def _numbers_of_world(
     numbers = {
         "asymmetry": jnp.linalg.norm(matrix - matrix.T) / jnp.where(size > 0, size, jnp.nan),
         "field": jnp.linalg.norm(fields[-1]),
-        "potential": jnp.sum(weights[:, None, None] * fields * path),
+        "potential": jnp.sum(weights[:, None, None] * fields * path[None]),
     }
     if loss is not None:
         value_and_gradient = jax.value_and_grad(lambda x: loss.value(options, mdp, teacher, x))
@@ -332,7 +332,7 @@ def check_method(
     checked_options = exact_options(options, TABLE_1)
     weights = {name: options[name] for name in ("loss_weight", "return_weight") if name in options}
     losses = stated_losses(method, **weights) if loss is None else (loss, loss)
-    key, worlds_key = jax.random.split(jax.random.key(0) if key is None else checks.as_key(key))
+    key, worlds_key = streams.split(streams.from_seed(0) if key is None else streams.as_key(key))
     if mdps is None and teacher is None:
         mdps, teacher = precise(*random_problems(worlds_key, num_mdps))
     elif mdps is None or teacher is None:
@@ -345,7 +345,7 @@ def check_method(
         "start_probs": np.full_like(mdps.start_probs, 1 / mdps.start_probs.shape[-1]),
     }
     short = dataclasses.replace(whole, mdps=dataclasses.replace(mdps, **one_step))
-    logits = np.asarray(jax.random.normal(key, (mdps.num_mdps, mdps.num_observations, mdps.num_actions)))
+    logits = np.asarray(streams.normal(key, (mdps.num_mdps, mdps.num_observations, mdps.num_actions)))
     findings, short_findings = _findings(whole, losses[0], logits), _findings(short, losses[1], logits)
     precision = "float64" if findings.tolerance < 1e-6 else "float32 only: below 1e-3 nothing can be told from 0"
     return Report(method.name, findings, short_findings, f"{whole}; {precision}")
@@ -381,7 +381,7 @@ def random_problems(
       discount: of the teacher's values, which are the exact values of its policy.
       **sizes: keyword arguments of `worlds.garnet.garnet`.
     """
-    keys = jax.random.split(checks.as_key(key), 2 + checks.whole("num_others", num_others, 0, 1000))
+    keys = streams.split(streams.as_key(key), 2 + checks.whole("num_others", num_others, 0, 1000))
     mdps = garnet.garnet(keys[0], num_mdps, **sizes)
     probs, *others = (jnp.asarray(garnet.random_policies(k, mdps, concentration), jnp.float32) for k in keys[1:])
     teacher = Teacher(

@@ -18,6 +18,7 @@ from jaxdistill.mdp import MDP, Teacher
 from jaxdistill.methods import Method
 from jaxdistill.theory.chains import Chain
 from jaxdistill.theory.exact_update import Branches, Problem, make_problem
+from jaxdistill.theory.products import einsum, tensordot
 
 
 class Moments(NamedTuple):
@@ -58,8 +59,8 @@ def solve_moments(problem: Problem) -> Moments:
     for weight, control in problem.components():
         moments_at_node = functools.partial(_raw_moments, problem, branches, control)
         means, squares = jax.lax.map(moments_at_node, jnp.asarray(nodes, dtype))
-        mean += weight * jnp.tensordot(jnp.asarray(mean_weights, dtype), means, 1)
-        square += weight * jnp.tensordot(jnp.asarray(square_weights, dtype), squares, 1)
+        mean += weight * tensordot(jnp.asarray(mean_weights, dtype), means, 1)
+        square += weight * tensordot(jnp.asarray(square_weights, dtype), squares, 1)
         num_steps += weight * _mean_length(problem, branches, control)
     return Moments(mean, jnp.maximum(square - mean**2, 0), num_steps)
 
@@ -100,7 +101,7 @@ def _raw_moments(problem: Problem, branches: Branches, control: jax.Array, z: ja
     at_cut = problem.returns_at_cut()
     x_at_cut = jnp.sum(control * at_cut, 1), jnp.sum(control * at_cut**2, 1)
     first, second = _backward(mdp, problem.logits.shape, chain, xi, slope, alpha, beta, x_at_cut)
-    return jnp.tensordot(chain.start, first, 1), jnp.tensordot(chain.start, second, 1)
+    return tensordot(chain.start, first, 1), tensordot(chain.start, second, 1)
 
 
 def _backward(
@@ -132,17 +133,17 @@ def _backward(
     square = jnp.sum(weight * xi**2, (1, 2, 3)) + 2 * slope * jnp.sum(next_x * xi_on, (1, 2))
     next_x2 = onward * sum_ahead(square + x_at_cut[1], slope * slope)[successor][:, None]
 
-    local = jnp.einsum("sake,sakeb->sb", weight, alpha) + jnp.einsum("sak,sab->sb", next_x, beta)
+    local = einsum("sake,sakeb->sb", weight, alpha) + einsum("sak,sab->sb", next_x, beta)
     b = sum_ahead(by_row(local))
 
-    local = jnp.einsum("sake,sakeb->sb", weight * xi, alpha) + slope * jnp.einsum("sak,sakb->sb", next_x, alpha_on)
-    local += jnp.einsum("sak,sab->sb", next_x * xi_on + slope * next_x2, beta)
-    carried = jnp.einsum("sk,skob->sob", jnp.sum(onward * xi_on, 1), b[successor])
+    local = einsum("sake,sakeb->sb", weight * xi, alpha) + slope * einsum("sak,sakb->sb", next_x, alpha_on)
+    local += einsum("sak,sab->sb", next_x * xi_on + slope * next_x2, beta)
+    carried = einsum("sk,skob->sob", jnp.sum(onward * xi_on, 1), b[successor])
     xb = sum_ahead(by_row(local) + carried, slope)
 
     next_b, next_xb = b[successor, row[:, None]], xb[successor, row[:, None]]  # [S, K, A], in the row of s
-    local = jnp.einsum("sake,sakeb->sb", weight, alpha**2) + jnp.einsum("sak,sab->sb", next_x2, beta**2)
-    local += 2 * jnp.einsum("sak,sakb,sab->sb", next_x, alpha_on, beta)
-    local += 2 * jnp.einsum("sak,sakb,skb->sb", onward, alpha_on, next_b)
-    local += 2 * jnp.einsum("sak,sab,skb->sb", onward, beta, next_xb)
+    local = einsum("sake,sakeb->sb", weight, alpha**2) + einsum("sak,sab->sb", next_x2, beta**2)
+    local += 2 * einsum("sak,sakb,sab->sb", next_x, alpha_on, beta)
+    local += 2 * einsum("sak,sakb,skb->sb", onward, alpha_on, next_b)
+    local += 2 * einsum("sak,sab,skb->sb", onward, beta, next_xb)
     return b, sum_ahead(by_row(local))

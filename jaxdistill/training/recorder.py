@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdistill.engine import xla
 from jaxdistill.mdp import MDP, exact
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.results.result import Result
-from jaxdistill.runtime import processes
+from jaxdistill.runtime import processes, streams, surroundings
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.training.config import Config, ResolvedCell
 
@@ -26,6 +27,7 @@ class Recorder:
 
     def __init__(
         self,
+        key: jax.Array,
         mdps: MDP,
         cells: Sequence[ResolvedCell],
         config: Config,
@@ -33,7 +35,7 @@ class Recorder:
         measure: Measure | None,
         measure_names: tuple[str, ...],
     ):
-        self.mdps, self.cells, self.config = mdps, cells, config
+        self.key, self.mdps, self.cells, self.config = key, mdps, cells, config
         num, m, c = len(cells), mdps.num_mdps, len(config.checkpoints)
         self.measure = _compiled_measure(measure) if measure else None
         self.returns = np.full((num, m, c), np.nan)
@@ -185,7 +187,7 @@ class Recorder:
         return teacher_returns
 
     def _settings(self, steps: int, seconds: float, num_faults: int) -> dict[str, Any]:
-        """What made the result, as it is saved with it."""
+        """What made the result, as it is saved with it; `surroundings` and the versions say what rounded it."""
         cells = {
             cell.label: {
                 "method": cell.method.name,
@@ -201,7 +203,10 @@ class Recorder:
             "seconds": round(seconds, 3),
             "truncated_episodes": int(self.truncated.sum()),
             "unfinished_students": int(self.finished.size - self.finished.sum() - num_faults),
+            "key": streams.words(self.key),
             "device": str(jax.devices()[0]),
+            "surroundings": surroundings.surroundings()
+            | {"whole_loops": xla.loops_are_whole(), "xla_flags": surroundings.xla_flags()},
         }
 
 

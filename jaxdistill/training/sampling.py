@@ -12,7 +12,7 @@ import numpy.typing as npt
 from jaxdistill.mdp import MDP, validate
 from jaxdistill.mdp.teacher import Teacher, check
 from jaxdistill.methods import Method, check_episodes_end, check_functions, get
-from jaxdistill.runtime import checks
+from jaxdistill.runtime import checks, streams
 from jaxdistill.theory.exact_update import Update
 from jaxdistill.theory.fields import table
 from jaxdistill.training.config import config_of, resolve_cell
@@ -44,7 +44,7 @@ def sampled_updates(
     Returns:
       By name of the method, an `Update` of NumPy arrays, logits [M, N, O, A] and values [M, N, O].
     """
-    key = checks.as_key(key)
+    key = streams.as_key(key)
     resolved_methods = [get(method) for method in checks.listed(methods)]
     names = [method.name for method in resolved_methods]
     if len(set(names)) < len(names):

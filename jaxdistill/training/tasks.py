@@ -21,6 +21,7 @@ from jaxdistill.mdp import MDP
 from jaxdistill.methods import METHODS, Method, UpdateOptions
 from jaxdistill.methods.method import BOOTSTRAPS
 from jaxdistill.methods.options import number_fields, word_fields
+from jaxdistill.runtime import streams
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.scheduling.pool import lane_width
 from jaxdistill.scheduling.task import Task
@@ -46,8 +47,8 @@ class ProgramKey:
 
 def stream_keys(key: jax.Array, label: str, ids: np.ndarray) -> np.ndarray:
     """uint32 [M, 2]: the names of the random streams of the students of (key, label, MDP id)."""
-    label_key = jax.random.fold_in(key, np.uint32(zlib.crc32(label.encode())))
-    keys = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(label_key, i), (2,), jnp.uint32))
+    label_key = streams.fold_in(key, np.uint32(zlib.crc32(label.encode())))
+    keys = jax.vmap(lambda i: streams.bits(streams.fold_in(label_key, i), (2,), jnp.uint32))
     return np.asarray(keys(jnp.asarray(ids, jnp.uint32)))
 
 

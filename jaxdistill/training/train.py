@@ -13,7 +13,7 @@ from jaxdistill.mdp import MDP, Teacher, exact, validate
 from jaxdistill.mdp.teacher import check
 from jaxdistill.methods import Method
 from jaxdistill.results import Result, Stopped
-from jaxdistill.runtime import checks, processes
+from jaxdistill.runtime import checks, processes, streams
 from jaxdistill.runtime.progress import Hook, Progress
 from jaxdistill.scheduling import pool
 from jaxdistill.training.config import Cell, Config, ResolvedCell, config_of, resolve_cell
@@ -69,14 +69,14 @@ def train(
     for name, function in (("measure", measure), ("on_chunk", on_chunk)):
         if function is not None and not callable(function):
             raise ValueError(f"{name} must be a function or None; got {checks.shown(function)}.")
-    key = checks.as_key(key)
+    key = streams.as_key(key)
     mdps, teacher = _stacked(mdps, teacher)
     config = config_of(config, changes)
     cells = _resolve(methods, teacher, config)
     _check_cells(cells, mdps, needs_teachers=measure is not None)
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
     measure_names = () if measure is None else _measure_names(measure, mdps, cells[0].teacher)
-    recorder = Recorder(mdps, cells, config, keep_tables, measure, measure_names)
+    recorder = Recorder(key, mdps, cells, config, keep_tables, measure, measure_names)
     return _run(key, recorder, initial, Progress("students", progress, on_chunk))
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxdistill.mdp import MDP, validate
-from jaxdistill.runtime import checks
+from jaxdistill.runtime import checks, streams
 
 
 def garnet(
@@ -104,7 +104,7 @@ def _generators(key: jax.Array, num_worlds: int) -> list[np.random.Generator]:
 
     NumPy draws these worlds, because they are tiny and JAX would need seconds to compile a sampler.
     """
-    words = np.asarray(jax.random.key_data(checks.as_key(key))).ravel().tolist()
+    words = streams.words(streams.as_key(key))
     return [np.random.default_rng([*words, i]) for i in range(num_worlds)]
 
 

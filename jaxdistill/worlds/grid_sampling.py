@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.mdp import MDP
-from jaxdistill.runtime import checks
+from jaxdistill.runtime import streams
 from jaxdistill.worlds.grid import (
     EMPTY,
     KIND_IS_TERMINAL,
@@ -33,7 +33,7 @@ def sample_mdps(key: jax.Array, num_mdps: int, config: GridConfig | None = None,
     windows needs, so `num_observations` depends on all worlds.
 
     Args:
-      key: a `jax.random.key`.
+      key: random key, such as `jax.random.key(0)`.
       num_mdps: M >= 1.
       config: the defaults are the paper's.
       **overrides: fields of `GridConfig` to change, as in `sample_mdps(key, 10, num_rows=5)`.
@@ -45,9 +45,7 @@ def sample_mdps(key: jax.Array, num_mdps: int, config: GridConfig | None = None,
     config = with_overrides(config, overrides)
     num_mdps = whole_number("num_mdps", num_mdps, 1)
     check_num_entries(num_mdps, config, (config.num_rows, config.num_cols))
-    if not isinstance(key, jax.Array) or not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        raise ValueError(f"key must be one key such as jax.random.key(0), got {checks.shown(key)}")
-    kinds = _sample_kinds(key, num_mdps, config)
+    kinds = _sample_kinds(streams.as_key(key), num_mdps, config)
     start: Any = np.tile(np.array(config.start), (num_mdps, 1))
     return grid_to_mdp(Grid(kinds == WALL, KIND_REWARDS[kinds], KIND_IS_TERMINAL[kinds], start), config)
 
@@ -115,8 +113,8 @@ def _draw(
     """
 
     def draw_grid(world: jax.Array, attempt: jax.Array) -> jax.Array:
-        u = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, world), attempt), size, jnp.float32)
-        kinds = jnp.sum(u[..., None] >= thresholds, axis=-1, dtype=jnp.int8)
+        u = streams.uniform(streams.fold_in(streams.fold_in(key, world), attempt), size)
+        kinds = jnp.sum(u[..., None] >= thresholds[None, None], axis=-1, dtype=jnp.int8)
         # Paper: any cell may be drawn as anything. Here: the start stays empty, because Fig. 4's returns demand it.
         return kinds.at[start].set(EMPTY)
 

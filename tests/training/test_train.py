@@ -1,6 +1,8 @@
 """`train` from outside: axes and labels, cells, curves, exact evaluation, progress, and what is refused."""
 
 import dataclasses
+import json
+import os
 import threading
 
 import jax
@@ -11,7 +13,8 @@ import pytest
 from jaxdistill import MDP, UNIFORM, Cell, Config, Method, methods, stack, teachers, train
 from jaxdistill.mdp import exact
 from jaxdistill.methods.combinators import length_normalised
-from jaxdistill.runtime import checks
+from jaxdistill.results import package_versions
+from jaxdistill.runtime import streams
 from jaxdistill.scheduling import block, pool
 from jaxdistill.training import tasks
 from tests import small
@@ -53,6 +56,18 @@ def test_axes_and_labels():
     assert result.settings["steps"] == round((result.lengths * [3, 3, 3, 3, 3, 3, 2]).sum())
     assert result.settings["config"]["learning_rate"] == 0.1
     assert result.settings["cells"]["baseline"]["method"] == "baseline"
+
+
+def test_settings_and_versions_say_what_decided():
+    result = run("baseline", key=jax.random.key(7, impl="rbg"))
+    np.testing.assert_array_equal(result.logits, run("baseline", key=jax.random.key(7)).logits)
+    assert result.settings["key"] == [0, 7]
+    recorded, device = result.settings["surroundings"], jax.devices()[0]
+    assert recorded["platform"] == device.platform and recorded["device_kind"] == device.device_kind
+    assert recorded["float64"] is jax.config.jax_enable_x64 and isinstance(recorded["whole_loops"], bool)
+    assert recorded["xla_flags"] == os.environ.get("XLA_FLAGS", "") and recorded["processor"]
+    assert result.versions == package_versions() and {"jax", "jaxlib", "optax"} <= set(result.versions)
+    assert json.loads(json.dumps(result.settings)) == result.settings
 
 
 @pytest.mark.parametrize("one", ["baseline", methods.METHODS["baseline"], Cell("baseline"), {"baseline": "baseline"}])
@@ -228,8 +243,8 @@ BAD = [
     (dict(chosen=[]), "methods is empty"),
     (dict(chosen=["baseline", "baseline"]), "Two methods are called 'baseline'"),
     (dict(chosen=[7]), "Unknown method 7"),
-    (dict(key=0), "key must be a random key such as jax.random.key(0); got int"),
-    (dict(key=jax.random.split(KEY)), "key must be a random key"),
+    (dict(key=0), "key must be one random key, such as jax.random.key(0); got int"),
+    (dict(key=jax.random.split(KEY)), "key must be one random key"),
     (dict(mdps=np.zeros(3)), "mdps must be an MDP, such as sample_mdps(key, 100); got ndarray"),
     (dict(teacher=None), "n_distill needs a teacher"),
     (dict(teacher=np.zeros(3)), "teacher must be a Teacher, such as teachers.optimal(mdps); got ndarray"),
@@ -304,7 +319,7 @@ def test_configurations():
     result = train(KEY, WORLDS, None, "baseline", Config(num_iterations=10, num_checkpoints=7), num_iterations=14)
     np.testing.assert_array_equal(result.iterations, [2, 4, 6, 8, 10, 12, 14])
     raw = jax.random.key_data(KEY)
-    np.testing.assert_array_equal(tasks.stream_keys(checks.as_key(raw), "a", np.arange(3)),
+    np.testing.assert_array_equal(tasks.stream_keys(streams.as_key(raw), "a", np.arange(3)),
                                   tasks.stream_keys(KEY, "a", np.arange(3)))  # fmt: skip
 
 
