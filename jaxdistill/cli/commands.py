@@ -53,7 +53,7 @@ def gradient_of(method: Method) -> str:
     """The function whose gradient is the method's expected update, as text; its sums over steps are undiscounted."""
     if isinstance(method, Objective):
         return method.gradient_of
-    return LOSSES[method.name].text if METHODS.get(method.name) is method and method.name in LOSSES else NO_LOSS
+    return LOSSES[method.name].text if METHODS.get(method.name) == method and method.name in LOSSES else NO_LOSS
 
 
 def control_text(method: Method) -> str:
