@@ -110,8 +110,8 @@ def normalised_jensen_shannon(rows: Rows, beta: jax.Array | float) -> jax.Array:
     is_reverse = beta == 1
     inner_beta = jnp.where(is_reverse, 0.5, beta)
     pi, log_probs = rows.teacher_probs, rows.student_log_probs
-    from_student = rows.student_probs * _log_mixture_ratio(inner_beta, jnp.log(pi) - log_probs)
-    from_teacher = pi * _log_mixture_ratio(1 - inner_beta, log_probs - log_positive(pi))
+    from_student = rows.student_probs * _log_mixture_ratio(inner_beta, 1 - inner_beta, jnp.log(pi) - log_probs)
+    from_teacher = pi * _log_mixture_ratio(1 - inner_beta, inner_beta, log_probs - log_positive(pi))
     return jnp.where(is_reverse, _reverse_kl_where(is_reverse, rows), -from_student - from_teacher)
 
 
@@ -120,18 +120,19 @@ def _reverse_kl_where(is_used: jax.Array | bool, rows: Rows) -> jax.Array:
     return reverse_kl(rows._replace(teacher_log_probs=jnp.where(is_used, rows.teacher_log_probs, 0)))
 
 
-def _log_mixture_ratio(weight: jax.Array, log_ratio: jax.Array) -> jax.Array:
-    """log(1 + weight (x - 1)) / weight for x = exp(log_ratio), and its limit x - 1 at weight 0; weight in [0, 1].
+def _log_mixture_ratio(weight: jax.Array, rest: jax.Array, log_ratio: jax.Array) -> jax.Array:
+    """log(rest + weight x) / weight for x = exp(log_ratio), and its limit x - 1 at weight 0; weight in [0, 1].
 
-    It is precise for a small weight, where a difference of logarithms is not.
+    It is precise for a small weight, where a difference of logarithms is not. `rest` is 1 - weight, given by itself
+    because subtraction would lose it where it is small.
     """
     is_limit = weight < jnp.finfo(log_ratio.dtype).tiny
-    weight = jnp.where(is_limit, 1, weight)
+    weight = jnp.where(is_limit, 0.5, weight)
     excess = jnp.expm1(capped(log_ratio))
     is_moderate = weight * excess > -0.5
     moderate = jnp.log1p(jnp.where(is_moderate, weight * excess, 0))
-    # 1 + weight (x - 1) is near 0: its two positive parts are added as logarithms.
-    small = jnp.logaddexp(jnp.log1p(-weight), jnp.log(weight) + log_ratio)
+    # rest + weight x is near 0: its two positive parts are added as logarithms.
+    small = jnp.logaddexp(jnp.log(rest), jnp.log(weight) + log_ratio)
     return jnp.where(is_limit, excess, jnp.where(is_moderate, moderate, small) / weight)
 
 
