@@ -57,14 +57,14 @@ def paper_table(_: str) -> list[list[str]]:
 
 
 def zoo_table(group: str) -> list[list[str]]:
-    """A group of the objectives of `ZOO`: their parts and numbers, the loss that they descend, and their source."""
+    """A group of the objectives of `ZOO`: parts, numbers with their domains, the loss they descend, and source."""
     rows = [["name", "descends", "made of", "source"]]
     for objective in GROUPS[group]:
         parts = [name for name in ("loss", "reward", "next_reward") if getattr(objective, name)]
         made_of = " and ".join(part.replace("next_reward", "reward of t+1") for part in parts)
         if objective.control is not methods.STUDENT:
             made_of += f"; q: {control_text(objective)}"
-        numbers = [f"{name} {value:g}" for name, value in objective.params.items()]
+        numbers = [f"{name} {value:g} {objective.domains[name]}" for name, value in objective.params.items()]
         numbers += [] if objective.discount is None else [f"discount {objective.discount:g}"]
         made_of += f" ({', '.join(numbers)})" if numbers else ""
         rows.append([f"`{objective.name}`", objective.gradient_of, made_of, objective.source])

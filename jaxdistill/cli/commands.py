@@ -53,7 +53,7 @@ def gradient_of(method: Method) -> str:
     """The function whose gradient is the method's expected update, as text; its sums over steps are undiscounted."""
     if isinstance(method, Objective):
         return method.gradient_of
-    return LOSSES[method.name].text if METHODS.get(method.name) is method and method.name in LOSSES else NO_LOSS
+    return LOSSES[method.name].text if METHODS.get(method.name) == method and method.name in LOSSES else NO_LOSS
 
 
 def control_text(method: Method) -> str:
@@ -94,7 +94,7 @@ def _details(method: Method) -> str:
         "reduction": method.reduction or "mean or sum over steps, as configured",
         "baseline": "V_theta" if method.baseline and method.has_return else "-",
         "discount": "as configured" if method.discount is None else f"{method.discount:g}",
-        "numbers": ", ".join(f"{name} {value:g}" for name, value in method.params.items()) or "-",
+        "numbers": _numbers(method),
         "gradient of": gradient_of(method),
         "source": method.source if isinstance(method, Objective) else "Czarnecki et al. 2019",
         "tried by": f"python -m jaxdistill check {method.name}",
@@ -102,6 +102,13 @@ def _details(method: Method) -> str:
     return "\n".join(
         [f"{method.name}: {method.description}", *(f"  {name:13}  {text}" for name, text in lines.items())]
     )
+
+
+def _numbers(method: Method) -> str:
+    """The numbers of a method with their domains; "-" if it has none."""
+    texts = [f"{name} {value:g} ({method.domains.get(name, 'any')})" for name, value in method.params.items()]
+    notes = dict.fromkeys(domain.note for domain in method.domains.values() if domain.note)
+    return ". ".join([", ".join(texts) or "-", *notes])
 
 
 def _formula(step_function: Callable | None) -> str:

@@ -1,11 +1,14 @@
 """Methods as data: what a student minimises and is rewarded for, and which policy acts.
 
-`method` defines `Step`, `Control` and `Method`, and `options` what a method may leave open. `paper` holds the methods
-of the paper, and `zoo` the objectives of the field, which `combinators` builds from `divergences` and
-`step_functions`. `losses` are the paper's losses on plain rows, and `guide` is the decision guide of Fig. 1.
-`numerics` computes with single rows of probabilities, and `episodes` checks that episodes end.
+`method` defines `Step`, `Control` and `Method`, and `options` what a method may leave open. `domains` says which
+numbers a function accepts, and `checking` tries a method's functions before any work. `paper` holds the methods of the
+paper, and `zoo` the objectives of the field, which `combinators` builds from `divergences` and `step_functions`;
+`composed` is what a combinator returns. `losses` are the paper's losses on plain rows, and `guide` is the decision
+guide of Fig. 1. `numerics` computes with single rows of probabilities, and `episodes` checks that episodes end.
 """
 
+from jaxdistill.methods.checking import check_functions, check_zeros
+from jaxdistill.methods.domains import Domain, reads
 from jaxdistill.methods.episodes import check_episodes_end
 from jaxdistill.methods.method import (
     STUDENT,
@@ -15,7 +18,6 @@ from jaxdistill.methods.method import (
     Method,
     Step,
     StepFn,
-    check_functions,
     loss_gradient,
     make_step,
     score,
@@ -41,12 +43,14 @@ __all__ = [
     "TEACHER",
     "UNIFORM",
     "Control",
+    "Domain",
     "Method",
     "Step",
     "StepFn",
     "UpdateOptions",
     "check_episodes_end",
     "check_functions",
+    "check_zeros",
     "cross_entropy",
     "environment_reward",
     "get",
@@ -55,6 +59,7 @@ __all__ = [
     "make_step",
     "negative_cross_entropy",
     "plus_reward",
+    "reads",
     "reverse_cross_entropy",
     "score",
     "teacher_log_prob",

@@ -6,24 +6,25 @@ actions, or the term of the action taken. Others change such functions, such as 
 """
 
 import dataclasses
-import functools
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdistill.methods import numerics
+from jaxdistill.methods.composed import composes
 from jaxdistill.methods.divergences import Rows
+from jaxdistill.methods.domains import FINITE, NUM_ACTIONS, POSITIVE, Domain, domains_of, reads
 from jaxdistill.methods.method import Method, Step, StepFn
+from jaxdistill.runtime import checks
 
 Params = Mapping[str, jax.Array]
 Terms = Callable[[Rows, Params], jax.Array]
 Owner = Literal["student", "teacher"]
 Weight = Literal["student", "teacher", "one"]
-
-_Arguments = ParamSpec("_Arguments")
-_Composed = TypeVar("_Composed", bound=Callable[..., jax.Array])
 
 IN_EACH_STATE = "in each state visited: "
 """How `Objective.gradient_of` begins where the claim holds in each visited state by itself."""
@@ -33,28 +34,6 @@ ZERO_FIELD = "nothing, the field is 0"
 
 NO_LOSS = "no loss"
 """`Objective.gradient_of` where the expected update is not a gradient."""
-
-
-def named_by_call(combinator: Callable[_Arguments, _Composed]) -> Callable[_Arguments, _Composed]:
-    """The combinator, made to name each function that it returns by the call, such as "negated(k1)".
-
-    The command `methods` shows these names, and the settings of a result hold them.
-    """
-
-    @functools.wraps(combinator)
-    def named(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Composed:
-        composed = combinator(*args, **kwargs)
-        arguments = [*map(_argument_text, args), *(f"{name}={_argument_text(x)}" for name, x in kwargs.items())]
-        composed.__name__ = composed.__qualname__ = f"{combinator.__name__}({', '.join(arguments)})"
-        return composed
-
-    return named
-
-
-def _argument_text(argument: Any) -> str:
-    if callable(argument):
-        return getattr(argument, "__name__", type(argument).__name__)
-    return repr(argument)
 
 
 # --- From a step to rows, and from divergences to terms -----------------------------------------------------------
@@ -69,7 +48,10 @@ def rows(step: Step) -> Rows:
 def rows_of_other(step: Step, index: int) -> Rows:
     """The rows of the student and of further policy `index`, whose logarithm is floored at `params["floor"]`.
 
-    ValueError where the teacher has no such policy.
+    A function that calls this states the domain `FLOOR` of that number.
+
+    Raises:
+      ValueError: the teacher has no such policy.
     """
     if step.other_probs.shape[0] <= index:
         raise ValueError(
@@ -81,19 +63,21 @@ def rows_of_other(step: Step, index: int) -> Rows:
     return rows(step)._replace(teacher_probs=probs, teacher_log_probs=log_probs)
 
 
-@named_by_call
+@composes
 def plain(divergence: Callable[[Rows], jax.Array]) -> Terms:
     """The terms of a divergence that takes no number."""
     return lambda rows, params: divergence(rows)
 
 
-@named_by_call
+@composes
 def numbered(divergence: Callable[[Rows, jax.Array], jax.Array], name: str) -> Terms:
     """The terms of a divergence that takes one number, which is read from `params[name]`."""
-    return lambda rows, params: divergence(rows, params[name])
+    domain = getattr(divergence, "domain", None)
+    stated = {} if domain is None else {name: domain}
+    return reads(**stated)(lambda rows, params: divergence(rows, params[name]))
 
 
-@named_by_call
+@composes
 def product(terms: Terms, others: Terms) -> Terms:
     """The terms multiplied by other terms, action by action."""
     return lambda rows, params: terms(rows, params) * others(rows, params)
@@ -102,7 +86,8 @@ def product(terms: Terms, others: Terms) -> Terms:
 # --- From terms to terms ------------------------------------------------------------------------------------------
 
 
-@named_by_call
+@composes
+@reads(k=NUM_ACTIONS)
 def top_k(
     terms: Terms,
     owner: Owner,
@@ -110,6 +95,8 @@ def top_k(
     tail: bool = False,
 ) -> Terms:
     """The terms of S only, the `params["k"]` most probable actions of one policy; S itself is not differentiated.
+
+    S holds all actions if k is above their number.
 
     Args:
       terms: the terms of all actions.
@@ -140,6 +127,8 @@ def top_k(
                 (rows.teacher_log_probs, renormalise != "none"),
             )
         )
+        # Divided by a mass that is nearly 0, what is outside S may be huge, and its gradient would be infinity times 0.
+        student, frozen, floored = (jnp.where(counted, row, 0) for row in (student, frozen, floored))
         mass = jnp.sum(jnp.where(inside, rows.teacher_probs, 0))
         teacher = jnp.append(rows.teacher_probs, jnp.sum(jnp.where(inside, 0, rows.teacher_probs)))
         if renormalise != "none":
@@ -170,7 +159,8 @@ def _with_tail(log_probs: jax.Array, inside: jax.Array, divide: bool) -> jax.Arr
     return jnp.append(log_probs, jnp.where(all_inside, 0, rest))
 
 
-@named_by_call
+@composes
+@reads(temperature=POSITIVE)
 def tempered(terms: Terms, scaled: bool = False) -> Terms:
     """The terms of both policies raised to the power 1 / `params["temperature"]` and normalised.
 
@@ -192,13 +182,15 @@ def tempered(terms: Terms, scaled: bool = False) -> Terms:
     return softened
 
 
-@named_by_call
+@composes
+@reads(clip=POSITIVE)
 def clipped(terms: Terms) -> Terms:
     """The terms, each clipped to at most `params["clip"]`."""
     return lambda rows, params: jnp.minimum(terms(rows, params), params["clip"])
 
 
-@named_by_call
+@composes
+@reads(epsilon=POSITIVE)
 def whitened(terms: Terms) -> Terms:
     """The terms minus their mean, divided by sqrt(variance + `params["epsilon"]`); nothing is differentiated.
 
@@ -216,7 +208,8 @@ def whitened(terms: Terms) -> Terms:
     return standardised
 
 
-@named_by_call
+@composes
+@reads(k=NUM_ACTIONS)
 def top_k_weights(owner: Owner, weight: Weight, normalised: bool = True) -> Terms:
     """Weights of the `params["k"]` most probable actions of one policy, never differentiated; 0 for all others.
 
@@ -243,13 +236,13 @@ def top_k_weights(owner: Owner, weight: Weight, normalised: bool = True) -> Term
 # --- From terms to functions of a step ----------------------------------------------------------------------------
 
 
-@named_by_call
+@composes
 def total(terms: Terms) -> StepFn:
     """The sum of the terms over the actions, such as the divergence in this state."""
     return lambda step: jnp.sum(terms(rows(step), step.params))
 
 
-@named_by_call
+@composes
 def sampled(terms: Terms) -> StepFn:
     """The term of the action taken, a one-sample estimate."""
     return lambda step: numerics.pick(terms(rows(step), step.params), step.action)
@@ -258,31 +251,39 @@ def sampled(terms: Terms) -> StepFn:
 # --- From functions of a step to others ---------------------------------------------------------------------------
 
 
-@named_by_call
+@composes
 def negated(fn: StepFn) -> StepFn:
     """The function -fn, which makes a reward of a cost."""
     return lambda step: -fn(step)
 
 
-@named_by_call
+@composes
 def added(*fns: StepFn) -> StepFn:
     """The sum of several functions."""
     return lambda step: sum((fn(step) for fn in fns[1:]), fns[0](step))
 
 
-@named_by_call
+@composes
 def weighted(fn: StepFn, name: str) -> StepFn:
     """The function fn multiplied by `params[name]`."""
-    return lambda step: step.params[name] * fn(step)
+    return reads(**{name: FINITE})(lambda step: step.params[name] * fn(step))
 
 
-@named_by_call
+@composes
 def clamped(fn: StepFn, least: float | None = None, most: float | None = None) -> StepFn:
-    """The function fn clipped to [least, most], with gradient 0 beyond these bounds."""
+    """The function fn clipped to [least, most], with gradient 0 beyond these bounds.
+
+    ValueError unless one of them is given, and least <= most.
+    """
+    if least is None and most is None:
+        raise ValueError("clamped needs least, most or both; without them it does nothing.")
+    ends = (-math.inf if least is None else least, math.inf if most is None else most)
+    if not np.less_equal(*checks.numbers("least and most of clamped", ends)):
+        raise ValueError(f"clamped needs least <= most; got {least!r} and {most!r}.")
     return lambda step: jnp.clip(fn(step), least, most)
 
 
-@named_by_call
+@composes
 def times_ratio(fn: StepFn) -> StepFn:
     """The function fn multiplied by the ratio of pi_theta(a) to its frozen copy.
 
@@ -318,6 +319,11 @@ class Objective(Method):
     gradient_of: str = ""
     state_loss: StepFn | None = None
     total_loss: StepFn | None = None
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """The domain of each number, by name, for which the functions or the claimed losses state one."""
+        return domains_of(self.loss, self.reward, self.next_reward, self.state_loss, self.total_loss)
 
     def __post_init__(self) -> None:
         super().__post_init__()

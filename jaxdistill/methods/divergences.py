@@ -4,16 +4,25 @@ Every function takes `Rows` and returns one number for each action, [A], in nats
 of k1, k2 and k3 the term of the action taken is used. Teacher probabilities may be 0, and the student's may underflow
 to 0: every value that can be finite there is finite, and so is its gradient. Where a term needs log pi by itself, the
 teacher's probability is floored.
+
+A divergence that takes a number states its domain (`takes`).
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from scipy import special
 
-from jaxdistill.methods.numerics import kl_terms, log_positive
+from jaxdistill.methods.domains import POSITIVE, Domain
+from jaxdistill.methods.numerics import capped, kl_terms, log_positive
+
+_Divergence = TypeVar("_Divergence", bound=Callable[..., Any])
+
+ALPHA_POWER = Domain(0, 1, "both", note="It tends to the reverse KL at 0 and to the forward KL at 1.")
+"""The domain of the power of an alpha divergence."""
 
 
 class Rows(NamedTuple):
@@ -42,6 +51,16 @@ class Rows(NamedTuple):
         return self.student_log_probs - self.teacher_log_probs
 
 
+def takes(domain: Domain) -> Callable[[_Divergence], _Divergence]:
+    """A decorator that states the domain of the number that a divergence takes; its name is chosen by `numbered`."""
+
+    def stated(divergence: _Divergence) -> _Divergence:
+        divergence.domain = domain  # type: ignore[attr-defined]
+        return divergence
+
+    return stated
+
+
 def forward_kl(rows: Rows) -> jax.Array:
     """The forward KL divergence KL(pi || pi_theta)."""
     pi = rows.teacher_probs
@@ -53,11 +72,14 @@ def reverse_kl(rows: Rows) -> jax.Array:
     return kl_terms(p=rows.student_probs, log_p=rows.student_log_probs, log_q=rows.teacher_log_probs)
 
 
+@takes(
+    Domain(0, 1, "both", note="At 0 and 1 the gradient vanishes; use gkd or jsd_normalised, whose limits are the KLs.")
+)
 def jensen_shannon(rows: Rows, beta: jax.Array | float) -> jax.Array:
-    """The generalised Jensen-Shannon divergence beta KL(pi || m) + (1 - beta) KL(pi_theta || m), beta in [0, 1).
+    """The generalised Jensen-Shannon divergence beta KL(pi || m) + (1 - beta) KL(pi_theta || m), beta in (0, 1).
 
     The mixture m is beta pi + (1 - beta) pi_theta. The divergence is of order beta KL(pi || pi_theta) near beta = 0 and
-    of order (1 - beta) KL(pi_theta || pi) near beta = 1.
+    of order (1 - beta) KL(pi_theta || pi) near beta = 1, so at both ends it is 0 for all policies.
     """
     pi, log_mixture = rows.teacher_probs, mixture_log_probs(rows, beta)
     from_teacher = kl_terms(p=pi, log_p=log_positive(pi), log_q=log_mixture)
@@ -65,18 +87,70 @@ def jensen_shannon(rows: Rows, beta: jax.Array | float) -> jax.Array:
     return beta * from_teacher + (1 - beta) * from_student
 
 
+@takes(Domain(0, 1, note="At 0 it is KL(pi||pi_theta), at 1 KL(pi_theta||pi), and the scale jumps there."))
+def jensen_shannon_or_kl(rows: Rows, beta: jax.Array | float) -> jax.Array:
+    """`jensen_shannon` for beta in (0, 1), the forward KL divergence at beta = 0 and the reverse one at beta = 1.
+
+    This is the divergence of GKD as TRL computes it (`generalized_jsd_loss`). Its scale jumps at the ends: it is about
+    beta KL(pi || pi_theta) near 0 and (1 - beta) KL(pi_theta || pi) near 1, and the whole KL at 0 and 1.
+    """
+    is_forward, is_reverse = beta == 0, beta == 1
+    # What is not selected must be finite in value and gradient, whatever beta and the floor are.
+    inner = jensen_shannon(rows, jnp.where(is_forward | is_reverse, 0.5, beta))
+    return jnp.where(is_forward, forward_kl(rows), jnp.where(is_reverse, _reverse_kl_where(is_reverse, rows), inner))
+
+
+@takes(Domain(0, 1, note="At 0 it is KL(pi||pi_theta), at 1 KL(pi_theta||pi)."))
+def normalised_jensen_shannon(rows: Rows, beta: jax.Array | float) -> jax.Array:
+    """`jensen_shannon` divided by beta (1 - beta), which is KL(pi || m) / (1 - beta) + KL(pi_theta || m) / beta.
+
+    It has no jump of scale: beta = 0 gives the forward KL divergence and beta = 1 the reverse one, with the teacher
+    floored. It is computed without a difference of nearly equal numbers, so every beta between them is precise.
+    """
+    is_reverse = beta == 1
+    inner_beta = jnp.where(is_reverse, 0.5, beta)
+    pi, log_probs = rows.teacher_probs, rows.student_log_probs
+    from_student = rows.student_probs * _log_mixture_ratio(inner_beta, 1 - inner_beta, jnp.log(pi) - log_probs)
+    from_teacher = pi * _log_mixture_ratio(1 - inner_beta, inner_beta, log_probs - log_positive(pi))
+    return jnp.where(is_reverse, _reverse_kl_where(is_reverse, rows), -from_student - from_teacher)
+
+
+def _reverse_kl_where(is_used: jax.Array | bool, rows: Rows) -> jax.Array:
+    """The terms of `reverse_kl`; where they are not used they are finite even if a teacher's logarithm is not."""
+    return reverse_kl(rows._replace(teacher_log_probs=jnp.where(is_used, rows.teacher_log_probs, 0)))
+
+
+def _log_mixture_ratio(weight: jax.Array, rest: jax.Array, log_ratio: jax.Array) -> jax.Array:
+    """log(rest + weight x) / weight for x = exp(log_ratio), and its limit x - 1 at weight 0; weight in [0, 1].
+
+    It is precise for a small weight, where a difference of logarithms is not. `rest` is 1 - weight, given by itself
+    because subtraction would lose it where it is small.
+    """
+    is_limit = weight < jnp.finfo(log_ratio.dtype).tiny
+    weight = jnp.where(is_limit, 0.5, weight)
+    excess = jnp.expm1(capped(log_ratio))
+    is_moderate = weight * excess > -0.5
+    moderate = jnp.log1p(jnp.where(is_moderate, weight * excess, 0))
+    # rest + weight x is near 0: its two positive parts are added as logarithms.
+    small = jnp.logaddexp(jnp.log(rest), jnp.log(weight) + log_ratio)
+    return jnp.where(is_limit, excess, jnp.where(is_moderate, moderate, small) / weight)
+
+
+@takes(Domain(0, 1, "most", note="At 1 the gradient vanishes."))
 def skew_forward_kl(rows: Rows, skew: jax.Array | float) -> jax.Array:
     """The skew forward KL divergence KL(pi || skew pi + (1 - skew) pi_theta), skew in [0, 1)."""
     pi = rows.teacher_probs
     return kl_terms(p=pi, log_p=log_positive(pi), log_q=mixture_log_probs(rows, skew))
 
 
+@takes(Domain(0, 1, "both", note="At 0 it is the objective reverse_kl; at 1 the gradient vanishes."))
 def skew_reverse_kl(rows: Rows, skew: jax.Array | float) -> jax.Array:
-    """The skew reverse KL divergence KL(pi_theta || (1 - skew) pi + skew pi_theta), skew in (0, 1]."""
+    """The skew reverse KL divergence KL(pi_theta || (1 - skew) pi + skew pi_theta), skew in (0, 1)."""
     probs, log_probs = rows.student_probs, rows.student_log_probs
     return kl_terms(p=probs, log_p=log_probs, log_q=mixture_log_probs(rows, 1 - skew))
 
 
+@takes(POSITIVE)
 def density_power(rows: Rows, power: jax.Array | float) -> jax.Array:
     """a / (1 + a) times the density power divergence d_a(pi_theta, pi) of Basu et al. (1998), a = power > 0.
 
@@ -87,6 +161,7 @@ def density_power(rows: Rows, power: jax.Array | float) -> jax.Array:
     return student_part - student * teacher**power + teacher ** (1 + power) * power / (1 + power)
 
 
+@takes(ALPHA_POWER)
 def alpha_divergence(rows: Rows, power: jax.Array | float) -> jax.Array:
     """The alpha divergence (pi_theta - pi_theta^(1 - a) pi^a) / (a (1 - a)), a = power in (0, 1).
 
@@ -125,7 +200,7 @@ def k3(rows: Rows) -> jax.Array:
 
     Its mean under the student is KL(pi_theta || pi).
     """
-    return jnp.expm1(-rows.log_ratio) + rows.log_ratio
+    return jnp.expm1(capped(-rows.log_ratio)) + rows.log_ratio
 
 
 def k3_clamped(rows: Rows, most_ratio: float = 20.0, most: float = 10.0) -> jax.Array:

@@ -7,7 +7,6 @@ it, `theory` computes it exactly, and both take what differs between methods fro
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,9 @@ import numpy as np
 
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.methods import numerics
+from jaxdistill.methods.composed import content
+from jaxdistill.methods.domains import Domain, domains_of
 from jaxdistill.runtime import checks
-from jaxdistill.runtime.files import one_line
 
 REDUCTIONS = ("mean", "sum")
 TRUNCATIONS = ("bootstrap", "end")
@@ -172,7 +172,8 @@ class Method:
       baseline: whether V_theta(t) is subtracted from Rhat_t.
       discount: in [0, 1] where the method fixes it, such as 0 for a reward that stays with its own step; None: the
         configuration's.
-      params: numbers that the functions read as `step.params[name]`; they may change without recompiling.
+      params: numbers that the functions read as `step.params[name]`, each one number or one for each MDP; they may
+        change without recompiling. They must be in their `domains`.
       needs_teacher: whether it looks at the teacher at all.
       description: one line for people.
     """
@@ -200,6 +201,29 @@ class Method:
                 raise ValueError(
                     f"Method {checks.shown(self.name)}: {field} must be {wanted}; got {checks.shown(value)}."
                 )
+        self.check_params()
+
+    def __eq__(self, other: object) -> bool:
+        """True for methods of equal fields, such as a method and its copy; names and descriptions count."""
+        return isinstance(other, Method) and self._content() == other._content()
+
+    def __hash__(self) -> int:
+        return hash(self._content())
+
+    def _content(self) -> tuple[Any, ...]:
+        fields = (getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "params")
+        return type(self), *map(content, fields), *((name, content(x)) for name, x in self.params.items())
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """The domain of each number, by name, for which the functions state one."""
+        return domains_of(self.loss, self.reward, self.next_reward)
+
+    def check_params(self) -> None:
+        """ValueError unless each number is in its domain, if one is stated; traced numbers are not checked."""
+        for name, domain in self.domains.items():
+            if name in self.params:
+                domain.check(f"Method {checks.shown(self.name)}: {name}", self.params[name])
 
     @property
     def has_return(self) -> bool:
@@ -255,47 +279,6 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "needs_teacher": (_is_bool, "True or False"),
     "description": (lambda value: isinstance(value, str), "a string"),
 }
-
-
-_CHECKED: WeakKeyDictionary[Method, set[tuple[int, int]]] = WeakKeyDictionary()
-
-
-def check_functions(method: Method, num_actions: int, num_others: int = 0) -> None:
-    """ValueError unless each function of a method returns one number for a `Step`; nothing is computed."""
-    if (num_actions, num_others) in _CHECKED.setdefault(method, set()):
-        return
-    for field in ("loss", "reward", "next_reward"):
-        if getattr(method, field) is not None:
-            _check_function(method, field, num_actions, num_others)
-    _CHECKED[method].add((num_actions, num_others))
-
-
-def _check_function(method: Method, field: str, num_actions: int, num_others: int) -> None:
-    name = f"{field} of the method {checks.shown(method.name)}"
-
-    def call(number: jax.Array, row: jax.Array, action: jax.Array, other_probs: jax.Array) -> jax.Array:
-        params = dict.fromkeys(method.params, number)
-        return getattr(method, field)(
-            make_step(row, row, action=action, probability_floor=number, params=params, other_probs=other_probs)
-        )
-
-    shapes = [
-        ((), jnp.float32),
-        ((num_actions,), jnp.float32),
-        ((), jnp.int32),
-        ((num_others, num_actions), jnp.float32),
-    ]
-    try:
-        output = jax.eval_shape(call, *(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes))
-    except Exception as error:
-        if isinstance(error, ValueError) and checks.why(error) == one_line(error):
-            raise
-        raise ValueError(f"{name} fails on a Step of {num_actions} actions: {checks.why(error)}.") from error
-    # Only what can be differentiated may be a loss.
-    kinds = (jnp.floating,) if field == "loss" else (jnp.floating, jnp.integer, jnp.bool_)
-    if getattr(output, "shape", None) != () or not any(jnp.issubdtype(output.dtype, kind) for kind in kinds):
-        got = f"{output.dtype} {list(output.shape)}" if hasattr(output, "shape") else checks.shown(output)
-        raise ValueError(f"{name} must return one real number, float []; got {got}.")
 
 
 def loss_gradient(loss: StepFn, step: Step) -> jax.Array:

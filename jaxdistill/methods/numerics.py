@@ -4,6 +4,7 @@ In sums over a distribution 0 log 0 = 0. Where two distributions meet, the argum
 rlax disagree on their order.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -44,6 +45,16 @@ def cross_entropy(*, p: jax.Array, log_q: jax.Array) -> jax.Array:
 def _expected_log(p: jax.Array, log_q: jax.Array) -> jax.Array:
     """sum_a p(a) log q(a) over the last axis, nats, with 0 * -inf = 0."""
     return jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, log_q, 0), 0), axis=-1)
+
+
+def capped(exponent: jax.Array) -> jax.Array:
+    """The exponent, lowered where needed so that its exponential is finite and has room for a factor of 7.
+
+    The derivative stays 1. So the exponential of a log ratio times a probability that has underflowed to 0 is 0, in
+    values and in gradients; infinity times 0 would be NaN.
+    """
+    most = math.log(float(jnp.finfo(exponent.dtype).max)) - 2
+    return exponent - lax.stop_gradient(jnp.maximum(exponent - most, 0))
 
 
 def kl_terms(*, p: jax.Array, log_p: jax.Array, log_q: jax.Array) -> jax.Array:

@@ -10,7 +10,6 @@ from jaxdistill.methods.combinators import (
     Owner,
     Params,
     Weight,
-    named_by_call,
     numbered,
     plain,
     product,
@@ -21,12 +20,19 @@ from jaxdistill.methods.combinators import (
     top_k_weights,
     total,
 )
+from jaxdistill.methods.composed import composes
 from jaxdistill.methods.divergences import Rows
+from jaxdistill.methods.domains import FINITE, FLOOR, POSITIVE, SHARE, Domain, domains_of, reads
 from jaxdistill.methods.method import Step, StepFn
 
 FORWARD_KL, REVERSE_KL = plain(divergences.forward_kl), plain(divergences.reverse_kl)
 K1, K2, K3 = plain(divergences.k1), plain(divergences.k2), plain(divergences.k3)
+TOP_K_FORWARD_KL = top_k(FORWARD_KL, "teacher", "teacher")
 JENSEN_SHANNON = numbered(divergences.jensen_shannon, "beta")
+JENSEN_SHANNON_OR_KL = numbered(divergences.jensen_shannon_or_kl, "beta")
+NORMALISED_JENSEN_SHANNON = numbered(divergences.normalised_jensen_shannon, "beta")
+PROXIMAL = numbered(divergences.jensen_shannon, "alpha")
+_ALPHA = Domain(0, 1, "both", note="At 0 the reward vanishes; 1 is the objective k1_reward.")
 
 
 # --- Divergences, exact and sampled -------------------------------------------------------------------------------
@@ -42,15 +48,22 @@ def reverse_kl(step: Step) -> jax.Array:
     return total(REVERSE_KL)(step)
 
 
+@reads(**domains_of(JENSEN_SHANNON))
 def jensen_shannon(step: Step) -> jax.Array:
     """The Jensen-Shannon divergence JSD_beta in this state, `beta` being the weight of the teacher in the mixture."""
     return total(JENSEN_SHANNON)(step)
 
 
+@reads(**domains_of(JENSEN_SHANNON_OR_KL))
+def jensen_shannon_or_kl(step: Step) -> jax.Array:
+    """JSD_beta for beta in (0, 1), the forward KL divergence at beta = 0 and the reverse one at 1, as GKD has it."""
+    return total(JENSEN_SHANNON_OR_KL)(step)
+
+
+@reads(**domains_of(NORMALISED_JENSEN_SHANNON))
 def normalised_jensen_shannon(step: Step) -> jax.Array:
-    """JSD_beta / (beta (1 - beta)), which tends to the forward KL as beta goes to 0, and to the reverse KL at 1."""
-    beta = step.params["beta"]
-    return jensen_shannon(step) / (beta * (1 - beta))
+    """JSD_beta / (beta (1 - beta)), whose limits are the forward KL divergence at beta = 0 and the reverse one at 1."""
+    return total(NORMALISED_JENSEN_SHANNON)(step)
 
 
 def k1(step: Step) -> jax.Array:
@@ -91,13 +104,14 @@ def negative_entropy(step: Step) -> jax.Array:
     return total(plain(divergences.negative_entropy))(step)
 
 
+@reads(weight=FINITE, threshold=FINITE, **domains_of(TOP_K_FORWARD_KL))
 def entropy_gated_forward_kl(step: Step) -> jax.Array:
     """`weight` KL(pi||pi_theta) over the teacher's top k where H(pi) exceeds `threshold` nats, and 0 elsewhere.
 
     The teacher's probabilities are renormalised over the top k.
     """
     gate = numerics.entropy(step.teacher_probs) > step.params["threshold"]
-    return jnp.where(gate, step.params["weight"] * total(top_k(FORWARD_KL, "teacher", "teacher"))(step), 0)
+    return jnp.where(gate, step.params["weight"] * total(TOP_K_FORWARD_KL)(step), 0)
 
 
 # --- Further losses and rewards -----------------------------------------------------------------------------------
@@ -113,11 +127,13 @@ def negative_log_likelihood(step: Step) -> jax.Array:
     return -step.student_log_prob
 
 
+@reads(entropy=FINITE)
 def imitation_loss(step: Step) -> jax.Array:
     """The cross-entropy minus an entropy bonus, H(pi||pi_theta) - `entropy` H(pi_theta)."""
     return paper.cross_entropy(step) + step.params["entropy"] * negative_entropy(step)
 
 
+@reads(kl=FINITE, entropy=FINITE)
 def distral_reward(step: Step) -> jax.Array:
     """The reward r_t + `kl` log pi(a_t) - (`kl` + `entropy`) log pi_theta(a_t).
 
@@ -127,6 +143,7 @@ def distral_reward(step: Step) -> jax.Array:
     return step.reward + kl * step.teacher_log_prob - (kl + entropy) * step.student_log_prob
 
 
+@reads(alpha=_ALPHA)
 def proximal_reward(step: Step) -> jax.Array:
     """The reward log(alpha pi(a_t) / pi_theta(a_t) + 1 - alpha), which is at least log(1 - alpha)."""
     policies = rows(step)
@@ -134,26 +151,30 @@ def proximal_reward(step: Step) -> jax.Array:
     return numerics.pick(log_mixture - policies.student_log_probs, step.action)
 
 
+@reads(alpha=_ALPHA)
 def proximal_loss(step: Step) -> jax.Array:
     """The loss JSD_alpha / (1 - alpha)."""
-    return total(numbered(divergences.jensen_shannon, "alpha"))(step) / (1 - step.params["alpha"])
+    return total(PROXIMAL)(step) / (1 - step.params["alpha"])
 
 
+@reads(power=POSITIVE)
 def power_reward(step: Step) -> jax.Array:
     """The reward pi(a_t)^power - pi_theta(a_t)^power, in [-1, 1]."""
     policies, power = rows(step), step.params["power"]
     return numerics.pick(policies.teacher_probs**power - jnp.exp(power * policies.student_log_probs), step.action)
 
 
+@reads(power=divergences.ALPHA_POWER)
 def power_ratio_reward(step: Step) -> jax.Array:
     """The reward ((pi(a_t) / pi_theta(a_t))^power - 1) / power, which tends to -k1 as power goes to 0."""
     power = step.params["power"]
-    return numerics.pick(jnp.expm1(-power * rows(step).log_ratio) / power, step.action)
+    return numerics.pick(jnp.expm1(numerics.capped(-power * rows(step).log_ratio)) / power, step.action)
 
 
 # --- A further policy beside the teacher --------------------------------------------------------------------------
 
 
+@reads(scale=FINITE, floor=FLOOR)
 def extrapolated_k1(step: Step) -> jax.Array:
     """The log ratio log pi_theta(a_t) - log ref(a_t) - `scale` (log pi(a_t) - log ref(a_t)).
 
@@ -162,6 +183,7 @@ def extrapolated_k1(step: Step) -> jax.Array:
     return numerics.pick(_extrapolated_log_ratio(step), step.action)
 
 
+@reads(scale=FINITE, floor=FLOOR)
 def extrapolated_reverse_kl(step: Step) -> jax.Array:
     """The divergence KL(pi_theta || pi^scale ref^(1 - scale)), up to a constant.
 
@@ -175,7 +197,8 @@ def _extrapolated_log_ratio(step: Step) -> jax.Array:
     return step.student_log_probs - reference - scale * (step.teacher_log_probs - reference)
 
 
-@named_by_call
+@composes
+@reads(weight=SHARE, floor=FLOOR)
 def averaged(fn: StepFn) -> StepFn:
     """The mean of fn with the teacher and fn with its first further policy, weighted by `weight` and 1 - `weight`."""
 
@@ -192,13 +215,13 @@ def averaged(fn: StepFn) -> StepFn:
 # --- Top-k distillation as implemented ----------------------------------------------------------------------------
 
 
-@named_by_call
+@composes
 def top_k_advantages(owner: Owner, weight: Weight, normalised: bool = True) -> StepFn:
     """Top-k distillation as implemented: an advantage -w k1 for each of the k actions; for w see `top_k_weights`."""
     return total(product(top_k_weights(owner, weight, normalised), _frozen_k1_times_log_prob))
 
 
-@named_by_call
+@composes
 def top_k_squares(owner: Owner, weight: Weight, normalised: bool = True) -> StepFn:
     """The sum of w k2 over the k actions, which `top_k_advantages` descends if w does not depend on the student."""
     return total(product(top_k_weights(owner, weight, normalised), K2))

@@ -140,7 +140,8 @@ _DIVERGENCES = (
     _loss("reverse_kl", fns.reverse_kl, _EACH + _RKL, "GKD with beta 1, Agarwal et al. 2023; TRL"),
     _loss("jsd", fns.jensen_shannon, f"{_EACH}JSD_beta", "GKD, Agarwal et al. 2023; TRL", params={"beta": 0.5}),
     _loss(
-        "gkd", fns.jensen_shannon, f"{_EACH}JSD_beta", "GKD with lambda 0.5, Agarwal et al. 2023; TRL",
+        "gkd", fns.jensen_shannon_or_kl, f"{_EACH}JSD_beta, the KLs at beta 0 and 1",
+        "GKD with lambda 0.5, Agarwal et al. 2023; TRL",
         control=Control(student=0.5, teacher=0.5, per="episode"), params={"beta": 0.5},
     ),
     _loss(

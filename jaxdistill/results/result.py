@@ -279,6 +279,9 @@ class Stopped(KeyboardInterrupt):
         super().__init__(f"{unfinished} of {result.final_returns.size} students had not finished; see .result")
         self.result = result
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.result,)  # an exception is otherwise made anew from its message
+
 
 def concatenate(results: Sequence[Result], axis: str = "mdp") -> Result:
     """Joins results of the same methods on other MDPs ("mdp") or other methods on the same MDPs ("method").

@@ -153,7 +153,13 @@ def check_problem(method: Method, options: ExactOptions, mdps: MDP, teacher: Tea
     All worlds of a stack have the same sizes, and they are computed one after another.
     """
     check_size(mdps, "the exact update", num_nodes=options.nodes_needed(method))
+    check_method_functions(method, options, mdps, teacher)
+
+
+def check_method_functions(method: Method, options: ExactOptions, mdps: MDP, teacher: Teacher) -> None:
+    """Raises ValueError unless the functions of a method return numbers that are finite at the teacher's zeros."""
     methods.check_functions(method, mdps.num_actions, teacher.num_others)
+    methods.check_zeros(method, teacher.probs, teacher.others, options.probability_floor)
 
 
 def _check_tables(mdp: MDP, teacher: Teacher, logits: Any, values: Any) -> tuple[jax.Array, jax.Array]:

@@ -25,6 +25,7 @@ from jaxdistill.statistics import mean_interval
 from jaxdistill.theory.exact_update import (
     ExactOptions,
     Problem,
+    check_method_functions,
     check_problem,
     check_size,
     exact_options,
@@ -162,7 +163,7 @@ def _checked_setting(mdps: MDP, teacher: Teacher, method: str | Method, options:
 def _fitting(setting: _Setting) -> _Setting:
     """Returns the setting; raises ValueError unless the method's functions and the size of the MDPs are possible."""
     check_jacobian(setting.mdps, setting.method, setting.options)
-    methods.check_functions(setting.method, setting.mdps.num_actions, setting.teacher.num_others)
+    check_method_functions(setting.method, setting.options, setting.mdps, setting.teacher)
     return setting
 
 

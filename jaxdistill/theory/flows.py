@@ -20,7 +20,14 @@ from jaxdistill.mdp import MDP
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import Method
 from jaxdistill.runtime import checks
-from jaxdistill.theory.exact_update import ExactOptions, Problem, check_size, exact_options, solve_update
+from jaxdistill.theory.exact_update import (
+    ExactOptions,
+    Problem,
+    check_method_functions,
+    check_size,
+    exact_options,
+    solve_update,
+)
 from jaxdistill.theory.fields import check_jacobian, jacobian, problem
 from jaxdistill.theory.precision import float64, one_by_one
 from jaxdistill.theory.quality import Quality, quality
@@ -195,7 +202,7 @@ class _Start:
         self.options, self.method = exact_options(options, TABLE_1), methods.get(method)
         self.given = (mdps, teacher)
         self.mdps, self.teacher = problem(mdps, teacher, self.method, self.options)
-        methods.check_functions(self.method, self.mdps.num_actions, self.teacher.num_others)
+        check_method_functions(self.method, self.options, self.mdps, self.teacher)
         lead = self.mdps.id.shape
         shape = (*lead, self.mdps.num_observations, self.mdps.num_actions)
         logits = np.zeros(shape) if logits is None else checks.numbers("logits", logits)

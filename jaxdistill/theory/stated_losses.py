@@ -13,6 +13,7 @@ from jaxdistill.mdp import MDP
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import STUDENT, TEACHER, UNIFORM, Control, Method, Step, StepFn
 from jaxdistill.methods.combinators import IN_EACH_STATE, Objective, negated
+from jaxdistill.methods.composed import composes
 from jaxdistill.theory.exact_update import ExactOptions, Problem, make_problem, solve_update
 
 TABLE_1: Mapping[str, Any] = {
@@ -79,6 +80,18 @@ The return is maximised, so the loss is minus the return.
 """
 
 
+@composes
+def _weighted_cost(loss: StepFn | None, reward: StepFn | None, loss_weight: float, return_weight: float) -> StepFn:
+    """The cost loss_weight l_t - return_weight reward_t of a step, where None stands for 0."""
+
+    def cost(step: Step) -> jax.Array:
+        total = jnp.zeros((), step.student_logits.dtype)
+        total += loss_weight * loss(step) if loss else 0
+        return total - return_weight * reward(step) if reward else total
+
+    return cost
+
+
 def own_loss(method: str | Method, *, loss_weight: float = 1.0, return_weight: float = 1.0) -> Loss | None:
     """The loss that a method's formula suggests, E_q sum_t (l_t - reward_t); None if it has neither.
 
@@ -89,11 +102,7 @@ def own_loss(method: str | Method, *, loss_weight: float = 1.0, return_weight: f
     if loss is None and reward is None:
         return None
 
-    def cost(step: Step) -> jax.Array:
-        total = jnp.zeros((), step.student_logits.dtype)
-        total += loss_weight * loss(step) if loss else 0
-        return total - return_weight * reward(step) if reward else total
-
+    cost = _weighted_cost(loss, reward, loss_weight, return_weight)
     control_text = {STUDENT: "pi_theta", TEACHER: "pi", UNIFORM: "uniform"}.get(method.control, "q")
     cost_text = "(l_t - reward_t)" if loss and reward else "l_t" if loss else "-reward_t"
     reduction_text = "mean_t" if method.reduction == "mean" else "sum_t"
@@ -111,7 +120,7 @@ def stated_losses(method: Method, **weights: float) -> tuple[Loss | None, Loss |
     if weights:
         return suggested, suggested
     if not isinstance(method, Objective):
-        is_in_table = methods.METHODS.get(method.name) is method
+        is_in_table = methods.METHODS.get(method.name) == method
         stated = LOSSES.get(method.name, suggested) if is_in_table else suggested
         return stated, stated
 

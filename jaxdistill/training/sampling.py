@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from jaxdistill.mdp import MDP, validate
 from jaxdistill.mdp.teacher import Teacher, check
-from jaxdistill.methods import Method, check_episodes_end, check_functions, get
+from jaxdistill.methods import Method, check_episodes_end, check_functions, check_zeros, get
 from jaxdistill.runtime import checks, streams
 from jaxdistill.theory.exact_update import Update
 from jaxdistill.theory.fields import table
@@ -60,6 +60,8 @@ def sampled_updates(
     before = np.concatenate([logits, values.astype(np.float32)[..., None]], axis=-1)
     one_update = {"num_iterations": 1, "num_checkpoints": 1, "learning_rate": 1.0, "value_learning_rate": 1.0}
     config = config_of(None, one_update | changes)
+    for method in resolved_methods:
+        check_zeros(method, teacher.probs, teacher.others, config.probability_floor)
     count = mdps.num_mdps * num_updates
     copies, teachers = jax.tree.map(lambda x: jnp.repeat(x, num_updates, axis=0), (mdps, teacher))
     copies = dataclasses.replace(copies, id=jnp.arange(count, dtype=jnp.int32))  # a random stream for each student

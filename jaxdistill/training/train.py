@@ -190,33 +190,8 @@ def _check_teacher(cell: ResolvedCell, mdps: MDP) -> None:
         methods.check_functions(cell.method, mdps.num_actions)
         return
     check(teacher, (mdps.num_mdps, mdps.num_states, mdps.num_actions))
-    probs = np.asarray(teacher.probs)
     methods.check_functions(cell.method, mdps.num_actions, teacher.num_others)
-    if cell.method.needs_teacher and np.min(cell.config.probability_floor) == 0 and probs.min() == 0:
-        _check_zero_probability(cell, probs, teacher.num_others)
-
-
-def _check_zero_probability(cell: ResolvedCell, probs: np.ndarray, num_others: int) -> None:
-    """Refuses log 0: tries the method's functions on a row of the teacher that has a zero."""
-    row = probs[probs.min(-1) == 0][0]
-    method = cell.method
-    step = methods.make_step(
-        jnp.zeros(len(row)),
-        jnp.asarray(row),
-        action=jnp.asarray(int(row.argmin()), jnp.int32),
-        probability_floor=0.0,
-        teacher_value=jnp.ones(()),
-        params={name: jnp.asarray(value, jnp.float32) for name, value in method.params.items()},
-        other_probs=jnp.full((num_others, len(row)), 1 / len(row)),
-    )
-    results = [fn(step) for fn in (method.reward, method.next_reward) if fn is not None]
-    if method.loss is not None:
-        results.append(methods.loss_gradient(method.loss, step))
-    if not all(bool(jnp.isfinite(x).all()) for x in results):
-        raise ValueError(
-            f"{cell.label} takes the logarithm of a teacher probability that is 0; set probability_floor > 0 (the "
-            "default is 0.01) or use a teacher that is positive everywhere."
-        )
+    methods.check_zeros(cell.method, teacher.probs, teacher.others, cell.config.probability_floor, cell.label)
 
 
 def _initial_params(logits: Any, values: Any, num_cells: int, mdps: MDP) -> np.ndarray | None:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import METHODS, Step, Teacher, expected_update, plus_reward, stack, train
-from jaxdistill.methods import Method, loss_gradient, numerics, score
+from jaxdistill import METHODS, Step, Teacher, expected_update, plus_reward, stack
+from jaxdistill.methods import Method, loss_gradient, score
 from jaxdistill.methods import step_functions as fns
 from jaxdistill.methods.combinators import (
     IN_EACH_STATE,
@@ -21,7 +21,6 @@ from jaxdistill.methods.combinators import (
     without_own_step,
 )
 from jaxdistill.methods.zoo import ZOO
-from jaxdistill.scheduling import pool
 from jaxdistill.teachers.tabular import with_others
 from jaxdistill.theory.precision import float64, precise
 from jaxdistill.training import tasks
@@ -433,73 +432,6 @@ def test_functions_by_hand(name):
     step = example_step(**ZOO[name].params)
     step = dataclasses.replace(step, other_probs=jnp.float32(OTHER[None]), reward=jnp.float32(2))
     assert (ZOO[name].loss or ZOO[name].reward)(step) == pytest.approx(BY_HAND[name], rel=1e-5)
-
-
-# --- Probability 0 --------------------------------------------------------------------------------------------------
-
-# The greatest logits of a student by type; exp of twice that number is finite.
-EXTREME = {"float16": 4.0, "bfloat16": 40.0, "float32": 40.0, "float64": 300.0}
-TEACHERS = [[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0.25, 0.25, 0.25, 0.25]]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.vmap, in_axes=(None, None, 0, 0, 0, None))
-def outputs(methods, floor, teacher, logits, action, others):
-    """The rewards and the loss gradient of every method in one state, by name."""
-    by_method = {}
-    for method in methods:
-        zero = jnp.zeros((), logits.dtype)
-        step = Step(
-            logits, logits, zero, teacher, numerics.log_floored(teacher, floor), zero + 1, zero, action, zero, zero,
-            params={name: jnp.asarray(x, logits.dtype) for name, x in method.params.items()}, other_probs=others,
-        )  # fmt: skip
-        rewards = [fn(step) for fn in (method.reward, method.next_reward) if fn is not None]
-        by_method[method.name] = rewards + ([loss_gradient(method.loss, step)] if method.loss is not None else [])
-    return by_method
-
-
-def methods_not_finite(dtype, floor):
-    """The methods with an output that is not finite where a probability of teacher, student or both is 0."""
-    size, names = EXTREME[dtype], set()
-    with float64():
-        kind = jnp.dtype(dtype)
-        students = np.array([[0, 0, 0, 0], [0.5, -1, 1, 2], [size, -size, 0, 0], [-size, size, size, -size]])
-        grid = [x.ravel() for x in np.meshgrid(range(3), range(4), range(4), indexing="ij")]
-        arrays = (jnp.asarray(TEACHERS, kind)[grid[0]], jnp.asarray(students, kind)[grid[1]], jnp.asarray(grid[2]))
-        others = jnp.asarray([[0, 1, 0, 0]], kind)
-        for name, values in outputs(KNOWN, floor, *arrays, others).items():
-            if not all(np.isfinite(np.asarray(x, np.float64)).all() for x in values):
-                names.add(name)
-    return names
-
-
-@pytest.mark.parametrize(
-    "dtype", [pytest.param(d, marks=() if d in ("float32", "bfloat16") else pytest.mark.slow) for d in EXTREME]
-)
-def test_finite_at_probability_0(dtype):
-    assert methods_not_finite(dtype, 0.01) == set()
-
-
-def test_a_method_that_takes_the_logarithm_of_0_is_refused(monkeypatch):
-    """Without a floor a method has finite outputs, or `train` refuses it with an error of one line."""
-    mdp = small.random_mdp(1)
-    teacher = with_others(small.random_teacher(mdp, 1, deterministic_rows=4), small.random_teacher(mdp, 2))
-
-    def begin(tasks, report):
-        raise InterruptedError
-
-    monkeypatch.setattr(pool, "run", begin)
-    refused = set()
-    for method in KNOWN:
-        try:
-            train(jax.random.key(0), mdp, teacher, method, num_iterations=1, probability_floor=0, progress=False)
-        except InterruptedError:
-            continue
-        except ValueError as error:
-            assert "probability that is 0" in str(error) and "\n" not in str(error)
-            refused.add(method.name)
-    assert {"entropy_regularised", "k1_reward"} <= refused and "on_policy_distill" not in refused
-    assert methods_not_finite("float32", 0.0) == refused
 
 
 # --- Sampled = exact ------------------------------------------------------------------------------------------------

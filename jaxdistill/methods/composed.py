@@ -1,0 +1,91 @@
+"""What a combinator returns: a function that is named, compared, copied and pickled by the call that made it."""
+
+import functools
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, ParamSpec, cast
+
+import jax
+import numpy as np
+
+from jaxdistill.methods.domains import domains_of
+
+_Arguments = ParamSpec("_Arguments")
+
+
+class Composed:
+    """A function with the call of a combinator that made it, such as "negated(k1)".
+
+    Two of them are equal if their calls are. A copy, and what another process unpickles, is therefore equal to its
+    original, and shares the original's compiled program. Pickling works if the arguments can be pickled, which a
+    lambda cannot.
+
+    Attributes:
+      domains: the domains of the numbers that the combinator, its arguments and the function read, by name.
+    """
+
+    def __init__(
+        self,
+        combinator: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        function: Callable[..., jax.Array],
+    ) -> None:
+        self._call, self._function = (combinator, args, dict(kwargs)), function
+        self._content = (combinator, *map(content, args), *((name, content(x)) for name, x in sorted(kwargs.items())))
+        self._hash = hash(self._content)
+        self.domains = domains_of(function, combinator, *args, *kwargs.values())
+        arguments = [*map(_argument_text, args), *(f"{name}={_argument_text(x)}" for name, x in kwargs.items())]
+        self.__name__ = self.__qualname__ = f"{combinator.__name__}({', '.join(arguments)})"
+
+    def __call__(self, *args: Any) -> jax.Array:
+        return self._function(*args)
+
+    def __repr__(self) -> str:
+        return self.__name__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Composed) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _called, self._call
+
+
+def _called(combinator: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The combinator's result; what unpickling a `Composed` calls."""
+    return combinator(*args, **kwargs)
+
+
+def composes(
+    combinator: Callable[_Arguments, Callable[..., jax.Array]],
+) -> Callable[_Arguments, Callable[..., jax.Array]]:
+    """The combinator, made to return a `Composed`.
+
+    The command `methods` shows the names, and the settings of a result hold them.
+    """
+
+    @functools.wraps(combinator)
+    def composing(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Callable[..., jax.Array]:
+        return Composed(composing, args, kwargs, combinator(*args, **kwargs))
+
+    return cast(Callable[_Arguments, Callable[..., jax.Array]], composing)
+
+
+def content(value: Any) -> Hashable:
+    """A key that equal values have in common: an array by its entries, and by identity what cannot be hashed."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, jax.core.Tracer):
+        array = np.asarray(value)
+        return type(value), str(array.dtype), array.shape, array.tobytes()
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value
+
+
+def _argument_text(argument: Any) -> str:
+    if callable(argument):
+        return getattr(argument, "__name__", type(argument).__name__)
+    return repr(argument)
