@@ -10,15 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from jaxdistill.plotting.styles import (
-    STYLES,
-    add_legend,
-    method_style,
-    new_figure,
-    palette_indices,
-    root_figure,
-    style,
-)
+from jaxdistill.plotting.figures import add_legend, in_style_of_axes, new_figure, root_figure, style_of
+from jaxdistill.plotting.labels import typeset
+from jaxdistill.plotting.styles import STYLES, method_style, palette_indices, visible_on
 from jaxdistill.statistics import mean_interval
 
 REFERENCES = {  # label and colour of the dotted horizontal lines
@@ -29,11 +23,12 @@ REFERENCES = {  # label and colour of the dotted horizontal lines
 QUANTITIES = {"returns": "Return per episode (undiscounted)", "lengths": "Episode length (steps)"}
 
 
+@in_style_of_axes
 def plot_curves(
     ax: Axes,
     iterations: Any,
     returns: Any,
-    method: str = "",
+    method: str | None = None,
     label: str | None = None,
     index: int = 0,
     band: bool = True,
@@ -46,8 +41,9 @@ def plot_curves(
       iterations: [C], episodes trained.
       returns: [M, C], or [C] for a single curve without a band. Values that are not finite are left out, and a text in
         the panel gives the number of students with such values.
-      method: name that selects the style, see `STYLES`.
-      label: text of the legend; by default that of the style.
+      method: name that selects the style, see `STYLES`; by default that of no method.
+      label: text of the legend, which may hold a formula between dollar signs; by default that of the style, or none
+        without a method.
       index: position in the palette for a method that is not in `STYLES`, see `palette_indices`.
       band: whether to draw the band.
       **line_options: passed on to `Axes.plot`.
@@ -58,13 +54,15 @@ def plot_curves(
     iterations, returns = np.asarray(iterations), np.atleast_2d(np.asarray(returns))
     if returns.ndim != 2 or returns.shape[1:] != iterations.shape:
         raise ValueError(f"returns has shape {returns.shape}, expected (MDPs, {iterations.size})")
-    line_style = method_style(method, index)
+    line_style = method_style(method or "", index)
+    if label is None:
+        label = line_style.label if method is not None else ""
     mean, low, high = mean_interval(returns)
     # A few markers, at other iterations for each method, so that they do not cover each other.
     every = max(1, iterations.size // 6)
     offset = (list(STYLES).index(method) if method in STYLES else index) * every // len(STYLES) % every
-    options: dict[str, Any] = dict(color=line_style.color, linestyle=line_style.linestyle, marker=line_style.marker)
-    options |= dict(markevery=(offset, every), label=line_style.label if label is None else label)
+    options: dict[str, Any] = dict(linestyle=line_style.linestyle, marker=line_style.marker)
+    options |= dict(color=visible_on(ax, line_style.color), markevery=(offset, every), label=typeset(label))
     (line,) = ax.plot(iterations, mean, **(options | line_options))
     if returns.shape[0] > 1:
         _note_left_out(ax, returns)
@@ -82,17 +80,19 @@ def _note_left_out(ax: Axes, returns: np.ndarray) -> None:
     missing, total, text = _LEFT_OUT.get(ax, (0, 0, None))
     missing, total = missing + int((~np.isfinite(returns).all(axis=1)).sum()), total + len(returns)
     if missing:
-        text = text or ax.text(0.99, 0.01, "", transform=ax.transAxes, ha="right", va="bottom", fontsize=7, zorder=6)
+        place = dict(transform=ax.transAxes, ha="right", va="bottom", fontsize=7, zorder=6)
+        text = text or ax.text(0.99, 0.01, "", color=visible_on(ax, "black"), **place)
         text.set_text(f"{missing} of {total} students left out")
     _LEFT_OUT[ax] = missing, total, text
 
 
+@in_style_of_axes
 def reference_line(ax: Axes, value: float, kind: str, label: str | None = None, color: str | None = None) -> Line2D:
     """Draws a dotted horizontal line; its `kind` ("teacher", "uniform" or "optimal") gives label and colour."""
     _check_reference(kind)
     text, default = REFERENCES[kind]
-    color = color or default
-    return ax.axhline(value, color=color, linestyle=":", linewidth=1.4, label=label or text, zorder=1.5)
+    options = dict(color=color or visible_on(ax, default), linestyle=":", linewidth=1.4, zorder=1.5)
+    return ax.axhline(value, label=typeset(label or text), **options)
 
 
 def _check_reference(kind: str) -> None:
@@ -101,6 +101,7 @@ def _check_reference(kind: str) -> None:
         raise ValueError(f"unknown reference {kind!r}; the references are {', '.join(REFERENCES)}")
 
 
+@in_style_of_axes
 def label_axes(ax: Axes, xlabel: bool = True, ylabel: bool = True, quantity: str = "returns") -> None:
     """Labels the axes of learning curves; thousands of iterations are written as 10k."""
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
@@ -123,14 +124,18 @@ def plot_result(
 ) -> Figure:
     """Draws the learning curves of a `results.Result`: means over MDPs with 95 % bands, and dotted references.
 
+    The figure looks the same whatever the user's matplotlib settings are, and it is not one of pyplot's. For another
+    look, or a window, make the axes: `with plt.style.context("dark_background"): result.plot(plt.subplots()[1])`.
+
     Args:
       result: the result.
-      ax: axes to draw in, without a legend; by default those of a new figure with a legend.
+      ax: axes to draw in, in the user's settings and without a legend; a colour that would be invisible on their
+        background is replaced. By default those of a new figure with a legend.
       labels: methods to draw, in this order; by default all.
       quantity: "returns" or "lengths".
       references: any of "teacher", "uniform", "optimal"; drawn for returns only, and only where they are finite.
       band: whether to draw the bands.
-      title: title of the panel.
+      title: title of the panel, which may hold a formula between dollar signs.
 
     Returns:
       The figure; save it with `save_figure`. ValueError for an unknown label, quantity or reference.
@@ -146,18 +151,17 @@ def plot_result(
         figure, axes = new_figure(size=(5.2, 4.2))
         ax = axes[0, 0]
     indices = palette_indices(result.labels)
-    with style():
+    with style_of(root_figure(ax)):
         for name, p in rows.items():
             plot_curves(ax, result.iterations, getattr(result, quantity)[p], name, index=indices[p], band=band)
         if quantity == "returns":
             _draw_references(ax, result, rows, indices, references)
         label_axes(ax, quantity=quantity)
         if title:
-            ax.set_title(title)
-    if figure is None:
-        return root_figure(ax)
-    add_legend(figure)
-    return figure
+            ax.set_title(typeset(title))
+    if figure is not None:
+        add_legend(figure)
+    return root_figure(ax)
 
 
 def _draw_references(
@@ -182,4 +186,4 @@ def _draw_teachers(ax: Axes, result: Any, rows: dict[str, int], indices: Sequenc
     for (name, p), mean in zip(rows.items(), means, strict=True):
         if levels.size > 1 and np.isfinite(mean):
             line_style = method_style(name, indices[p])
-            reference_line(ax, mean, "teacher", f"Teacher of {line_style.label}", line_style.color)
+            reference_line(ax, mean, "teacher", f"Teacher of {line_style.label}", visible_on(ax, line_style.color))

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.plotting.styles import method_style, new_figure, palette_indices, style
+from jaxdistill.plotting.figures import new_figure, style
+from jaxdistill.plotting.styles import method_style, palette_indices
 
 _ROW_INCHES = 0.26
 

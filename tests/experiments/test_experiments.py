@@ -13,7 +13,6 @@ import pytest
 
 import jaxdistill
 from experiments import common, fig8, targets
-from jaxdistill import plotting
 from jaxdistill.runtime.files import locked
 from tests.lockstep import lockstep
 
@@ -147,7 +146,6 @@ def test_one_row_of_one_method(tmp_path):
     assert result.teacher_returns[0].mean() > result.teacher_returns[1].mean()
     figure = fig8.plot(settings, {"optimal": result})
     assert [len(ax.get_lines()) for ax in figure.axes] == [3, 4]  # the methods, and two dotted lines
-    plotting.plt.close(figure)
 
 
 def test_targets_table(smoke, monkeypatch, capsys):

@@ -10,7 +10,6 @@ import pytest
 
 import jaxdistill
 from experiments import common, fig4, fig10
-from jaxdistill import plotting
 from jaxdistill.mdp import exact
 
 TINY = {
@@ -181,7 +180,6 @@ def test_the_figure_has_its_lines(tiny):
     settings, _, parts = tiny
     figure = fig4.plot(settings, parts)
     assert [len(ax.get_lines()) for ax in figure.axes] == [5 + 2, 5 + 3]  # with 4 actions, one uniform policy
-    plotting.plt.close(figure)
 
 
 def test_a_teacher_that_meets_all_actions(tiny):

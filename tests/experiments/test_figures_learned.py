@@ -9,7 +9,7 @@ import pytest
 
 import jaxdistill
 from experiments import fig3, fig5, fig8
-from jaxdistill import plotting, teachers
+from jaxdistill import teachers
 from jaxdistill.mdp import exact
 from tests import small
 
@@ -107,7 +107,6 @@ def test_fig3(tmp_path, capsys):
     capsys.readouterr()
     fig3.work(settings)  # reads the files
     assert "2 parts, 2 of them" in capsys.readouterr().out
-    plotting.plt.close("all")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import common, estimators, proximal, rows, topk
-from jaxdistill import MDP, Teacher, expected_update, plotting
+from jaxdistill import MDP, Teacher, expected_update
 from jaxdistill.theory.precision import float64
 from jaxdistill.theory.stated_losses import TABLE_1
 
@@ -106,7 +106,6 @@ def test_what_the_command_writes(tmp_path, capsys):
     capsys.readouterr()
     topk.work(settings)
     assert "1 parts, 1 of them" in capsys.readouterr().out
-    plotting.plt.close("all")
 
 
 @pytest.mark.slow
