@@ -71,19 +71,21 @@ def plot_curves(
     return line
 
 
-# Per panel: the number of students left out, the number of all students, and the text object that reports them.
-_LEFT_OUT: WeakKeyDictionary[Axes, tuple[int, int, Any]] = WeakKeyDictionary()
+# Per panel: the number of students left out, and the number of all students. Numbers only: with the text that reports
+# them, which refers to the panel, an entry would keep its own key and so the figure alive.
+_LEFT_OUT: WeakKeyDictionary[Axes, tuple[int, int]] = WeakKeyDictionary()
 
 
 def _note_left_out(ax: Axes, returns: np.ndarray) -> None:
     """Writes into the panel how many of its students have values that are left out of the means, if any."""
-    missing, total, text = _LEFT_OUT.get(ax, (0, 0, None))
+    missing, total = _LEFT_OUT.get(ax, (0, 0))
     missing, total = missing + int((~np.isfinite(returns).all(axis=1)).sum()), total + len(returns)
     if missing:
-        place = dict(transform=ax.transAxes, ha="right", va="bottom", fontsize=7, zorder=6)
-        text = text or ax.text(0.99, 0.01, "", color=visible_on(ax, "black"), **place)
+        place = dict(transform=ax.transAxes, ha="right", va="bottom", fontsize=7, zorder=6, gid="left out")
+        earlier = [text for text in ax.texts if text.get_gid() == place["gid"]]
+        text = earlier[0] if earlier else ax.text(0.99, 0.01, "", color=visible_on(ax, "black"), **place)
         text.set_text(f"{missing} of {total} students left out")
-    _LEFT_OUT[ax] = missing, total, text
+    _LEFT_OUT[ax] = missing, total
 
 
 @in_style_of_axes

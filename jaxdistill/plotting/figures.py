@@ -29,6 +29,7 @@ from jaxdistill.plotting.labels import font_families
 from jaxdistill.plotting.styles import PALETTE
 from jaxdistill.runtime.files import write_atomically
 
+_LARGEST_LEGEND = 1 / 3  # of the height of a figure
 Draw = TypeVar("Draw", bound=Callable[..., Any])
 
 _RC = {
@@ -142,7 +143,8 @@ def root_figure(ax: Axes) -> Figure:
 def add_legend(figure: Figure, num_cols: int | None = None) -> None:
     """Adds a legend below the panels: every label of the panels once, in order of appearance.
 
-    Lines with the same label and another look keep an entry each.
+    Lines with the same label and another look keep an entry each. A figure of this package becomes higher where the
+    legend would leave too little of it to the panels.
 
     Args:
       figure: the figure.
@@ -157,12 +159,14 @@ def add_legend(figure: Figure, num_cols: int | None = None) -> None:
     texts, handles = [text for text, _ in entries], list(entries.values())
     with style_of(figure):
         columns = num_cols or max(1, min(len(entries), int(figure.get_figwidth() / 2.0)))
-        while True:
-            legend = figure.legend(handles, texts, loc="outside lower center", ncols=columns)
-            if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
-                return
+        legend = figure.legend(handles, texts, loc="outside lower center", ncols=columns)
+        while columns > 1 and legend.get_window_extent().width > figure.bbox.width:
             legend.remove()
             columns -= 1
+            legend = figure.legend(handles, texts, loc="outside lower center", ncols=columns)
+        excess = legend.get_window_extent().height / figure.dpi - _LARGEST_LEGEND * figure.get_figheight()
+        if isinstance(figure, StyledFigure) and excess > 0:
+            figure.set_figheight(figure.get_figheight() + excess)
 
 
 def _look(handle: Any) -> Any:

@@ -122,6 +122,8 @@ def _draw_heat(ax: Axes, name: str, heat: Any) -> None:
     mesh = ax.pcolormesh(edges[1], edges[0], heat, cmap=_HEAT, norm=norm, zorder=0)
     label = {"values": "Value (return)", "visits": "Expected visits per episode"}[name]
     location, pad = ("bottom", 0.08) if _bar_is_below(heat.shape) else ("right", 0.02)
+    if location == "bottom" and root_figure(ax).get_layout_engine() is None:
+        pad = 0.2  # nothing else then makes room for the ticks and the label between
     bar = ax.figure.colorbar(mesh, ax=ax, label=label, fraction=0.05, location=location, pad=pad)
     bar.outline.set_linewidth(0.6)
     # These axes are made in the current settings, and those that they belong to may have been made in others.

@@ -33,10 +33,10 @@ def literal(name: str) -> str:
     r"""The text that makes matplotlib write `name` letter by letter, in figures and in every legend.
 
     A character that no font can draw is written as in a Python string, such as \u4e2d; a name of more than 60
-    characters is cut in the middle, with "…"; lines break after at most 30. A name without a visible character is
-    written between quotes.
+    characters is cut in the middle, with "…"; lines break after at most 30. For a name without a visible
+    character it is "(no name)".
     """
-    text = _drawable(name) if name.strip() else repr(name)
+    text = _drawable(name) if name.strip() else "(no name)"
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 + 1 :]}"
     lines = [
