@@ -8,7 +8,7 @@ matplotlib can draw.
 from matplotlib import patches
 
 from jaxdistill.plotting.curves import label_axes, plot_curves, plot_result, reference_line
-from jaxdistill.plotting.figures import StyledFigure, add_legend, new_figure, save_figure, style
+from jaxdistill.plotting.figures import add_legend, new_figure, save_figure, style
 from jaxdistill.plotting.grids import draw_grid
 from jaxdistill.plotting.intervals import plot_intervals
 from jaxdistill.plotting.styles import (
@@ -25,7 +25,6 @@ __all__ = [
     "LEAST_CONTRAST",
     "PALETTE",
     "STYLES",
-    "StyledFigure",
     "add_legend",
     "contrast",
     "draw_grid",

@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 
 from jaxdistill import plotting
 from jaxdistill.plotting import labels as texts
+from jaxdistill.plotting.figures import StyledFigure
 from jaxdistill.results.comparison import compare
 from tests.plotting.test_plotting import assert_nothing_is_cut_off, legend_texts, make_result, make_world
 
@@ -146,7 +147,7 @@ def test_titles_and_labels_may_hold_formulas(title, caplog):
 @given(st.text(max_size=80), st.text("$\\{}^_ab ", max_size=12))
 @example("", "$a_{b$")
 def test_no_text_stops_a_figure(name, formula):
-    figure = plotting.StyledFigure(figsize=(3, 1))
+    figure = StyledFigure(figsize=(3, 1))
     with plotting.style():
         written = [texts.literal(name), texts.literal(formula), texts.typeset(name), texts.typeset(formula)]
         for text in written:
