@@ -154,8 +154,7 @@ def _at_rest(left: Any, right: Any, gammas: list[float], parts: dict[str, dict[s
 
 def _errors(ax: Any, gammas: list[float], data: dict[str, np.ndarray]) -> None:
     """Root mean square error against the number of episodes in an update, one shade for each discount."""
-    shades = plotting.plt.get_cmap("viridis")(np.linspace(0, 0.9, len(gammas)))
-    for i, (discount, shade) in enumerate(zip(gammas, shades, strict=True)):
+    for i, (discount, shade) in enumerate(zip(gammas, plotting.shades(len(gammas)), strict=True)):
         error = np.sqrt(data["bias"][i] ** 2 + data["variance"][i] / EPISODES[:, None]) / data["gradient"]
         _curve(ax, EPISODES, error, color=shade, marker="osD^vPX*hp"[i % 10], label=f"Discount {discount:g}")
     ax.set(title="The sampled update, states sharing rows, untrained", xlabel="Episodes in an update")

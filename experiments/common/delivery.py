@@ -19,7 +19,8 @@ def deliver(figure: Any, outdir: Path, name: str) -> None:
 
 def deliver_unfinished(figure: Any, outdir: Path) -> None:
     """Writes the figure of a run that was stopped as `unfinished.png` and `unfinished.pdf`."""
-    figure.suptitle("Unfinished: the worlds with the longest episodes come first", fontsize=9)  # `Task.queue`
+    with plotting.style():
+        figure.suptitle("Unfinished: the worlds with the longest episodes come first", fontsize=9)  # `Task.queue`
     deliver(figure, outdir, "unfinished")
 
 

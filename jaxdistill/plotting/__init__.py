@@ -1,29 +1,32 @@
 """Figures. This is the only package that imports matplotlib, and `jaxdistill` imports it only when a figure is drawn.
 
-`curves` draws learning curves, `grids` grid worlds, and `intervals` comparisons; `styles` gives them one look.
+`curves` draws learning curves, `grids` grid worlds, and `intervals` comparisons. `figures` makes and saves figures that
+look the same whatever the user's settings are, `styles` gives every method its look, and `labels` makes texts that
+matplotlib can draw.
 """
 
 from matplotlib import patches
-from matplotlib import pyplot as plt
 
 from jaxdistill.plotting.curves import label_axes, plot_curves, plot_result, reference_line
+from jaxdistill.plotting.figures import add_legend, new_figure, save_figure, style
 from jaxdistill.plotting.grids import draw_grid
 from jaxdistill.plotting.intervals import plot_intervals
 from jaxdistill.plotting.styles import (
+    LEAST_CONTRAST,
     PALETTE,
     STYLES,
-    add_legend,
+    contrast,
     method_style,
-    new_figure,
     palette_indices,
-    save_figure,
-    style,
+    shades,
 )
 
 __all__ = [
+    "LEAST_CONTRAST",
     "PALETTE",
     "STYLES",
     "add_legend",
+    "contrast",
     "draw_grid",
     "label_axes",
     "method_style",
@@ -33,8 +36,8 @@ __all__ = [
     "plot_curves",
     "plot_intervals",
     "plot_result",
-    "plt",
     "reference_line",
     "save_figure",
+    "shades",
     "style",
 ]

@@ -10,15 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from jaxdistill.plotting.styles import (
-    STYLES,
-    add_legend,
-    method_style,
-    new_figure,
-    palette_indices,
-    root_figure,
-    style,
-)
+from jaxdistill.plotting.figures import add_legend, in_style_of_axes, new_figure, root_figure, style_of
+from jaxdistill.plotting.labels import typeset
+from jaxdistill.plotting.styles import STYLES, method_style, palette_indices, visible_on
 from jaxdistill.statistics import LEAST_MDPS, mean_interval
 
 REFERENCES = {  # label and colour of the dotted horizontal lines
@@ -29,11 +23,12 @@ REFERENCES = {  # label and colour of the dotted horizontal lines
 QUANTITIES = {"returns": "Return per episode (undiscounted)", "lengths": "Episode length (steps)"}
 
 
+@in_style_of_axes
 def plot_curves(
     ax: Axes,
     iterations: Any,
     returns: Any,
-    method: str = "",
+    method: str | None = None,
     label: str | None = None,
     index: int = 0,
     band: bool = True,
@@ -47,9 +42,11 @@ def plot_curves(
     Args:
       ax: where to draw.
       iterations: [C], episodes trained.
-      returns: [M, C], or [C] for a single curve without a band. Values that are not finite are left out.
-      method: name that selects the style, see `STYLES`.
-      label: text of the legend; by default that of the style.
+      returns: [M, C], or [C] for a single curve without a band. Values that are not finite are left out, and a text in
+        the panel gives the number of students with such values.
+      method: name that selects the style, see `STYLES`; by default that of no method.
+      label: text of the legend, which may hold a formula between dollar signs; by default that of the style, or none
+        without a method.
       index: position in the palette for a method that is not in `STYLES`, see `palette_indices`.
       band: whether to draw the band.
       **line_options: passed on to `Axes.plot`.
@@ -60,13 +57,15 @@ def plot_curves(
     iterations, returns = np.asarray(iterations), np.atleast_2d(np.asarray(returns))
     if returns.ndim != 2 or returns.shape[1:] != iterations.shape:
         raise ValueError(f"returns has shape {returns.shape}, expected (MDPs, {iterations.size})")
-    line_style = method_style(method, index)
+    line_style = method_style(method or "", index)
+    if label is None:
+        label = line_style.label if method is not None else ""
     mean, low, high = mean_interval(returns)
     # A few markers, at other iterations for each method, so that they do not cover each other.
     every = max(1, iterations.size // 6)
     offset = (list(STYLES).index(method) if method in STYLES else index) * every // len(STYLES) % every
-    options: dict[str, Any] = dict(color=line_style.color, linestyle=line_style.linestyle, marker=line_style.marker)
-    options |= dict(markevery=(offset, every), label=line_style.label if label is None else label)
+    options: dict[str, Any] = dict(linestyle=line_style.linestyle, marker=line_style.marker)
+    options |= dict(color=visible_on(ax, line_style.color), markevery=(offset, every), label=typeset(label))
     (line,) = ax.plot(iterations, mean, **(options | line_options))
     if returns.shape[0] > 1:
         _write_notes(ax, returns, no_band=band and not np.isfinite(low).any())
@@ -83,29 +82,34 @@ class _Notes(NamedTuple):
     no_band: bool = False  # whether a curve has no band because of too few MDPs
 
 
-_NOTES: WeakKeyDictionary[Axes, tuple[_Notes, Any]] = WeakKeyDictionary()  # per panel, with the text object
+# Numbers only: with the text that reports them, which refers to the panel, an entry would keep its own key and so the
+# figure alive.
+_NOTES: WeakKeyDictionary[Axes, _Notes] = WeakKeyDictionary()
 
 
 def _write_notes(ax: Axes, returns: np.ndarray, no_band: bool) -> None:
     """Adds the curves `returns` [M, C] to the notes of the panel, and writes those that there are."""
-    notes, text = _NOTES.get(ax, (_Notes(), None))
+    notes = _NOTES.get(ax, _Notes())
     num_left_out = notes.num_left_out + int((~np.isfinite(returns).all(axis=1)).sum())
     notes = _Notes(num_left_out, notes.num_students + len(returns), notes.no_band or no_band)
     lines = [f"no band: it needs {LEAST_MDPS} different values"] if notes.no_band else []
     if num_left_out:
         lines.append(f"{num_left_out} of {notes.num_students} students left out")
     if lines:
-        text = text or ax.text(0.99, 0.01, "", transform=ax.transAxes, ha="right", va="bottom", fontsize=7, zorder=6)
+        place = dict(transform=ax.transAxes, ha="right", va="bottom", fontsize=7, zorder=6, gid="notes")
+        earlier = [text for text in ax.texts if text.get_gid() == place["gid"]]
+        text = earlier[0] if earlier else ax.text(0.99, 0.01, "", color=visible_on(ax, "black"), **place)
         text.set_text("\n".join(lines))
-    _NOTES[ax] = notes, text
+    _NOTES[ax] = notes
 
 
+@in_style_of_axes
 def reference_line(ax: Axes, value: float, kind: str, label: str | None = None, color: str | None = None) -> Line2D:
     """Draws a dotted horizontal line; its `kind` ("teacher", "uniform" or "optimal") gives label and colour."""
     _check_reference(kind)
     text, default = REFERENCES[kind]
-    color = color or default
-    return ax.axhline(value, color=color, linestyle=":", linewidth=1.4, label=label or text, zorder=1.5)
+    options = dict(color=color or visible_on(ax, default), linestyle=":", linewidth=1.4, zorder=1.5)
+    return ax.axhline(value, label=typeset(label or text), **options)
 
 
 def _check_reference(kind: str) -> None:
@@ -114,6 +118,7 @@ def _check_reference(kind: str) -> None:
         raise ValueError(f"unknown reference {kind!r}; the references are {', '.join(REFERENCES)}")
 
 
+@in_style_of_axes
 def label_axes(ax: Axes, xlabel: bool = True, ylabel: bool = True, quantity: str = "returns") -> None:
     """Labels the axes of learning curves; thousands of iterations are written as 10k."""
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
@@ -136,14 +141,18 @@ def plot_result(
 ) -> Figure:
     """Draws the learning curves of a `results.Result`: means over MDPs with 95 % bands, and dotted references.
 
+    The figure looks the same whatever the user's matplotlib settings are, and it is not one of pyplot's. For another
+    look, or a window, make the axes: `with plt.style.context("dark_background"): result.plot(plt.subplots()[1])`.
+
     Args:
       result: the result.
-      ax: axes to draw in, without a legend; by default those of a new figure with a legend.
+      ax: axes to draw in, in the user's settings and without a legend; a colour that would be invisible on their
+        background is replaced. By default those of a new figure with a legend.
       labels: methods to draw, in this order; by default all.
       quantity: "returns" or "lengths".
       references: any of "teacher", "uniform", "optimal"; drawn for returns only, and only where they are finite.
       band: whether to draw the bands.
-      title: title of the panel.
+      title: title of the panel, which may hold a formula between dollar signs.
 
     Returns:
       The figure; save it with `save_figure`. ValueError for an unknown label, quantity or reference.
@@ -159,18 +168,17 @@ def plot_result(
         figure, axes = new_figure(size=(5.2, 4.2))
         ax = axes[0, 0]
     indices = palette_indices(result.labels)
-    with style():
+    with style_of(root_figure(ax)):
         for name, p in rows.items():
             plot_curves(ax, result.iterations, getattr(result, quantity)[p], name, index=indices[p], band=band)
         if quantity == "returns":
             _draw_references(ax, result, rows, indices, references)
         label_axes(ax, quantity=quantity)
         if title:
-            ax.set_title(title)
-    if figure is None:
-        return root_figure(ax)
-    add_legend(figure)
-    return figure
+            ax.set_title(typeset(title))
+    if figure is not None:
+        add_legend(figure)
+    return root_figure(ax)
 
 
 def _draw_references(
@@ -195,4 +203,4 @@ def _draw_teachers(ax: Axes, result: Any, rows: dict[str, int], indices: Sequenc
     for (name, p), mean in zip(rows.items(), means, strict=True):
         if levels.size > 1 and np.isfinite(mean):
             line_style = method_style(name, indices[p])
-            reference_line(ax, mean, "teacher", f"Teacher of {line_style.label}", line_style.color)
+            reference_line(ax, mean, "teacher", f"Teacher of {line_style.label}", visible_on(ax, line_style.color))

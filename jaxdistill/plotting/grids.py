@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib import patches
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
 
-from jaxdistill.plotting.styles import detach_from_notebook, root_figure, style
+from jaxdistill.plotting.figures import StyledFigure, root_figure, style_of
+from jaxdistill.plotting.labels import typeset
 
 _MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # left, right, up, down as (column, row); rows count downwards
 _START, _TERMINAL = "#2f6fde", "#7fd17f"
@@ -31,12 +31,13 @@ def draw_grid(
 
     Args:
       mdp: one MDP (not a stack) with a `grid`.
-      ax: axes to draw in; by default those of a new figure, in which the cells of any grid have the same size.
+      ax: axes to draw in, in the user's settings, but with a white floor; by default those of a new figure in this
+        package's style, in which the cells of any grid have the same size.
       policy: probabilities [S, A], drawn as arrows whose length is proportional to the probability of the move; the
         area of a dot is proportional to the probability of the actions that do nothing.
       values: [S], in units of return, drawn as a heat map; walls and terminals keep their colours.
       visits: [S], expected visits per episode (`exact.occupancy`) as a heat map on a square-root scale.
-      title: title of the panel.
+      title: title of the panel, which may hold a formula between dollar signs.
 
     Returns:
       The figure. ValueError for a stack, an MDP without a grid, tables that do not fit, or two heat maps.
@@ -49,7 +50,7 @@ def draw_grid(
     arrows = None if policy is None else _per_cell("policy", policy, grid.shape, num_columns=mdp.num_actions)
     if ax is None:
         ax = _new_axes(grid.shape, with_heat=heat is not None)
-    with style():
+    with style_of(root_figure(ax)):
         if heat is not None:
             _draw_heat(ax, heat_name, np.ma.array(heat, mask=grid.wall | grid.terminal))
         _draw_cells(ax, grid, filled_start=heat is None)
@@ -57,7 +58,7 @@ def draw_grid(
         if arrows is not None:
             _draw_arrows(ax, arrows, ~(grid.wall | grid.terminal))
         if title:
-            ax.set_title(title)
+            ax.set_title(typeset(title))
     return root_figure(ax)
 
 
@@ -68,11 +69,9 @@ def _new_axes(shape: tuple[int, ...], with_heat: bool) -> Axes:
     if with_heat:
         margins = (0.5, 1.3) if _bar_is_below(shape) else (1.3, 0.6)
     size = (max(num_cols * _CELL_INCHES + margins[0], 1.6), max(num_rows * _CELL_INCHES + margins[1], 1.2))
-    with style():
-        figure = plt.figure(figsize=size)
-        ax = figure.add_subplot()
-    detach_from_notebook(figure)
-    return ax
+    figure = StyledFigure(figsize=size)
+    with style_of(figure):
+        return figure.add_subplot()
 
 
 def _bar_is_below(shape: tuple[int, ...]) -> bool:
@@ -123,16 +122,24 @@ def _draw_heat(ax: Axes, name: str, heat: Any) -> None:
     mesh = ax.pcolormesh(edges[1], edges[0], heat, cmap=_HEAT, norm=norm, zorder=0)
     label = {"values": "Value (return)", "visits": "Expected visits per episode"}[name]
     location, pad = ("bottom", 0.08) if _bar_is_below(heat.shape) else ("right", 0.02)
+    if location == "bottom" and root_figure(ax).get_layout_engine() is None:
+        pad = 0.2  # nothing else then makes room for the ticks and the label between
     bar = ax.figure.colorbar(mesh, ax=ax, label=label, fraction=0.05, location=location, pad=pad)
     bar.outline.set_linewidth(0.6)
+    # These axes are made in the current settings, and those that they belong to may have been made in others.
+    ink = ax.xaxis.label.get_color()
+    bar.ax.tick_params(which="both", colors=ink)
+    for axis in (bar.ax.xaxis, bar.ax.yaxis):
+        axis.label.set_color(ink)
 
 
 def _draw_cells(ax: Axes, grid: _Grid, filled_start: bool) -> None:
-    """Draws walls, terminals, the start (filled, or as an outline on a heat map) and the frame."""
+    """Draws the floor, walls, terminals, the start (filled, or as an outline on a heat map) and the frame."""
 
     def cell(row: int, col: int, side: float = 1.0, **options: Any) -> None:
         ax.add_patch(patches.Rectangle((col - side / 2, row - side / 2), side, side, **options))
 
+    ax.set_facecolor("white")  # also on dark axes: the colours of cells have a meaning, and walls are black
     for cells, color in ((grid.terminal, _TERMINAL), (grid.wall, "black")):
         for row, col in np.argwhere(cells):
             cell(row, col, facecolor=color, linewidth=0, zorder=1)
@@ -167,9 +174,10 @@ def _draw_rewards(ax: Axes, grid: _Grid, in_corner: np.ndarray) -> None:
     size = min(11.0, _cell_points(ax, grid.shape) * min(0.42, 0.85 / 0.65 / longest))
     for (row, col), text in zip(cells, texts, strict=True):
         if in_corner[row, col]:
-            ax.text(col - 0.47, row - 0.45, text, ha="left", va="top", fontsize=0.58 * size, zorder=5)
+            place = dict(ha="left", va="top", fontsize=0.58 * size)
+            ax.text(col - 0.47, row - 0.45, text, color="black", zorder=5, **place)
         else:
-            ax.text(col, row, text, ha="center", va="center", fontsize=size, zorder=5)
+            ax.text(col, row, text, color="black", ha="center", va="center", fontsize=size, zorder=5)
 
 
 def _cell_points(ax: Axes, shape: tuple[int, ...]) -> float:
@@ -187,7 +195,7 @@ def _draw_arrows(ax: Axes, policy: np.ndarray, free: np.ndarray) -> None:
         length = policy[rows, cols, action] * 0.46
         visible = length > 0.03
         u, v = dx * length[visible], dy * length[visible]
-        ax.quiver(cols[visible], rows[visible], u, v, zorder=4, **scale, **head)
+        ax.quiver(cols[visible], rows[visible], u, v, color="black", zorder=4, **scale, **head)
     stay = policy[rows, cols, len(_MOVES) :].sum(axis=-1)
     for row, col, share in zip(rows, cols, stay, strict=True):
         if share > 0.04:

@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.plotting.styles import method_style, new_figure, palette_indices, style
+from jaxdistill.plotting.figures import new_figure, style
+from jaxdistill.plotting.styles import method_style, palette_indices
 
 _ROW_INCHES = 0.26
+_SHORT = 16  # characters of a name that leave room for more in the same line below a panel
 
 
 def plot_intervals(comparison: Any) -> Any:
@@ -22,17 +24,21 @@ def plot_intervals(comparison: Any) -> Any:
       The matplotlib Figure; save it with `plotting.save_figure`.
     """
     rows, baseline = comparison.rows, method_style(comparison.baseline).label
+    labels = [method_style(row.label).label for row in rows]
+    panel_inches = 2.0
+    if len(baseline) > _SHORT:
+        baseline, panel_inches = f"\n{baseline}", 2.5
     panels: list[tuple[str, str, float | None]] = [("Mean return", "mean", None), ("IQM of returns", "iqm", None)]
     if len(rows) > 1:
         panels += [(f"Return minus {baseline}", "difference", 0.0), (f"P(better than {baseline})", "improvement", 0.5)]
-    size = (1.6 + 2.0 * len(panels), 0.75 + _ROW_INCHES * len(rows))
+    row_inches = _ROW_INCHES * max(1, 0.75 * max(label.count("\n") + 1 for label in labels))
+    size = (1.6 + panel_inches * len(panels), 0.75 + row_inches * len(rows))
     figure, axes = new_figure(1, len(panels), size=size)
     with style():
         for ax, (title, name, neutral) in zip(axes[0], panels, strict=True):
             _draw_panel(ax, rows, name, neutral)
             ax.set_xlabel(title)
         first = axes[0, 0]
-        labels = [method_style(row.label).label for row in rows]
         first.set_yticks(range(len(rows)), labels)
         first.set_ylim(len(rows) - 0.4, -0.6)  # the first method on top
     return figure

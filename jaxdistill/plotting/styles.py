@@ -1,28 +1,26 @@
-"""The look of all figures: colours, line styles, markers, legends, and how figures are made and saved.
+"""The look of methods: a colour, a line style, a marker and a label for each, and what they need to be visible.
 
 A method has the same colour, line style and marker in every figure. The colours are those of the petroff10 palette,
 which colour-blind readers can tell apart, and black. Line styles and markers distinguish the methods in print without
 colour. Dotted lines are reserved for references: teacher, uniform policy and optimal policy.
 """
 
-import io
+import colorsys
 import itertools
-import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
-import matplotlib.style
-from cycler import cycler
-from matplotlib import pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.colors import to_hex, to_rgb, to_rgba
 
-from jaxdistill.runtime.files import write_atomically
+from jaxdistill.plotting.labels import literal
 
-PALETTE: tuple[str, ...] = tuple(matplotlib.style.library["petroff10"]["axes.prop_cycle"].by_key()["color"])
+# Written out, since a user may have a style of his own that is called petroff10.
+PALETTE: tuple[str, ...] = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
 _DASHED, _DASH_DOT = (0, (5, 1.5)), (0, (6, 1.5, 1.2, 1.5))
 
 
@@ -51,44 +49,18 @@ STYLES: dict[str, MethodStyle] = {
     "td_vpi": MethodStyle("#717581", _DASHED, r"TD + $V_\pi$", ">"),
 }
 
-_RC = {
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.8,
-    "axes.prop_cycle": cycler(color=PALETTE),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 9,
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 120,
-    "font.size": 9,
-    "grid.color": "0.9",
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "legend.handlelength": 3.2,
-    "lines.linewidth": 1.5,
-    "lines.markeredgewidth": 0,
-    "lines.markersize": 5,
-    "pdf.fonttype": 42,  # embeds TrueType fonts: the text is searchable, and publishers accept it
-    "savefig.dpi": 200,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-}
-
-
-def style() -> AbstractContextManager[None]:
-    """Context manager in which figures get the look of this package; at its end the user's settings are restored."""
-    return matplotlib.rc_context(_RC)
+LEAST_CONTRAST = 1.5  # of a curve and its background; on white, every colour above has more
 
 
 def method_style(label: str, index: int = 0) -> MethodStyle:
-    """Style of the method `label`; a method that is not in `STYLES` takes its style from the palette, at `index`."""
+    """Style of the method `label`; a method that is not in `STYLES` takes its style from the palette, at `index`.
+
+    Its label is then its name, letter by letter: neither a dollar sign nor a leading "_" has a meaning in it.
+    """
     if label in STYLES:
         return STYLES[label]
     lines, markers = ("-", _DASHED, _DASH_DOT), [known_style.marker for known_style in STYLES.values()]
-    return MethodStyle(PALETTE[index % len(PALETTE)], lines[index % 3], label, markers[index % len(markers)])
+    return MethodStyle(PALETTE[index % len(PALETTE)], lines[index % 3], literal(label), markers[index % len(markers)])
 
 
 def palette_indices(labels: Sequence[str]) -> list[int]:
@@ -107,60 +79,42 @@ def palette_indices(labels: Sequence[str]) -> list[int]:
     return indices
 
 
-def new_figure(
-    num_rows: int = 1, num_cols: int = 1, size: tuple[float, float] | None = None, share_y: Any = "row"
-) -> tuple[Figure, Any]:
-    """Figure and axes [num_rows, num_cols] in this package's style.
+def shades(number: int) -> list[str]:
+    """`number` colours from dark to light, for curves that belong to the steps of a quantity."""
+    return [to_hex(color) for color in matplotlib.colormaps["viridis"](np.linspace(0, 0.9, number))]
 
-    Args:
-      num_rows: rows of panels.
-      num_cols: columns of panels.
-      size: width and height in inches; by default 3.2 x 2.3 per panel, with room for a legend.
-      share_y: the panels that share a y axis: those of a "row", of a "col", all (True) or none (False).
+
+def visible_on(ax: Axes, color: str) -> str:
+    """`color`, or where it has a contrast below `LEAST_CONTRAST` with the background of `ax`, its counterpart.
+
+    The counterpart has the same hue and the opposite lightness: white for black. Where that is as faint, it is black
+    or white.
     """
-    width, height = size or (max(3.2 * num_cols, 4.6), 2.3 * num_rows + 1.0)
-    with style():
-        figure, axes = plt.subplots(num_rows, num_cols, sharey=share_y, figsize=(width, height), squeeze=False)
-    detach_from_notebook(figure)
-    return figure, axes
+    background = _background(ax)
+    hue, lightness, saturation = colorsys.rgb_to_hls(*to_rgb(color))
+    counterpart = to_hex(colorsys.hls_to_rgb(hue, 1 - lightness, saturation))
+    for candidate in (color, counterpart):
+        if contrast(candidate, background) >= LEAST_CONTRAST:
+            return candidate
+    return max(("black", "white"), key=lambda ink: contrast(ink, background))
 
 
-def detach_from_notebook(figure: Figure) -> None:
-    """Closes the pyplot window of `figure` in a notebook, which would otherwise show the returned figure twice."""
-    if "inline" in matplotlib.get_backend():
-        plt.close(figure)
+def contrast(first: Any, second: Any) -> float:
+    """The contrast ratio of two colours as defined by WCAG 2: 1 for equal ones, 21 for black and white."""
+    darker, lighter = sorted(map(_luminance, (first, second)))
+    return (lighter + 0.05) / (darker + 0.05)
 
 
-def root_figure(ax: Axes) -> Figure:
-    """The figure that contains `ax`, also if `ax` lies in a subfigure."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None, "these axes have been removed from their figure"
-    return figure
+def _luminance(color: Any) -> float:
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def add_legend(figure: Figure, num_cols: int | None = None) -> None:
-    """Adds a legend below the panels: every label of the panels once, in order of appearance."""
-    entries: dict[str, Any] = {}
-    for ax in figure.axes:
-        for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(text, handle)
-    if entries:
-        with style():
-            columns = num_cols or max(1, min(len(entries), int(figure.get_figwidth() / 2.0)))
-            figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
-
-
-def save_figure(figure: Figure, path_stem: str | os.PathLike[str]) -> list[Path]:
-    """Writes `path_stem`.png (200 dpi) and `path_stem`.pdf; the same figure gives the same bytes.
-
-    Returns:
-      The two paths. OSError if one cannot be written; then the old file, if any, is still there.
-    """
-    paths = []
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
-        buffer = io.BytesIO()  # the figure is drawn completely before the old file is replaced
-        with style():
-            figure.savefig(buffer, format=suffix[1:], metadata=metadata, bbox_inches="tight", pad_inches=0.05)
-        paths.append(Path(f"{os.fspath(path_stem)}{suffix}"))
-        write_atomically(paths[-1], lambda file, buffer=buffer: file.write(buffer.getvalue()))  # type: ignore[misc]
-    return paths
+def _background(ax: Axes) -> tuple[float, ...]:
+    """The colour behind the curves of `ax`: that of the axes, over that of the figure, over white paper."""
+    color = np.ones(3)
+    for layer in (ax.get_figure(root=True).get_facecolor(), ax.get_facecolor()):
+        *rgb, alpha = to_rgba(layer)
+        color = alpha * np.array(rgb) + (1 - alpha) * color
+    return tuple(color)

@@ -13,9 +13,9 @@ import pytest
 
 import jaxdistill
 from experiments import common, fig8, targets
-from jaxdistill import plotting
 from jaxdistill.runtime.files import locked
 from tests.lockstep import lockstep
+from tests.plotting import ambient
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,7 +130,7 @@ def test_smoke_keeps_what_is_given():
     assert settings.outdir.endswith("fig8-smoke")
 
 
-def test_one_row_of_one_method(tmp_path):
+def test_one_row_of_one_method(tmp_path, monkeypatch):
     settings = fig8.Settings(
         outdir=str(tmp_path), num_mdps=3, num_iterations=50, num_checkpoints=5, num_rows=6, num_cols=7, p_plus10=0.1,
         teachers=["optimal"], methods=["on_policy_distill", "td_vpi"], columns=["mc", "td_noise15"],
@@ -146,8 +146,8 @@ def test_one_row_of_one_method(tmp_path):
     # The noise-free teacher is not the teacher of the noisy column.
     assert result.teacher_returns[0].mean() > result.teacher_returns[1].mean()
     figure = fig8.plot(settings, {"optimal": result})
+    ambient.assert_drawn_again(tmp_path / "fig8.png", lambda: fig8.work(settings), monkeypatch)
     assert [len(ax.get_lines()) for ax in figure.axes] == [3, 4]  # the methods, and two dotted lines
-    plotting.plt.close(figure)
 
 
 def test_targets_table(smoke, monkeypatch, capsys):

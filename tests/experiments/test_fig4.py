@@ -10,8 +10,8 @@ import pytest
 
 import jaxdistill
 from experiments import common, fig4, fig10
-from jaxdistill import plotting
 from jaxdistill.mdp import exact
+from tests.plotting import ambient
 
 TINY = {
     "num_actions": ["4", "40"], "num_mdps": ["3"], "num_iterations": ["30"], "num_checkpoints": 3, "num_rows": 5,
@@ -177,11 +177,11 @@ def test_flags(monkeypatch):
     assert resolved.num_iterations == [7, 7]
 
 
-def test_the_figure_has_its_lines(tiny):
+def test_the_figure_has_its_lines(tiny, monkeypatch):
     settings, _, parts = tiny
     figure = fig4.plot(settings, parts)
     assert [len(ax.get_lines()) for ax in figure.axes] == [5 + 2, 5 + 3]  # with 4 actions, one uniform policy
-    plotting.plt.close(figure)
+    ambient.assert_same_pictures(lambda: fig4.plot(settings, parts), ["all"], monkeypatch)
 
 
 def test_a_teacher_that_meets_all_actions(tiny):

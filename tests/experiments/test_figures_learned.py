@@ -9,9 +9,10 @@ import pytest
 
 import jaxdistill
 from experiments import fig3, fig5, fig8
-from jaxdistill import plotting, teachers
+from jaxdistill import teachers
 from jaxdistill.mdp import exact
 from tests import small
+from tests.plotting import ambient
 
 TINY = {"num_mdps": 3, "num_iterations": 60, "num_checkpoints": 3, "num_rows": 6, "num_cols": 6, "p_plus10": 0.1}
 
@@ -97,7 +98,7 @@ def test_measures_are_saved_selected_and_joined(measured, tmp_path):
     np.testing.assert_array_equal(jaxdistill.concatenate(parts).measurements, result.measurements)
 
 
-def test_fig3(tmp_path, capsys):
+def test_fig3(tmp_path, capsys, monkeypatch):
     settings = fig3.Settings(outdir=str(tmp_path), temperatures=["0", "0.1"], controls=["teacher_distill"], **TINY)
     fig3.work(settings)
     part = np.load(tmp_path / "temperature_0.1.npz")
@@ -105,9 +106,8 @@ def test_fig3(tmp_path, capsys):
     assert part["iterations"].tolist() == [0, 20, 40, 60]
     assert all(np.isfinite(part[name]).all() for name in part.files)
     capsys.readouterr()
-    fig3.work(settings)  # reads the files
+    ambient.assert_drawn_again(tmp_path / "fig3.png", lambda: fig3.work(settings), monkeypatch)  # reads the files
     assert "2 parts, 2 of them" in capsys.readouterr().out
-    plotting.plt.close("all")
 
 
 @pytest.mark.parametrize(

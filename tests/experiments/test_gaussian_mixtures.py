@@ -10,6 +10,7 @@ import pytest
 from scipy import integrate, stats
 
 from experiments import common, fig11, fig12, fig13, gaussian_mixtures
+from tests.plotting import ambient
 
 PEAKS = np.array([-1.5, -0.5, 0.5, 1.5])
 UNEVEN = dict(means=[-1.0, 0.2, 2.0], scales=[0.3, 0.8, 0.5], weights=[1.0, 2.0, 5.0])
@@ -211,8 +212,8 @@ def test_figure_13_has_the_minima_of_the_paper(smoke):
 def test_the_second_call_draws_without_running(module, smoke, monkeypatch):
     name = module.__name__.rpartition(".")[2]
     monkeypatch.setattr(module, "run", lambda *_: pytest.fail("ran again"))
-    (smoke / name / f"{name}.png").unlink()
-    module.work(settings(module, smoke))
+    again = functools.partial(module.work, settings(module, smoke))
+    ambient.assert_drawn_again(smoke / name / f"{name}.png", again, monkeypatch)
     assert (smoke / name / f"{name}.png").stat().st_size > 10_000
     assert (smoke / name / f"{name}.pdf").stat().st_size > 10_000
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from experiments import common, estimators, proximal, rows, topk
-from jaxdistill import MDP, Teacher, expected_update, plotting
+from jaxdistill import MDP, Teacher, expected_update
 from jaxdistill.theory.precision import float64
 from jaxdistill.theory.stated_losses import TABLE_1
+from tests.plotting import ambient
 
 TEACHER, UNIFORM, START = topk.EXAMPLE.teacher, (0.25,) * 4, topk.EXAMPLE.start
 RNG = np.random.default_rng(3)
@@ -94,7 +95,7 @@ def test_a_row_is_a_world_of_one_state(name):
     assert (np.abs(whole).max() > 0.01) == (name != "scalar")
 
 
-def test_what_the_command_writes(tmp_path, capsys):
+def test_what_the_command_writes(tmp_path, capsys, monkeypatch):
     settings = topk.Settings(
         outdir=str(tmp_path), variants=["scalar"], ks=["1", "3"], num_rows=5, num_actions=6, num_steps=10
     )
@@ -104,9 +105,8 @@ def test_what_the_command_writes(tmp_path, capsys):
     }  # fmt: skip
     assert "| student | scalar | 1 |" in (tmp_path / "topk.md").read_text()
     capsys.readouterr()
-    topk.work(settings)
+    ambient.assert_drawn_again(tmp_path / "topk.png", lambda: topk.work(settings), monkeypatch)
     assert "1 parts, 1 of them" in capsys.readouterr().out
-    plotting.plt.close("all")
 
 
 @pytest.mark.slow
@@ -117,9 +117,11 @@ def test_what_the_command_writes(tmp_path, capsys):
         (proximal, "proximal", "largest relative difference 1e-15"),
     ],
 )
-def test_smoke(experiment, name, line, tmp_path):
+def test_smoke(experiment, name, line, tmp_path, monkeypatch):
     settings = common.parse(experiment.Settings, name, experiment.SMOKE, [name, "--smoke"])
-    experiment.work(dataclasses.replace(settings, outdir=str(tmp_path)))
+    settings = dataclasses.replace(settings, outdir=str(tmp_path))
+    experiment.work(settings)
+    ambient.assert_drawn_again(tmp_path / f"{name}.png", lambda: experiment.work(settings), monkeypatch)
     assert line in (tmp_path / f"{name}.md").read_text()
     assert (tmp_path / f"{name}.png").stat().st_size > 20_000
 

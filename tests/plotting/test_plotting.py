@@ -243,16 +243,6 @@ def test_a_figure_of_panels_has_one_legend_and_nothing_cut_off():
     assert axes[0, 0].get_shared_y_axes().joined(axes[0, 0], axes[0, 3])
 
 
-def test_a_notebook_shows_a_figure_once(monkeypatch):
-    make_result().plot()
-    assert plt.get_fignums()  # a script can call plt.show()
-    plt.close("all")
-    monkeypatch.setattr(matplotlib, "get_backend", lambda: "module://matplotlib_inline.backend_inline")
-    make_result().plot()
-    plotting.draw_grid(make_world())
-    assert not plt.get_fignums()  # the returned figure is shown, and no second time as an open one
-
-
 # --- grid worlds ------------------------------------------------------------------------------------------
 
 
