@@ -14,7 +14,7 @@ from jaxdistill.results.export import tidy_columns, to_dataset, write_csv
 from jaxdistill.results.storage import jsonable, read_archive, write_archive
 from jaxdistill.results.summary import Summary, summarise
 from jaxdistill.runtime import checks
-from jaxdistill.runtime.files import one_line
+from jaxdistill.runtime.files import as_path, one_line
 from jaxdistill.runtime.optional import import_pandas
 from jaxdistill.statistics import mean_interval
 
@@ -267,7 +267,7 @@ def load(path: str | os.PathLike[str]) -> Result:
     """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"path must be the path of a results file, got {checks.shown(path)}")
-    return read(Path(path).read_bytes(), path)
+    return read(as_path(path).read_bytes(), path)
 
 
 def read(data: bytes, path: str | os.PathLike[str]) -> Result:
