@@ -9,7 +9,6 @@ import numpy as np
 import jaxdistill
 from experiments import common, fig8
 from jaxdistill import Result
-from jaxdistill.runtime.files import write_atomically
 from jaxdistill.statistics import mean_interval
 
 POINTS = Path(__file__).with_name("paper_points.json")
@@ -62,9 +61,7 @@ def work(settings: Settings) -> None:
     """Prints the table and writes it beside the results."""
     result = jaxdistill.load(Path(settings.results) / "q_learning.npz")
     lines = table(result)
-    print("\n".join(lines))
-    outdir = common.prepare_outdir(settings)
-    write_atomically(outdir / "targets.md", lambda file: file.writelines((line + "\n").encode() for line in lines))
+    common.deliver_table(lines, common.prepare_outdir(settings), "targets")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def deliver_unfinished(figure: Any, outdir: Path) -> None:
 
 
 def deliver_table(lines: list[str], outdir: Path, name: str) -> None:
-    """Prints a table and writes it as `<name>.md`."""
-    print("\n".join(lines))
+    """Writes a table as `<name>.md` and prints it."""
     if processes.is_writer():
         write_atomically(outdir / f"{name}.md", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
+    print("\n".join(lines))

@@ -1,19 +1,20 @@
-"""The output folder of an experiment: it is created, and it belongs to the settings in its settings.json."""
+"""The output folder of an experiment, and the settings to which the work in it belongs.
 
+The settings are in settings.json from before the first part is begun. Nothing that was finished, nor the state of an
+interrupted training, is deleted: other settings are refused, and --restart moves it into the folder `replaced`.
+"""
+
+import contextlib
 import dataclasses
-import json
-import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from experiments.common.settings import Output, Processes
 from jaxdistill.results.result import package_versions
-from jaxdistill.runtime import processes
-from jaxdistill.runtime.files import check_writable
-from jaxdistill.runtime.saved_settings import claim, read_settings
-
-_REPLACED = "replaced"  # the folder of what --restart has replaced
+from jaxdistill.runtime import processes, saved_settings
+from jaxdistill.runtime.files import check_writable, locked
 
 
 def prepare_outdir(settings: Any) -> Path:
@@ -28,3 +29,92 @@ def prepare_outdir(settings: Any) -> Path:
         reason = (error.strerror or "").removeprefix("cannot write: ")
         raise ValueError(f"--outdir {outdir} cannot be written: {reason}; choose another folder.") from None
     return outdir
+
+
+def what_decides(settings: Any) -> dict[str, Any]:
+    """The settings that decide the numbers: all but those of `Output` and `Processes`, and the folder `shared`."""
+    ignored = {field.name for group in (Output, Processes) for field in dataclasses.fields(group)} | {"shared"}
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in ignored}
+
+
+@contextlib.contextmanager
+def owned(settings: Any, outdir: Path) -> Iterator[None]:
+    """Inside, the folder is locked and belongs to these settings, which settings.json holds from the start.
+
+    Work of other settings in it is refused, or with --restart moved into the folder `replaced`, which the next
+    --restart replaces. If the block raises an error before anything is saved, the folder is again as it was.
+
+    Raises:
+      ValueError: the folder holds work of other or of unknown settings, or another process uses it.
+    """
+    if not processes.is_writer():
+        yield
+        return
+    with locked(outdir):
+        try:
+            _claim(settings, outdir)
+            yield
+            if not (outdir / "settings.json").exists():  # deleted meanwhile
+                _write_settings(settings, outdir)
+        except BaseException:
+            _release_if_empty(outdir)
+            raise
+
+
+def _claim(settings: Any, outdir: Path) -> None:
+    """Gives the folder to these settings, or raises ValueError."""
+    path = outdir / "settings.json"
+    if settings.restart:
+        _release_if_empty(outdir)  # of an earlier --restart that was killed before it saved anything
+        _set_aside(outdir)
+    elif path.exists() or _work(outdir):
+        different = _difference(settings, path)
+        if different and _work(outdir):
+            raise ValueError(f"{outdir} holds results of {different}; use another --outdir, or --restart.")
+        if not different:
+            return
+    _write_settings(settings, outdir)
+
+
+def _write_settings(settings: Any, outdir: Path) -> None:
+    saved_settings.write(outdir / "settings.json", what_decides(settings), versions=package_versions())
+
+
+def _difference(settings: Any, path: Path) -> str:
+    """How the settings in settings.json differ from these, in words; empty if they are the same."""
+    if not path.exists():
+        return f"unknown settings, because {path.name} is missing"
+    try:
+        different = saved_settings.differences(saved_settings.read(path), what_decides(settings))
+    except ValueError as error:
+        return f"unknown settings, because {error}"
+    return f"other settings ({different})" if different else ""
+
+
+def _work(outdir: Path) -> list[Path]:
+    """The finished parts and the states of interrupted trainings in the folder."""
+    return [*outdir.glob("*.npz"), *outdir.glob("*.unfinished/**/*.save")]
+
+
+def _set_aside(outdir: Path) -> None:
+    """Moves all work and its settings into the folder `replaced`, whose content is lost."""
+    if not _work(outdir):
+        return
+    folder = outdir / "replaced"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for pattern in ("settings.json", "*.npz", "*.csv.gz", "*.unfinished"):
+        for path in outdir.glob(pattern):
+            path.rename(folder / path.name)
+
+
+def _release_if_empty(outdir: Path) -> None:
+    """If nothing has been saved, removes settings.json, and moves back what --restart had set aside."""
+    if _work(outdir) or not outdir.exists():
+        return
+    (outdir / "settings.json").unlink(missing_ok=True)
+    replaced = outdir / "replaced"
+    if replaced.exists():
+        for path in replaced.iterdir():
+            path.rename(outdir / path.name)
+        replaced.rmdir()

@@ -147,5 +147,6 @@ def _safe_output() -> Iterator[_Output]:
     try:
         yield output
     finally:
-        output.flush(), errors.flush()
+        output.flush()
+        errors.flush()
         sys.stdout, sys.stderr = before
