@@ -357,6 +357,7 @@ def _as_names(name: str, value: Any) -> tuple[str, ...]:
 
 def _as_numbers(name: str, value: Any) -> np.ndarray:
     """`value` as an array of the kind that the field `name` has: integers or floats."""
+    checks.known(value)
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # rows of different lengths, or a random key

@@ -88,6 +88,8 @@ def run(tasks: Sequence[Task], on_progress: Callable[[float, int, float], None] 
                     pool.save(store)
         finally:
             pool.stop.set()
+            with processes.waiting("every worker to end its current round"):
+                wait(futures)
             if store is not None:
                 pool.save(store, futures)
         for future in futures:

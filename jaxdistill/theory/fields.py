@@ -320,7 +320,8 @@ def check_method(
     checked_options = exact_options(options, TABLE_1)
     weights = {name: options[name] for name in ("loss_weight", "return_weight") if name in options}
     losses = stated_losses(method, **weights) if loss is None else (loss, loss)
-    key, worlds_key = jax.random.split(jax.random.key(0) if key is None else checks.as_key(key))
+    checks.known(options)
+    key, worlds_key = jax.random.split(checks.as_key(jax.random.key(0) if key is None else key))
     if mdps is None and teacher is None:
         mdps, teacher = precise(*random_problems(worlds_key, num_mdps))
     elif mdps is None or teacher is None:

@@ -192,6 +192,7 @@ class _Start:
     def __init__(
         self, mdps: MDP, teacher: Teacher, method: str | Method, logits: Any, values: Any, options: Mapping[str, Any]
     ) -> None:
+        checks.on_host((mdps, teacher, logits, values, options))
         self.mdps, self.teacher = checked(mdps, teacher)
         self.options, self.method = exact_options(options, TABLE_1), methods.get(method)
         methods.check_functions(self.method, self.mdps.num_actions, self.teacher.num_others)

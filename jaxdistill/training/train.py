@@ -107,6 +107,7 @@ def _run(key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progres
 def _check_cells(cells: list[ResolvedCell], mdps: MDP, needs_teachers: bool) -> None:
     """ValueError unless every cell can be trained on these worlds, in as many processes as there are."""
     for cell in cells:
+        checks.known(list(vars(cell.config).values()))
         _check_teacher(cell, mdps)
     if needs_teachers and any(cell.teacher is None for cell in cells):
         raise ValueError("measure compares students with their teacher; pass one, such as teachers.uniform(mdps).")

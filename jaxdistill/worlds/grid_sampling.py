@@ -45,9 +45,7 @@ def sample_mdps(key: jax.Array, num_mdps: int, config: GridConfig | None = None,
     config = with_overrides(config, overrides)
     num_mdps = whole_number("num_mdps", num_mdps, 1)
     check_num_entries(num_mdps, config, (config.num_rows, config.num_cols))
-    if not isinstance(key, jax.Array) or not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        raise ValueError(f"key must be one key such as jax.random.key(0), got {checks.shown(key)}")
-    kinds = _sample_kinds(key, num_mdps, config)
+    kinds = _sample_kinds(checks.as_key(key), num_mdps, config)
     start: Any = np.tile(np.array(config.start), (num_mdps, 1))
     return grid_to_mdp(Grid(kinds == WALL, KIND_REWARDS[kinds], KIND_IS_TERMINAL[kinds], start), config)
 

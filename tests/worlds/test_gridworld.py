@@ -390,7 +390,7 @@ def test_bad_grids_give_one_clear_line(change, message):
         ({"width": 3}, "unknown option 'width' of a grid world; known are num_rows"),
         ({"num_mdps": 0}, "num_mdps must be a whole number, at least 1"),
         ({"num_mdps": 2.0}, "num_mdps must be a whole number"),
-        ({"key": 0}, r"key must be one key such as jax.random.key\(0\), got 0"),
+        ({"key": 0}, r"key must be a random key such as jax.random.key\(0\); got int"),
         ({"p_plus10": 0}, "p_plus10 is 0"),
         (
             {"num_rows": 1, "num_cols": 1},
