@@ -6,19 +6,14 @@ import os
 import signal
 import sys
 import threading
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO
 
 import jax
 
-from jaxdistill.runtime import processes
-from jaxdistill.runtime.files import one_line
+from jaxdistill.runtime import errors, processes
 
-_MAX_MESSAGE = 1000  # characters of an error message, which may contain a flag's value of any length
-_EXPECTED = (ValueError, OSError, ImportError, MemoryError, processes.Lost)
-_PROGRAMS = ("jaxdistill", "experiments", "__main__")  # an error of another type that is raised here is a bug
 _ASCII = {"±": "+-", "×": "x", "−": "-", "‖": "||", "π": "pi", "θ": "theta", "²": "^2", "’": "'"}
 
 
@@ -33,14 +28,15 @@ def run(work: Callable[[], None]) -> None:
     Args:
       work: the command. It may raise a KeyboardInterrupt with a message of its own: what is saved and how to go on.
     """
+    errors.unguard()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # type: ignore[assignment]
     with _whole_tracebacks(), _terminated_as_interrupted(), _safe_output() as output:
         try:
             work()
         except Exception as error:
-            if sys.flags.dev_mode or not _is_of_surroundings(error):
+            if sys.flags.dev_mode or not (isinstance(error, processes.Lost) or errors.is_of_surroundings(error)):
                 raise
-            fail(str(error) if isinstance(error, _EXPECTED) and str(error) else one_line(error))
+            fail(str(error) if isinstance(error, processes.Lost) else errors.message(error))
         except KeyboardInterrupt as stop:
             print("; ".join(filter(None, ["stopped", str(stop)])), file=sys.stderr)
             processes.leave(130)
@@ -51,17 +47,8 @@ def run(work: Callable[[], None]) -> None:
 
 def fail(message: str) -> NoReturn:
     """Prints an error of one line to stderr and ends the process with exit code 2."""
-    line = " ".join(message.split())
-    print(f"error: {line if len(line) <= _MAX_MESSAGE else line[:_MAX_MESSAGE] + '...'}", file=sys.stderr)
+    errors.print_line(message)
     processes.leave(2)
-
-
-def _is_of_surroundings(error: Exception) -> bool:
-    """Whether an error is expected, or was raised in the code of another package."""
-    if isinstance(error, _EXPECTED):
-        return True
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].f_globals.get("__name__", "").split(".")[0] not in _PROGRAMS
 
 
 @contextlib.contextmanager
@@ -142,11 +129,11 @@ def _safe_output() -> Iterator[_Output]:
     """Puts streams that never raise in the place of stdout and stderr, of which each may be missing; yields stdout."""
     before = sys.stdout, sys.stderr
     streams = [stream if stream is not None else open(os.devnull, "w") for stream in before]  # noqa: SIM115
-    output, errors = map(_Output, streams)
-    sys.stdout, sys.stderr = output, errors  # type: ignore[assignment]
+    outputs = [*map(_Output, streams)]
+    sys.stdout, sys.stderr = outputs  # type: ignore[assignment]
     try:
-        yield output
+        yield outputs[0]
     finally:
-        output.flush()
-        errors.flush()
+        for output in outputs:
+            output.flush()
         sys.stdout, sys.stderr = before
