@@ -16,6 +16,11 @@ Everything starts here:
 
 __version__ = "0.1.0"
 
+# ruff: noqa: E402
+from jaxdistill.runtime.errors import guard_imports
+
+guard_imports()  # before the first import that reads the environment
+
 from jaxdistill import methods, results, teachers, theory
 from jaxdistill.engine import xla
 from jaxdistill.mdp import MDP, Teacher, exact, stack

@@ -15,7 +15,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -253,7 +252,7 @@ def test_members_of_a_zip_that_are_not_ours(tmp_path):
 def test_commands_on_damaged_files(tmp_path, monkeypatch, capsys, command):
     """Exit code 2, one line, and no file beside it."""
     monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr(commands, "_draw", lambda *_, **__: None)
+    monkeypatch.setattr(commands, "_draw", lambda *_, **__: [])
     monkeypatch.setattr("warnings.formatwarning", __import__("warnings").formatwarning)
     path, rng, refused = tmp_path / "run.npz", np.random.default_rng(1), 0
     data = make().save(path).read_bytes()
@@ -406,13 +405,18 @@ def test_a_deleted_part_is_computed_again_and_no_other(tmp_path, capsys):
         assert_right(work(tmp_path))
         assert [name] == CALLS and files(tmp_path) == before
     (tmp_path / "settings.json").unlink()  # then nobody knows whose they are
-    assert_right(work(tmp_path))
-    assert CALLS == ["result", "arrays"] and files(tmp_path).keys() == before.keys()
+    without = files(tmp_path)
+    with pytest.raises(ValueError, match=r"unknown settings, because settings.json is missing.* or --restart"):
+        work(tmp_path)
+    assert CALLS == [] and files(tmp_path) == without
+    assert_right(work(tmp_path, restart=True))
+    assert CALLS == ["result", "arrays"] and files(tmp_path) == before
 
 
 @pytest.mark.parametrize("gone", ["result.npz", "settings.json", "."])
 def test_what_is_deleted_in_the_middle_of_a_run(tmp_path, monkeypatch, capsys, gone):
     """A file: the run ends well, and the next one computes no more than that. The folder: one line, no traceback."""
+    missing = {"result.npz": ["result"], "settings.json": [], ".": ["result", "arrays"]}
     folder = tmp_path / "out"
 
     def deletes(name: str) -> Any:
@@ -432,7 +436,7 @@ def test_what_is_deleted_in_the_middle_of_a_run(tmp_path, monkeypatch, capsys, g
     else:
         assert_right(run())
     assert_right(work(folder))
-    assert (["result"] if gone == "result.npz" else ["result", "arrays"]) == CALLS
+    assert missing[gone] == CALLS
 
 
 # --- A full disk ----------------------------------------------------------------------------------------------
@@ -530,16 +534,16 @@ def test_a_full_disk_under_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commands, "train", lambda *_, **__: make())
     line = ["compare", "--worlds=garnet", "--num_mdps=2", "--teacher=uniform", f"--out={tmp_path}/x", "--overwrite"]
     written = ["x.npz", "x.png", "x.pdf", "x_intervals.png", "x_intervals.pdf"]
-    for number in range(len(written)):
+    for number in range(len(written) + 1):  # the first file holds the settings of the training that begins
         with FullDisk(tmp_path, number)(monkeypatch), pytest.raises(SystemExit) as stopped:
             main.main(line)
         error = capsys.readouterr().err
         assert stopped.value.code == 2 and error.count("\n") == 1 and "No space left on device" in error
-        assert sorted(files(tmp_path)) == sorted(written[:number])
-        if number:
+        assert sorted(files(tmp_path)) == sorted(written[: max(number - 1, 0)])
+        if number > 1:
             assert_same(load(tmp_path / "x.npz"), make())
         for path in tmp_path.iterdir():
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_a_file_too_large_for_its_owner(tmp_path):
@@ -577,7 +581,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     def read_only(*_: Any, **__: Any) -> Any:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(Path, "touch", read_only)
     with pytest.raises(ValueError, match="cannot be written: Read-only file system; choose another folder"):
         work(tmp_path)
     monkeypatch.setattr(Path, "mkdir", read_only)

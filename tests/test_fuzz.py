@@ -679,7 +679,7 @@ def run_flags(what: str, capsys: Any, tmp_path: Path, monkeypatch: Any, examples
     for name, instead in (
         ("train", lambda *_, **__: make()),
         ("check_method", lambda *_, **__: "found"),
-        ("_draw", lambda *_, **__: None),
+        ("_draw", lambda *_, **__: []),
     ):
         monkeypatch.setattr(commands, name, instead)
     results_file = make().save(tmp_path / "run.npz") if what == "command" else tmp_path

@@ -133,7 +133,7 @@ def test_every_door_refuses_what_is_not_one_key_in_the_same_words():
         assert len(said) == 1, said
         messages += said
     assert "keys[0]" in messages[-4] and "keys[0]" in messages[-3]
-    with pytest.raises(ValueError, match=r"one without a value. Call this outside jax\.jit"):
+    with pytest.raises(ValueError, match=r"runs on the host"):
         jax.jit(lambda key: jd.garnet.garnet(key, 2))(KEY)
 
 

@@ -2,12 +2,13 @@
 
 from experiments.common.delivery import deliver, deliver_table
 from experiments.common.entry import main
-from experiments.common.errors import fail, known
+from experiments.common.errors import known
 from experiments.common.flags import default_outdir, parse
 from experiments.common.outdir import prepare_outdir, what_decides
 from experiments.common.parts import run_parts, shared_part
 from experiments.common.problems import TEACHERS, Keys, keys, make_teacher
 from experiments.common.settings import Estimation, Output, Processes, Training, Worlds, option
+from jaxdistill.runtime.command import fail
 
 __all__ = [
     "TEACHERS",

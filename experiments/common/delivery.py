@@ -25,9 +25,9 @@ def deliver_unfinished(figure: Any, outdir: Path) -> None:
 
 
 def deliver_table(lines: list[str], outdir: Path, name: str) -> None:
-    """Prints a table and writes it as `<name>.md`; a last line says why an interval is missing, if one is."""
+    """Writes a table as `<name>.md` and prints it; a last line says why an interval is missing, if one is."""
     if any("[n/a]" in line for line in lines):
         lines = [*lines, "", f"{NO_INTERVAL}."]
-    print("\n".join(lines))
     if processes.is_writer():
         write_atomically(outdir / f"{name}.md", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
+    print("\n".join(lines))

@@ -2,48 +2,41 @@
 
 import contextlib
 import os
-import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from absl import app, logging
+from absl import logging
 
-from experiments.common.errors import fail
 from experiments.common.flags import parse
 from experiments.common.settings import Processes
 from jaxdistill.cli.main import keep_compiled_programs
-from jaxdistill.runtime import processes
+from jaxdistill.runtime import command, processes
 from jaxdistill.runtime.files import one_line
 
 
 def main(settings_type: type, name: str, smoke: dict[str, Any], work: Callable[[Any], None]) -> None:
-    """Runs an experiment as a command.
+    """Runs an experiment as a command, whose errors and exit codes are those of `runtime.command.run`.
 
-    Reads the settings from the flags, keeps compiled programs for the next call, and calls `work`. An expected error
-    ends the process with one line on stderr and exit code 2; Ctrl-C and SIGTERM end it with exit code 130.
+    Reads the settings from the flags, keeps compiled programs for the next call, and calls `work`.
 
     Args:
       settings_type, name, smoke: as for `parse`.
       work: the experiment, a function of its settings.
     """
 
-    def run(_: list[str]) -> None:
+    def run() -> None:
         logging.set_verbosity(logging.WARNING)  # no notes of the libraries
         settings = parse(settings_type, name, smoke, sys.argv)
         keep_compiled_programs()
-        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # type: ignore[assignment]
         try:
             with _as_one_of_several(settings):
                 work(settings)
-        except (ValueError, OSError, processes.Lost) as error:
-            fail(str(error))
         except KeyboardInterrupt:
-            print("stopped; the same command goes on from here", file=sys.stderr)
-            processes.leave(130)
+            flag = " without --restart" if getattr(settings, "restart", False) else ""
+            raise KeyboardInterrupt(f"the same command{flag} goes on from here") from None
 
-    app.run(run, argv=sys.argv[:1])
+    command.run(run)
 
 
 @contextlib.contextmanager
@@ -54,7 +47,6 @@ def _as_one_of_several(settings: Any) -> Iterator[None]:
     """
     if isinstance(settings, Processes):
         processes.connect(settings.coordinator, settings.num_processes, settings.process_id)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that the training state is saved
     with contextlib.ExitStack() as stack:
         if not processes.is_writer():
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))

@@ -1,6 +1,8 @@
 """Command-line flags made from a settings class, and settings read from them."""
 
 import dataclasses
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,11 @@ from typing import Any
 
 from absl import flags
 
-from experiments.common.errors import fail
+from jaxdistill.runtime.command import fail
+from jaxdistill.runtime.files import from_command_line
+
+_NARROWEST = 20  # columns of a terminal; absl raises an error in a narrower one
+_PATHS = ("outdir", "shared", "results")  # flags that are paths
 
 _DEFINE: dict[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
@@ -32,6 +38,7 @@ def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]
     """
     values = _flag_values(settings_type)
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+        os.environ["COLUMNS"] = str(max(shutil.get_terminal_size().columns, _NARROWEST))
         print(f"{sys.modules['__main__'].__doc__}\nFlags:{values.get_help()}")
         sys.exit(0)
     try:
@@ -43,6 +50,10 @@ def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]
     settings = {field.name: getattr(values, field.name) for field in dataclasses.fields(settings_type)}
     if settings["smoke"]:
         settings |= {key: value for key, value in smoke.items() if not values[key].present}
+    try:
+        settings |= {key: from_command_line(settings[key]) for key in _PATHS if key in settings}
+    except ValueError as error:
+        fail(str(error))
     settings["outdir"] = settings["outdir"] or settings.get("results") or default_outdir(name, settings["smoke"])
     return settings_type(**settings)
 

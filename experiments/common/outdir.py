@@ -1,15 +1,20 @@
-"""The output folder of an experiment: it is created, and it belongs to the settings in its settings.json."""
+"""The output folder of an experiment, and the settings to which the work in it belongs.
 
+The settings are in settings.json from before the first part is begun. Nothing that was finished, nor the state of an
+interrupted training, is deleted: other settings are refused, and --restart moves it into the folder `replaced`.
+"""
+
+import contextlib
 import dataclasses
-import json
-import tempfile
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from experiments.common.settings import Output, Processes
-from jaxdistill.results import package_versions
-from jaxdistill.runtime import processes
-from jaxdistill.runtime.files import write_atomically
+from jaxdistill.results.result import package_versions
+from jaxdistill.runtime import processes, saved_settings
+from jaxdistill.runtime.files import check_writable, locked
 
 
 def prepare_outdir(settings: Any) -> Path:
@@ -19,10 +24,10 @@ def prepare_outdir(settings: Any) -> Path:
         return outdir
     try:
         outdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=outdir):
-            pass
+        check_writable(outdir / "settings.json")
     except OSError as error:
-        raise ValueError(f"--outdir {outdir} cannot be written: {error.strerror}; choose another folder.") from None
+        reason = (error.strerror or "").removeprefix("cannot write: ")
+        raise ValueError(f"--outdir {outdir} cannot be written: {reason}; choose another folder.") from None
     return outdir
 
 
@@ -32,39 +37,84 @@ def what_decides(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in ignored}
 
 
-def as_saved(settings: Any) -> dict[str, Any]:
-    """The settings that decide the numbers as settings.json holds them, with the types of JSON."""
-    return dict(json.loads(json.dumps(what_decides(settings))))
+@contextlib.contextmanager
+def owned(settings: Any, outdir: Path) -> Iterator[None]:
+    """Inside, the folder is locked and belongs to these settings, which settings.json holds from the start.
 
+    Work of other settings in it is refused, or with --restart moved into the folder `replaced`, which the next
+    --restart replaces. If the block raises an error before anything is saved, the folder is again as it was.
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a settings.json; raises ValueError if the file is damaged, OSError if there is none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError(f"{path} is damaged; use --restart to run again, or another --outdir.") from None
-
-
-def save_settings(settings: Any, outdir: Path, files: list[str]) -> None:
-    """Gives the folder to these settings: deletes `files`, results of other settings, and writes settings.json."""
-    for name in files:
-        for path in (outdir / name, (outdir / name).with_suffix(".csv.gz")):
-            path.unlink(missing_ok=True)
-    text = json.dumps({"settings": what_decides(settings), "versions": package_versions()}, indent=2)
-    write_atomically(outdir / "settings.json", lambda file: file.writelines([text.encode(), b"\n"]))
-
-
-def same_settings(settings: Any, outdir: Path) -> bool:
-    """Whether the folder holds results of exactly these settings; raises ValueError if it holds those of others.
-
-    With --restart, and where there is no settings.json, the answer is False.
+    Raises:
+      ValueError: the folder holds work of other or of unknown settings, or another process uses it.
     """
+    if not processes.is_writer():
+        yield
+        return
+    with locked(outdir):
+        try:
+            _claim(settings, outdir)
+            yield
+            if not (outdir / "settings.json").exists():  # deleted meanwhile
+                _write_settings(settings, outdir)
+        except BaseException:
+            _release_if_empty(outdir)
+            raise
+
+
+def _claim(settings: Any, outdir: Path) -> None:
+    """Gives the folder to these settings, or raises ValueError."""
     path = outdir / "settings.json"
-    if settings.restart or not path.exists():
-        return False
-    saved, current = read_settings(path), as_saved(settings)
-    different = [name for name in current | saved if current.get(name) != saved.get(name)]
-    if different:
-        changes = ", ".join(f"{name} was {saved.get(name)}, is {current.get(name)}" for name in different)
-        raise ValueError(f"{outdir} holds results of other settings ({changes}); use another --outdir, or --restart.")
-    return True
+    if settings.restart:
+        _release_if_empty(outdir)  # of an earlier --restart that was killed before it saved anything
+        _set_aside(outdir)
+    elif path.exists() or _work(outdir):
+        different = _difference(settings, path)
+        if different and _work(outdir):
+            raise ValueError(f"{outdir} holds results of {different}; use another --outdir, or --restart.")
+        if not different:
+            return
+    _write_settings(settings, outdir)
+
+
+def _write_settings(settings: Any, outdir: Path) -> None:
+    saved_settings.write(outdir / "settings.json", what_decides(settings), versions=package_versions())
+
+
+def _difference(settings: Any, path: Path) -> str:
+    """How the settings in settings.json differ from these, in words; empty if they are the same."""
+    if not path.exists():
+        return f"unknown settings, because {path.name} is missing"
+    try:
+        different = saved_settings.differences(saved_settings.read(path), what_decides(settings))
+    except ValueError as error:
+        return f"unknown settings, because {error}"
+    return f"other settings ({different})" if different else ""
+
+
+def _work(outdir: Path) -> list[Path]:
+    """The finished parts and the states of interrupted trainings in the folder."""
+    return [*outdir.glob("*.npz"), *outdir.glob("*.unfinished/**/*.save")]
+
+
+def _set_aside(outdir: Path) -> None:
+    """Moves all work and its settings into the folder `replaced`, whose content is lost."""
+    if not _work(outdir):
+        return
+    folder = outdir / "replaced"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for pattern in ("settings.json", "*.npz", "*.csv.gz", "*.unfinished"):
+        for path in outdir.glob(pattern):
+            path.rename(folder / path.name)
+
+
+def _release_if_empty(outdir: Path) -> None:
+    """If nothing has been saved, removes settings.json, and moves back what --restart had set aside."""
+    if _work(outdir) or not outdir.exists():
+        return
+    (outdir / "settings.json").unlink(missing_ok=True)
+    replaced = outdir / "replaced"
+    if replaced.exists():
+        for path in replaced.iterdir():
+            path.rename(outdir / path.name)
+        replaced.rmdir()

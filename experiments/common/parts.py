@@ -1,7 +1,5 @@
 """Runs the parts of an experiment: each is saved when it is finished, and a run that was stopped can be continued."""
 
-import contextlib
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,11 +7,10 @@ from typing import Any
 
 import jaxdistill
 from experiments.common.delivery import deliver_unfinished
-from experiments.common.outdir import as_saved, read_settings, same_settings, save_settings
+from experiments.common.outdir import owned, what_decides
 from experiments.common.part_files import read_part, save_part
-from jaxdistill.runtime import checkpoints, processes
-from jaxdistill.runtime.files import locked
-from jaxdistill.runtime.progress import duration
+from jaxdistill.runtime import checkpoints, processes, saved_settings
+from jaxdistill.runtime.progress import duration, say
 
 
 def run_parts(
@@ -39,9 +36,9 @@ def run_parts(
       ValueError: the folder holds results of other settings, a file in it is damaged, or another process uses it.
     """
     results: dict[str, Any] = {}
-    with locked(outdir) if processes.is_writer() else contextlib.nullcontext():
+    with owned(settings, outdir):
         try:
-            _run_or_read(settings, outdir, parts, results)
+            _run_or_read(outdir, parts, results)
         except KeyboardInterrupt as stop:
             if isinstance(stop, jaxdistill.Stopped):
                 stopped_part = list(parts)[len(results)]
@@ -54,24 +51,20 @@ def run_parts(
     return results
 
 
-def _run_or_read(settings: Any, outdir: Path, parts: Mapping[str, Callable[[], Any]], results: dict[str, Any]) -> None:
+def _run_or_read(outdir: Path, parts: Mapping[str, Callable[[], Any]], results: dict[str, Any]) -> None:
     """Adds the result of one part after the other to `results`, which keeps them if the run is stopped."""
     files = {name: outdir / f"{name}.npz" for name in parts}
-    writer, started, num_read = processes.is_writer(), time.perf_counter(), 0
-    is_same_run = writer and same_settings(settings, outdir)
+    writer, started = processes.is_writer(), time.perf_counter()
+    num_read = sum(path.exists() for path in files.values()) if writer else 0
+    if 0 < num_read < len(files):
+        say(f"{outdir}: {num_read} of {len(files)} parts are finished; the others go on")
     for name, path in files.items():
         # The first process sends the file to the others, which may not be able to read its disk.
-        if data := processes.from_writer(path.read_bytes() if is_same_run and path.exists() else b""):
-            results[name], num_read = read_part(data, path), num_read + 1
+        if data := processes.from_writer(path.read_bytes() if writer and path.exists() else b""):
+            results[name] = read_part(data, path)
             continue
-        unfinished = outdir / f"{name}.unfinished"
-        if settings.restart:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        with checkpoints.resumable(unfinished):
+        with checkpoints.resumable(outdir / f"{name}.unfinished"):
             part = parts[name]()
-            if writer and not is_same_run:  # not earlier: a run that fails at once leaves the older results alone
-                save_settings(settings, outdir, files=[path.name for path in files.values()])
-                is_same_run = True
             if writer:
                 save_part(part, path)
         results[name] = part
@@ -85,10 +78,10 @@ def shared_part(settings: Any, folder: str, name: str, ignored: tuple[str, ...])
     """
     path = Path(folder, f"{name}.npz")
     try:
-        saved = read_settings(Path(folder, "settings.json"))
+        saved = saved_settings.read(Path(folder, "settings.json"))
     except (OSError, ValueError):
         return None
-    current = as_saved(settings)
+    current = saved_settings.as_saved(what_decides(settings))
     compared = (saved.keys() & current.keys()) - set(ignored)
     if not path.exists() or any(saved[key] != current[key] for key in compared):
         return None

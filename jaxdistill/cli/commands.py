@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxdistill import results, teachers
 from jaxdistill.estimators import ESTIMATORS
@@ -17,8 +18,10 @@ from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import METHODS, Method, UpdateOptions, guide
 from jaxdistill.methods.combinators import Objective
 from jaxdistill.methods.zoo import ZOO
-from jaxdistill.results.comparison import compare
-from jaxdistill.runtime import checks, streams
+from jaxdistill.results import Result, Stopped
+from jaxdistill.results.comparison import Comparison, compare
+from jaxdistill.runtime import checkpoints, checks, saved_settings, streams
+from jaxdistill.runtime.files import check_writable
 from jaxdistill.theory.fields import check_method
 from jaxdistill.theory.stated_losses import LOSSES
 from jaxdistill.training.config import Config
@@ -134,7 +137,10 @@ def _key(args: argparse.Namespace) -> jax.Array:
 
 
 def run_compare(args: argparse.Namespace) -> None:
-    """Trains, prints the comparison, and saves the result and its figures."""
+    """Trains, saves the result and its figures, and then prints the comparison.
+
+    Ctrl-C saves the result of the students that had finished; the same command goes on with the others.
+    """
     methods = {name: method(name) for name in args.methods.split(",")}
     results_path = _results_path(args)
     baseline = args.baseline or next(iter(methods))
@@ -144,32 +150,83 @@ def run_compare(args: argparse.Namespace) -> None:
         checks.number("--reach", args.reach)
     checks.number("--teacher_noise", args.teacher_noise, 0, 1)
     config = Config(num_iterations=args.num_iterations, **{name: getattr(args, name) for name in TRAINING})
-    worlds_key, teacher_key, noise_key, training_key = streams.split(_key(args), 4)
+    worlds_key, *keys = streams.split(_key(args), 4)
     mdps = _worlds(args, worlds_key)
+    state = _state(results_path)
+    with checkpoints.resumable(state):
+        _claim(args, state)
+        try:
+            result = _trained(args, keys, mdps, methods, config)
+        except KeyboardInterrupt as stop:
+            saved = ""
+            if isinstance(stop, Stopped):
+                saved = f"{_finished(stop.result)}, saved in {stop.result.save(results_path)}; "
+            raise KeyboardInterrupt(f"{saved}the same command goes on from {state}") from None
+        result.save(results_path)
+    _deliver(result, compare(result, baseline, reach=args.reach), results_path)
+
+
+def _trained(args: argparse.Namespace, keys: list[jax.Array], mdps: MDP, methods: Any, config: Config) -> Result:
+    """The result of the command compare."""
+    teacher_key, noise_key, training_key = keys
     teacher = _teacher(args, teacher_key, mdps, config)
     if args.teacher_noise:
         teacher = teachers.with_noise(noise_key, mdps, teacher, args.teacher_noise)
-    result = train(training_key, mdps, teacher, methods, config, progress=True)
-    comparison = compare(result, baseline, reach=args.reach)
-    result.save(results_path)
-    print(comparison)
-    print(results_path)
-    stem = Path(args.out)
-    _draw(result, stem)
-    if len(methods) > 1:
-        _draw(comparison, stem.with_name(stem.name + "_intervals"))
+    return train(training_key, mdps, teacher, methods, config, progress=True)
+
+
+def _finished(result: Result) -> str:
+    """How many students of each method have finished, in words."""
+    counts = np.isfinite(result.final_returns).sum(axis=1)
+    return f"of {result.num_mdps} students each have finished: " + ", ".join(
+        f"{label} {count}" for label, count in zip(result.labels, counts, strict=True)
+    )
+
+
+def _deliver(result: Result, comparison: Comparison, results_path: Path) -> None:
+    """Draws the figures of a comparison and prints it with the paths of all files, even if a figure cannot be drawn."""
+    stem, paths = results_path.with_suffix(""), [results_path]
+    try:
+        paths += _draw(result, stem)
+        if len(result.labels) > 1:
+            paths += _draw(comparison, stem.with_name(stem.name + "_intervals"))
+    finally:
+        print(comparison, *paths, sep="\n")
+
+
+def _claim(args: argparse.Namespace, state: Path) -> None:
+    """Gives the folder of the unfinished training to these settings; raises ValueError if it belongs to others."""
+    path = state / ".settings.json"
+    others = {"run", "out", "overwrite", "baseline", "reach"}  # they do not change the result
+    settings = {name: value for name, value in vars(args).items() if name not in others}
+    if (
+        path.exists()
+        and not args.overwrite
+        and (different := saved_settings.differences(saved_settings.read(path), settings))
+    ):
+        raise ValueError(
+            f"{state} holds an unfinished training of other settings ({different}); use another --out, or --overwrite."
+        )
+    saved_settings.write(path, settings)
+
+
+def _state(results_path: Path) -> Path:
+    """The folder of the unfinished training of a results file; a results file beside it holds a part of its results."""
+    return results_path.with_suffix(".unfinished")
 
 
 def _results_path(args: argparse.Namespace) -> Path:
-    """The path of the results file; ValueError if it cannot be written, or exists and must not be replaced."""
+    """The path of the results file; ValueError if it exists and must not be replaced, OSError if it is not writable."""
     stem = Path(args.out)
     if not stem.name:
         raise ValueError(f"--out must name a file, without .npz; got {args.out!r}.")
     path = stem.with_name(stem.name + ".npz")
-    if path.exists() and not args.overwrite:
+    if path.exists() and not args.overwrite and not _state(path).exists():
         raise ValueError(f"{path} exists; use another --out, or --overwrite.")
     if not path.parent.is_dir():
         raise ValueError(f"There is no folder {path.parent}; make it, or use another --out.")
+    for suffix in (".npz", ".png", ".pdf", "_intervals.png", "_intervals.pdf"):
+        check_writable(stem.with_name(stem.name + suffix))
     return path
 
 
@@ -199,12 +256,11 @@ def _teacher(args: argparse.Namespace, key: jax.Array, mdps: MDP, config: Config
     return getattr(teachers, args.teacher)(mdps, discount=config.discount)
 
 
-def _draw(drawable: Any, stem: Path, **options: Any) -> None:
-    """Saves the figure of a result or a comparison as PNG and PDF, and prints their paths."""
+def _draw(drawable: Any, stem: Path, **options: Any) -> list[Path]:
+    """Saves the figure of a result or a comparison as PNG and PDF, and returns their paths."""
     from jaxdistill import plotting
 
-    for path in plotting.save_figure(drawable.plot(**options), stem):
-        print(path)
+    return plotting.save_figure(drawable.plot(**options), stem)
 
 
 def run_show(args: argparse.Namespace) -> None:
@@ -243,7 +299,7 @@ def run_plot(args: argparse.Namespace) -> None:
     """Draws the learning curves of a results file."""
     labels = args.methods.split(",") if args.methods else None
     stem = Path(args.out) if args.out else Path(args.file).with_suffix("")
-    _draw(results.load(args.file), stem, labels=labels, quantity=args.quantity)
+    print(*_draw(results.load(args.file), stem, labels=labels, quantity=args.quantity), sep="\n")
 
 
 def run_table(args: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ python -m jaxdistill plot compare.npz        draws the learning curves of a resu
 
 import argparse
 import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,9 +19,11 @@ from typing import Any, NoReturn
 import jax
 
 from jaxdistill.cli import commands
+from jaxdistill.runtime import command
+from jaxdistill.runtime.files import as_path, check_writable, from_command_line
 from jaxdistill.training.config import Config
 
-_MAX_MESSAGE = 1000  # characters of an error message, which may contain a flag's value of any length
+_PATHS = {"file", "files", "out"}  # arguments that are paths
 _RESULTS_FILE = "results file, written by compare, an experiment or Result.save"
 
 
@@ -30,14 +31,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser that reports an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        _fail(message)
-
-
-def _fail(message: str) -> NoReturn:
-    """Prints an error of one line to stderr and exits with code 2."""
-    line = " ".join(message.split())
-    print(f"error: {line if len(line) <= _MAX_MESSAGE else line[:_MAX_MESSAGE] + '...'}", file=sys.stderr)
-    sys.exit(2)
+        command.fail(message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,27 +40,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="jaxdistill", description=__doc__, formatter_class=raw, allow_abbrev=False)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
+    def add(name: str, run: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
         options: dict[str, Any] = dict(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
         sub = subparsers.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", **options)
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("methods", commands.run_methods, "list the methods and what they are the gradient of, or show one")
+    sub = add("methods", commands.run_methods, "list the methods and what they are the gradient of, or show one")
     sub.add_argument("name", nargs="?", default=None, help="a method, whose formula is printed")
-    sub = command("check", commands.run_check, "test on random MDPs what a method's expected update is the gradient of")
+    sub = add("check", commands.run_check, "test on random MDPs what a method's expected update is the gradient of")
     sub.add_argument("name", help="a method")
     sub.add_argument("--num_mdps", type=int, default=20, help="number of random MDPs")
     sub.add_argument("--seed", type=int, default=0, help="seed of MDPs, teachers and students")
-    _add_compare(command("compare", commands.run_compare, "train students with several methods and compare them"))
-    sub = command("show", commands.run_show, "print the contents of a results file")
+    _add_compare(add("compare", commands.run_compare, "train students with several methods and compare them"))
+    sub = add("show", commands.run_show, "print the contents of a results file")
     sub.add_argument("file", help=_RESULTS_FILE)
-    sub = command("table", commands.run_table, "compare the methods of saved results on the same MDPs")
+    sub = add("table", commands.run_table, "compare the methods of saved results on the same MDPs")
     sub.add_argument("files", nargs="+", help="results files")
     _add_table(sub)
     sub.add_argument("--format", choices=("text", "markdown", "latex"), default="text", help="latex needs booktabs")
     sub.add_argument("--columns", default="", help="columns such as mean,difference; empty: all")
-    sub = command("plot", commands.run_plot, "draw the learning curves of a results file")
+    sub = add("plot", commands.run_plot, "draw the learning curves of a results file")
     sub.add_argument("file", help=_RESULTS_FILE)
     sub.add_argument("--out", default="", help="path of the figure, without .png and .pdf; empty: that of the file")
     sub.add_argument("--methods", default="", help="methods to draw, in this order; empty: all")
@@ -102,30 +96,38 @@ def _add_compare(sub: argparse.ArgumentParser) -> None:
 def keep_compiled_programs() -> None:
     """Stores compiled programs on disk, so that a second run starts several times faster.
 
-    Only programs call this; importing the library leaves JAX's cache settings as they are.
+    Only programs call this; importing the library leaves JAX's cache settings as they are. Where the folder cannot be
+    written, one warning says so, and nothing is stored.
     """
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(Path.home() / ".cache" / "jaxdistill")
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or "~/.cache/jaxdistill"
+    if "://" not in cache:  # not the address of a bucket, which JAX can write to as well
+        try:
+            cache = str(as_path(cache))
+            Path(cache).mkdir(parents=True, exist_ok=True)
+            check_writable(Path(cache, "program"))
+        except (OSError, ValueError) as error:
+            warnings.warn(f"compiled programs are not kept for the next run: {error}", stacklevel=2)
+            jax.config.update("jax_enable_compilation_cache", False)
+            return
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns the exit code; an error that the user can correct ends it with one line and code 2."""
-    args = _parser().parse_args(argv)
-    for name, value in vars(args).items():
-        if value == []:  # Python 3.11 parses --name=-- as an empty list
-            _fail(f"--{name} must have a value; '--' is not a value.")
-    keep_compiled_programs()
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # type: ignore[assignment]
-    try:
+    """Runs a command and returns 0; errors and Ctrl-C end the process as `runtime.command.run` says."""
+
+    def work() -> None:
+        args = _parser().parse_args(argv)
+        for name, value in vars(args).items():
+            if value == []:  # Python 3.11 parses --name=-- as an empty list
+                command.fail(f"--{name} must have a value; '--' is not a value.")
+        for name in _PATHS & vars(args).keys():
+            value = getattr(args, name)
+            is_list = isinstance(value, list)
+            setattr(args, name, [*map(from_command_line, value)] if is_list else from_command_line(value))
+        keep_compiled_programs()
         args.run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the program that reads the output, such as head, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, ImportError) as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+
+    command.run(work)
     return 0

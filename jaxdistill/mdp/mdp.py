@@ -268,6 +268,7 @@ def stack(mdps: Sequence[MDP]) -> MDP:
       ValueError: for an empty list, a stack in the list, or MDPs whose shapes differ.
     """
     mdps = checks.listed(mdps)
+    checks.on_host(mdps)
     others = [item for item in mdps if not isinstance(item, MDP)]
     if others:
         raise ValueError(f"stack takes a list of MDPs, got {checks.shown(others[0])}")

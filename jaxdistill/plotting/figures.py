@@ -188,6 +188,6 @@ def save_figure(figure: Figure, path_stem: str | os.PathLike[str]) -> list[Path]
         buffer = io.BytesIO()  # the figure is drawn completely before the old file is replaced
         options: dict[str, Any] = {"format": suffix[1:], "dpi": _RC["savefig.dpi"], "metadata": metadata}
         figure.savefig(buffer, bbox_inches="tight", pad_inches=0.05, **options)
-        paths.append(Path(f"{os.fspath(path_stem)}{suffix}"))
-        write_atomically(paths[-1], lambda file, buffer=buffer: file.write(buffer.getvalue()))  # type: ignore[misc]
+        path = f"{os.fspath(path_stem)}{suffix}"
+        paths.append(write_atomically(path, lambda file, data=buffer: file.write(data.getvalue())))  # type: ignore[misc]
     return paths

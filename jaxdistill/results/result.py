@@ -12,7 +12,7 @@ from jaxdistill.results.export import tidy_columns, to_dataset, write_csv
 from jaxdistill.results.storage import jsonable, read_archive, write_archive
 from jaxdistill.results.summary import Summary, summarise
 from jaxdistill.runtime import checks
-from jaxdistill.runtime.files import one_line
+from jaxdistill.runtime.files import as_path, one_line
 from jaxdistill.runtime.optional import import_pandas
 from jaxdistill.runtime.surroundings import package_versions
 from jaxdistill.statistics import mean_interval
@@ -255,7 +255,7 @@ def load(path: str | os.PathLike[str]) -> Result:
     """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"path must be the path of a results file, got {checks.shown(path)}")
-    return read(Path(path).read_bytes(), path)
+    return read(as_path(path).read_bytes(), path)
 
 
 def read(data: bytes, path: str | os.PathLike[str]) -> Result:
@@ -348,6 +348,7 @@ def _as_names(name: str, value: Any) -> tuple[str, ...]:
 
 def _as_numbers(name: str, value: Any) -> np.ndarray:
     """`value` as an array of the kind that the field `name` has: integers or floats."""
+    checks.known(value)
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # rows of different lengths, or a random key

@@ -6,12 +6,12 @@ the same bits.
 """
 
 import contextlib
-import contextvars
 import dataclasses
 import hashlib
 import io
 import re
 import shutil
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.runtime import processes
-from jaxdistill.runtime.files import locked, one_line, write_atomically
+from jaxdistill.runtime.files import as_path, locked, one_line, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,35 @@ def _packed_snapshots(snapshots: Mapping[StudentId, StudentSnapshot]) -> dict[st
     return arrays
 
 
-_ACTIVE: contextvars.ContextVar[tuple[Path, float] | None] = contextvars.ContextVar("resumable", default=None)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Entry:
+    """One `resumable` block that a thread is in: its folder, the seconds between saves, and the thread."""
+
+    folder: Path
+    seconds: float
+    thread: int
+
+
+_ENTRIES: list[_Entry] = []  # of all threads, in the order in which they were entered
+
+
+def _active() -> _Entry | None:
+    """The block in which a training that begins now is saved; None: it is not saved.
+
+    It is the innermost block of this thread or, for a thread that is in none, such as one of a thread pool, that of the
+    other threads. ValueError if several other threads are in blocks.
+    """
+    innermost = {entry.thread: entry for entry in list(_ENTRIES)}
+    thread = threading.get_ident()
+    if thread in innermost or not innermost:
+        return innermost.get(thread)
+    if len(innermost) > 1:
+        folders = ", ".join(sorted(str(entry.folder) for entry in innermost.values()))
+        raise ValueError(
+            f"this thread trains while other threads are inside `resumable` of {folders}, so that it is unknown where "
+            "to save; enter `resumable` in the thread that trains."
+        )
+    return next(iter(innermost.values()))
 
 
 @contextlib.contextmanager
@@ -197,6 +225,9 @@ def resumable(folder: Any, *, seconds: float = 30.0) -> Iterator[Path]:
             result = jaxdistill.train(key, mdps, teacher)
             result.save("result.npz")
 
+    Trainings in other threads that run meanwhile, such as those of a thread pool, are saved too. They must end inside
+    the block.
+
     Args:
       folder: made if need be; each training takes a folder in it.
       seconds: between two saves, > 0. A save holds every lane in use, some tens of MB on CPU.
@@ -206,16 +237,17 @@ def resumable(folder: Any, *, seconds: float = 30.0) -> Iterator[Path]:
     """
     if not seconds > 0:
         raise ValueError(f"seconds must be > 0; got {seconds!r}.")
-    folder = Path(folder)
+    folder = as_path(folder)
     is_shared = processes.count() > 1
     process_folder = folder / f"process-{processes.rank()}-of-{processes.count()}" if is_shared else folder
     with locked(process_folder):
-        token, is_complete = _ACTIVE.set((process_folder, seconds)), False
+        entry, is_complete = _Entry(process_folder, seconds, threading.get_ident()), False
+        _ENTRIES.append(entry)
         try:
             yield folder
             is_complete = True
         finally:
-            _ACTIVE.reset(token)
+            _ENTRIES.remove(entry)
             if is_complete or not list(process_folder.glob("[!.]*")):  # there is nothing to go on from
                 shutil.rmtree(process_folder, ignore_errors=True)
     if is_shared:
@@ -225,16 +257,15 @@ def resumable(folder: Any, *, seconds: float = 30.0) -> Iterator[Path]:
 
 def is_active() -> bool:
     """Whether a training that begins now is to be saved."""
-    return _ACTIVE.get() is not None
+    return _active() is not None
 
 
 def open_store(identity: Iterable[bytes]) -> Store:
     """The store of the training with this `identity`, which differs from every other; only inside `resumable`."""
-    active = _ACTIVE.get()
-    assert active is not None
-    folder, seconds = active
+    entry = _active()
+    assert entry is not None
     digest = hashlib.sha256()
     for part in identity:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
-    return Store(folder / digest.hexdigest()[:16], seconds)
+    return Store(entry.folder / digest.hexdigest()[:16], entry.seconds)

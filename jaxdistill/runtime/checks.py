@@ -1,5 +1,6 @@
 """Checks of arguments: each raises a ValueError of one line that says what was expected and what was given."""
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,8 +15,36 @@ _LARGEST = float(np.finfo(np.float32).max)
 MOST = 2**31 - 1  # entries of one array, and the largest int32
 
 
+def on_host(value: Any = None) -> None:
+    """Raises ValueError inside jit, scan and eval_shape, and inside any transformation of JAX that computes `value`.
+
+    There numbers are not known yet, and what runs on the host needs them.
+    """
+    known((value, jnp.zeros(())))  # inside jit, new arrays are not known even if `value` is
+
+
+def known(value: Any) -> None:
+    """Raises ValueError if `value` holds a number that a transformation of JAX, such as jit, has still to compute."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+        raise ValueError(
+            f"{_public_function()} runs on the host, and cannot be called inside jit, vmap, grad or scan; call it "
+            "outside, with stacked worlds in place of vmap."
+        )
+
+
+def _public_function() -> str:
+    """The name of the function or class of jaxdistill that was called from outside."""
+    frame, name = sys._getframe(1), ""
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "jaxdistill":
+        is_constructor = frame.f_code.co_name in ("__init__", "__post_init__") and "self" in frame.f_locals
+        name = type(frame.f_locals["self"]).__name__ if is_constructor else frame.f_code.co_qualname
+        frame = frame.f_back  # type: ignore[assignment]
+    return "this function" if "<" in name or name.startswith("_") else name
+
+
 def shown(value: Any) -> str:
-    """`value` in one line of at most 80 characters."""
+    """`value` in one line of at most 80 characters, for an error; raises that of `known` if it is not known yet."""
+    known(value)
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 

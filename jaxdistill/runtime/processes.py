@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -27,9 +27,19 @@ _PIECE_BYTES = 2**20  # of one entry of the store
 _SIGN_SECONDS = 1.0  # between two signs of life of a process
 _SILENT_SECONDS = 20.0  # without a sign of life until a process is taken for lost
 _POLL_SECONDS, _CONNECT_SECONDS = 0.05, 120
+_WITHOUT_LIMIT = 10**6  # seconds
+_FIRST_LINE_SECONDS, _LINE_SECONDS = 5.0, 60.0  # of a wait, until it is reported
+# The variables by which JAX recognises that a launcher has started several processes, and the one with their number.
+_LAUNCHERS = {
+    "JAX": ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
+    "SLURM": ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"),
+    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+}
+_COUNTS = {"JAX": "JAX_NUM_PROCESSES", "SLURM": "SLURM_NTASKS", "Open MPI": "OMPI_COMM_WORLD_SIZE"}
 _EXCHANGE_NUMBERS = itertools.count()  # the same in every process, since all run the same program
 _reason: str | None = None  # why another process is taken for lost, once one is
 _is_watching = False
+_is_connecting = False
 _Signs = dict[int, tuple[bytes | None, float]]  # by rank: the last sign of life, and the time when it was first read
 
 
@@ -56,33 +66,118 @@ def connect(coordinator: str = "", num_processes: int = 0, process_id: int = -1)
     """Connects the processes of this program; does nothing where there is only one.
 
     Args:
-      coordinator: host:port of process 0; "": taken from the cluster's environment (SLURM, Open MPI, TPU pods, ...), if
-        there is one.
+      coordinator: host:port of process 0; "": taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID,
+        or from the cluster's environment (SLURM, Open MPI, TPU pods, ...), if there is one.
       num_processes, process_id: must be given with a coordinator, and only then.
 
     Raises:
-      ValueError: some of the three arguments are missing or out of range.
+      ValueError: some of the three arguments, or of a launcher's variables, are missing or out of range.
       ConnectionError: the processes did not reach the coordinator in time.
     """
-    if coordinator or num_processes or process_id >= 0:
+    is_given = bool(coordinator or num_processes or process_id >= 0)
+    launcher = "" if is_given else _launcher()
+    if launcher == "JAX":
+        coordinator, *numbers = (os.environ[name] for name in _LAUNCHERS[launcher])
+        if not all(number.isdecimal() for number in numbers):
+            raise ValueError(
+                f"JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers; got {' and '.join(numbers)}."
+            )
+        num_processes, process_id = map(int, numbers)
+    if is_given or launcher == "JAX":
         if not coordinator or ":" not in coordinator or num_processes < 1 or not 0 <= process_id < num_processes:
             raise ValueError(
                 "--coordinator=host:port, --num_processes=N and --process_id in 0 .. N-1 belong together; got "
                 f"{coordinator!r}, {num_processes} and {process_id}."
             )
-        try:
-            jax.distributed.initialize(
-                coordinator, num_processes, process_id,
-                cluster_detection_method="deactivate", initialization_timeout=_CONNECT_SECONDS,
-            )  # fmt: skip
-        except RuntimeError as error:
-            raise ConnectionError(f"The processes did not meet at {coordinator}: {one_line(error)}") from None
+        place = (coordinator, num_processes, process_id)
+        _initialize(f"process {process_id} of {num_processes} at {coordinator}", place, "deactivate")
     else:
         try:
-            jax.distributed.initialize()
-        except ValueError:  # this process does not run in a cluster
-            return
+            _initialize(f"the processes that {launcher or 'the cluster'} has started", (None, None, None), None)
+        except ValueError as error:
+            if launcher:
+                raise ValueError(f"The variables of {launcher} are wrong: {one_line(error)}") from None
+            return  # this process does not run in a cluster
     check()
+
+
+def _launcher() -> str:
+    """The launcher in `_LAUNCHERS` that has started this process as one of several; "" if there is none.
+
+    Raises ValueError if there are several processes, and some of the variables are missing.
+    """
+    incomplete = []
+    for name, variables in _LAUNCHERS.items():
+        present = [variable for variable in variables if variable in os.environ]
+        if len(present) == len(variables):
+            return name
+        number = os.environ.get(_COUNTS[name], "1" if name == "SLURM" else "")  # SLURM sets some variables without srun
+        if present and number != "1":
+            given = ", ".join(f"{variable}={os.environ[variable]}" for variable in present)
+            missing = ", ".join(variable for variable in variables if variable not in present)
+            incomplete.append(
+                f"{name} has set {given} but not {missing}, so that the processes cannot meet; start this program by "
+                "the launcher, give --coordinator, --num_processes and --process_id, or unset these variables."
+            )
+    if incomplete:
+        raise ValueError(incomplete[0])
+    return ""
+
+
+def _initialize(what: str, place: tuple[str | None, int | None, int | None], detection: str | None) -> None:
+    """Starts JAX's coordination service; ConnectionError if not all processes have come in time.
+
+    JAX ends the process where its own limit is exceeded. So it waits in a thread without one, and this function gives
+    up by itself; it says what it is waiting for.
+    """
+    global _is_connecting
+    errors: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            jax.distributed.initialize(
+                *place, cluster_detection_method=detection, initialization_timeout=_WITHOUT_LIMIT
+            )
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=connect, name="jaxdistill-connect", daemon=True)
+    _is_connecting = True
+    thread.start()
+    with waiting(f"all processes to meet ({what}), for at most {_CONNECT_SECONDS} s"):
+        end = time.monotonic() + _CONNECT_SECONDS
+        while thread.is_alive() and time.monotonic() < end:
+            thread.join(_POLL_SECONDS)
+    if thread.is_alive():
+        raise ConnectionError(
+            f"The processes did not meet ({what}) in {_CONNECT_SECONDS} s; start all of them, with the same address."
+        )
+    _is_connecting = False
+    for error in errors:
+        if isinstance(error, ValueError):
+            raise error
+        raise ConnectionError(f"The processes did not meet ({what}): {one_line(error)}") from None
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Inside, a line on stderr says what is waited for: after some seconds, and then every minute."""
+    is_over = threading.Event()
+
+    def say() -> None:
+        seconds, started = _FIRST_LINE_SECONDS, time.monotonic()
+        while not is_over.wait(seconds):
+            if sys.stderr is not None:
+                print(f"waiting for {what}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+            seconds = _LINE_SECONDS
+
+    thread = threading.Thread(target=say, name="jaxdistill-waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def share(students: list[int], first: int) -> list[int]:
@@ -114,9 +209,10 @@ def leave(code: int) -> NoReturn:
 
     One of several processes ends at once: a normal exit of Python waits for the other processes, which may be lost.
     """
-    if _is_watching:
+    if _is_watching or _is_connecting:
         sys.stdout.flush(), sys.stderr.flush()
-        time.sleep(3 * _SIGN_SECONDS)  # so that the other processes can read why
+        if _is_watching:
+            time.sleep(3 * _SIGN_SECONDS)  # so that the other processes can read why
         os._exit(code)
     sys.exit(code)
 
@@ -184,9 +280,10 @@ def _store() -> Any:
 
 def _receive(prefix: str) -> bytes:
     """Waits for a message and returns it; `Lost` if a process is lost meanwhile."""
-    while (pieces := _get(f"{prefix}/pieces")) is None:
-        check()
-        time.sleep(_POLL_SECONDS)
+    with waiting(f"process {prefix.rsplit('/', 1)[1]} to send its results"):
+        while (pieces := _get(f"{prefix}/pieces")) is None:
+            check()
+            time.sleep(_POLL_SECONDS)
     return b"".join(_store().blocking_key_value_get_bytes(f"{prefix}/{i}", 60_000) for i in range(int(pieces)))
 
 

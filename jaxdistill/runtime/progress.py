@@ -27,6 +27,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
+def say(text: str) -> None:
+    """Prints a line to stderr, above a bar if there is one; of several processes, only the first one does."""
+    if processes.is_writer() and sys.stderr is not None:
+        tqdm.write(text, file=sys.stderr)
+
+
 class Progress:
     """Shows the progress of one piece of work; a context manager, called with what has been done so far.
 

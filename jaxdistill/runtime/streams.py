@@ -37,8 +37,7 @@ def as_key(key: Any) -> jax.Array:
     Raises:
       ValueError: one line, for anything else: several keys, a traced key, or a key of another generator.
     """
-    if isinstance(key, jax.core.Tracer):
-        raise ValueError(f"{_EXPECTED}; got one without a value. Call this outside jax.jit and jax.vmap.")
+    checks.on_host(key)
     is_typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not is_typed and not (isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim > 0):
         raise ValueError(f"{_EXPECTED}; got {type(key).__name__}.")

@@ -20,6 +20,7 @@ import jax
 from jaxdistill.engine import xla
 from jaxdistill.runtime import checkpoints, processes
 from jaxdistill.runtime.checkpoints import Store, StudentId, StudentSnapshot
+from jaxdistill.runtime.progress import say
 from jaxdistill.scheduling.block import Block
 from jaxdistill.scheduling.forecast import RemainingWork, seconds_left
 from jaxdistill.scheduling.task import Task
@@ -87,6 +88,8 @@ def run(tasks: Sequence[Task], on_progress: Callable[[float, int, float], None] 
                     pool.save(store)
         finally:
             pool.stop.set()
+            with processes.waiting("every worker to end its current round"):
+                wait(futures)
             if store is not None:
                 pool.save(store, futures)
         for future in futures:
@@ -111,6 +114,12 @@ def _open_store(tasks: Sequence[Task]) -> tuple[Store | None, int, float]:
         num_steps += task.restore(outputs, snapshots)
         work += sum(float(task.cost[s]) for s, pause in outputs if pause < 0) * task.num_iterations
         task.save_output = functools.partial(store.add_output, task_index)
+    num_finished, num_begun = sum(task.num_finished for task in tasks), sum(len(task.snapshots) for task in tasks)
+    if num_finished or num_begun:
+        say(
+            f"going on from {store.folder}: {num_finished} of {sum(task.num_students for task in tasks)} students are "
+            f"finished, and {num_begun} are in progress"
+        )
     store.outputs, store.snapshots = {}, {}
     return store, num_steps, work
 

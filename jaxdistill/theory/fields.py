@@ -333,6 +333,7 @@ def check_method(
     checked_options = exact_options(options, TABLE_1)
     weights = {name: options[name] for name in ("loss_weight", "return_weight") if name in options}
     losses = stated_losses(method, **weights) if loss is None else (loss, loss)
+    checks.known(options)
     key, worlds_key = streams.split(streams.from_seed(0) if key is None else streams.as_key(key))
     if mdps is None and teacher is None:
         mdps, teacher = precise(*random_problems(worlds_key, num_mdps))

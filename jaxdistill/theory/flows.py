@@ -199,6 +199,7 @@ class _Start:
     def __init__(
         self, mdps: MDP, teacher: Teacher, method: str | Method, logits: Any, values: Any, options: Mapping[str, Any]
     ) -> None:
+        checks.on_host((mdps, teacher, logits, values, options))
         self.options, self.method = exact_options(options, TABLE_1), methods.get(method)
         self.given = (mdps, teacher)
         self.mdps, self.teacher = problem(mdps, teacher, self.method, self.options)

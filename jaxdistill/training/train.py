@@ -107,6 +107,7 @@ def _run(key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progres
 def _check_cells(cells: list[ResolvedCell], mdps: MDP, needs_teachers: bool) -> None:
     """ValueError unless every cell can be trained on these worlds, in as many processes as there are."""
     for cell in cells:
+        checks.known(list(vars(cell.config).values()))
         _check_teacher(cell, mdps)
         methods.check_episodes_end(cell.method, mdps, cell.teacher)
     if needs_teachers and any(cell.teacher is None for cell in cells):

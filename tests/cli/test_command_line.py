@@ -5,10 +5,12 @@ import sys
 import warnings
 
 import jax
+import numpy as np
 import pytest
 
-from jaxdistill import METHODS, ZOO, load
+from jaxdistill import METHODS, ZOO, load, train
 from jaxdistill.cli import commands, main
+from tests.lockstep import lockstep
 from tests.results.random_results import make
 
 COMPARE = [
@@ -96,6 +98,94 @@ def test_compare_show_table_and_plot(capsys, tmp_path, monkeypatch):
     assert main.main(["plot", "compare.npz", "--out=again", "--methods=baseline"]) == 0
     assert capsys.readouterr().out.split() == ["again.png", "again.pdf"]
     assert (tmp_path / "again.png").stat().st_size > 10_000
+
+
+def interrupted(capsys, monkeypatch, fraction, *flags):
+    """Runs COMPARE until a fraction of the training, where Ctrl-C is pressed; what it says, and what it prints."""
+
+    def stop(done, steps, left):
+        if done > fraction:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, lockstep(num_ticks=64), pytest.raises(SystemExit) as stopped:
+        patch.setattr(commands, "train", lambda *args, **options: train(*args, **options, on_chunk=stop))
+        main.main([*COMPARE, *flags])
+    assert stopped.value.code == 130
+    out, error = capsys.readouterr()
+    return error.splitlines()[-1], out
+
+
+def test_ctrl_c_loses_no_student_that_had_finished(capsys, tmp_path, monkeypatch):
+    """At several moments: what had finished is saved and named, other settings are refused, and the command goes on."""
+    monkeypatch.chdir(tmp_path)
+    assert main.main([*COMPARE, "--out=whole"]) == 0
+    whole, counts = load("whole.npz"), []
+    capsys.readouterr()
+    for fraction in (0.0, 0.4, 0.7):
+        last, out = interrupted(capsys, monkeypatch, fraction)
+        assert last.startswith("stopped; ") and last.endswith("the same command goes on from compare.unfinished")
+        num_finished = 0
+        if (tmp_path / "compare.npz").exists():
+            returns = load("compare.npz").final_returns
+            is_finished = np.isfinite(returns)
+            np.testing.assert_array_equal(returns[is_finished], whole.final_returns[is_finished])
+            for label, finished in zip(whole.labels, is_finished, strict=True):
+                assert f"{label} {finished.sum()}" in last
+            num_finished = int(is_finished.sum())
+        assert ("have finished" in last) == (num_finished > 0) and out == ""
+        counts.append(num_finished)
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*.save")}
+        error = fails(capsys, *COMPARE, "--seed=1", "--learning_rate=0.2")
+        assert "(learning_rate was 0.1, is 0.2, seed was 0, is 1)" in error
+        assert "use another --out, or --overwrite" in error
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.save")} == before
+    assert counts == sorted(counts) and 0 < counts[1] < whole.final_returns.size
+    assert main.main(COMPARE) == 0
+    assert "going on from compare.unfinished/" in capsys.readouterr().err
+    for name in ("returns", "final_returns", "logits"):
+        np.testing.assert_array_equal(getattr(load("compare.npz"), name), getattr(whole, name))
+    assert not (tmp_path / "compare.unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    "out", ["folder", "no/such/folder", "/dev/null/x", "x" * 300, "$NO_SUCH/x", "~nobody_at_all/x"]
+)
+def test_where_compare_cannot_write_it_does_not_train(capsys, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.npz").mkdir()
+    monkeypatch.setattr(commands, "_worlds", lambda *_: pytest.fail("the work began"))
+    fails(capsys, *COMPARE, f"--out={out}", "--overwrite")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.npz"]
+
+
+@pytest.mark.parametrize("home", ["~", "$PLACE", "${PLACE}"])
+def test_the_home_folder_and_variables_in_paths(capsys, tmp_path, monkeypatch, home):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    make().save("~/run.npz")
+    assert load("~/run.npz").labels == make().labels
+    assert main.main(["show", f"{home}/run.npz"]) == 0
+    assert main.main(["plot", f"{home}/run.npz", f"--out={home}/drawn"]) == 0
+    assert (tmp_path / "drawn.png").exists() and f"{tmp_path}/drawn.pdf" in capsys.readouterr().out
+
+
+def test_a_figure_that_cannot_be_drawn_costs_neither_the_numbers_nor_the_table(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def draw(*_, **__):
+        raise RuntimeError("latex could not be found")
+
+    draw.__globals__["__name__"], name = "matplotlib", draw.__globals__["__name__"]
+    try:
+        monkeypatch.setattr(commands, "train", lambda *_, **__: make())
+        monkeypatch.setattr(commands, "_draw", draw)
+        with pytest.raises(SystemExit) as stopped:
+            main.main(["compare", "--worlds=garnet", "--num_mdps=2", "--teacher=uniform"])
+    finally:
+        draw.__globals__["__name__"] = name
+    out, error = capsys.readouterr()
+    assert stopped.value.code == 2 and error == "error: RuntimeError: latex could not be found\n"
+    assert "compare.npz" in out and "n_distill" in out and load("compare.npz").labels == make().labels
 
 
 def test_several_files_in_one_table(capsys, tmp_path):

@@ -1,13 +1,16 @@
 """Stopped training goes on, and ends with the same bits."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -114,6 +117,51 @@ def test_other_inputs_do_not_go_on_from_it(problem, tmp_path):
     assert len(list(folder.glob("[!.]*"))) == 3
     with checkpoints.resumable(folder):
         assert_same(train(problem, learning_rate=0.05), train(problem, learning_rate=0.05))
+
+
+@pytest.mark.parametrize("where", ["this thread", "a pool", "a pool made before"])
+def test_every_thread_saves_and_goes_on(problem, whole, tmp_path, capsys, where):
+    """A training is saved wherever in the block it runs, and it says from where it goes on."""
+    with concurrent.futures.ThreadPoolExecutor(1) as early:
+        early.submit(int).result()  # the thread is started before the block is entered
+        for is_stopped in (True, False):
+            stops = pytest.raises(Stopped) if is_stopped else contextlib.nullcontext()
+            with stops, lockstep(), checkpoints.resumable(tmp_path / "run", seconds=EVERY_ROUND):
+                hook = stop_after(0.6 if is_stopped else 2.0)
+                with concurrent.futures.ThreadPoolExecutor(1) as late:
+                    if where == "this thread":
+                        result = train(problem, on_chunk=hook)
+                    else:
+                        pool = late if where == "a pool" else early
+                        result = pool.submit(train, problem, on_chunk=hook).result()
+    assert_same(result, whole)
+    going_on = [line for line in capsys.readouterr().err.splitlines() if line.startswith("going on from")]
+    assert len(going_on) == 1 and str(tmp_path / "run") in going_on[0]
+    finished, total, begun = map(
+        int, re.findall(r": (\d+) of (\d+) students are finished, and (\d+) are", going_on[0])[0]
+    )
+    assert total == 20 * len(METHODS) and 0 < finished < total and begun > 0
+
+
+def test_threads_in_blocks_of_their_own_do_not_mix(tmp_path):
+    """Each saves in its own folder; a thread that is in none is refused, since it is unknown which one it means."""
+    entered, may_leave = threading.Barrier(3), threading.Event()
+
+    def in_block(name):
+        with checkpoints.resumable(tmp_path / name), checkpoints.resumable(tmp_path / f"inner {name}"):
+            entered.wait(timeout=60)
+            may_leave.wait(timeout=60)
+            return checkpoints._active().folder
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        folders = [pool.submit(in_block, name) for name in "ab"]
+        entered.wait(timeout=60)
+        with pytest.raises(ValueError, match=r"other threads are inside `resumable` of .*inner a, .*inner b") as error:
+            checkpoints.is_active()
+        assert "\n" not in str(error.value)
+        may_leave.set()
+        assert [folder.result() for folder in folders] == [tmp_path / "inner a", tmp_path / "inner b"]
+    assert not checkpoints.is_active() and not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_stops_nothing(problem, whole, tmp_path, monkeypatch):

@@ -1,0 +1,65 @@
+"""Errors of a command in one line, from its first import on; this module imports nothing that can fail.
+
+JAX and matplotlib read variables of the environment when they are imported. So an import of a command can fail in
+surroundings of which `command.run` knows nothing yet.
+"""
+
+import os
+import sys
+import traceback
+from types import TracebackType
+
+_MAX_MESSAGE = 1000  # characters of an error message, which may contain a flag's value of any length
+_COMMANDS = ("jaxdistill", "experiments")
+EXPECTED: tuple[type[BaseException], ...] = (ValueError, OSError, ImportError, MemoryError)
+"""Errors that say by themselves what was wrong."""
+
+
+def is_of_surroundings(error: BaseException) -> bool:
+    """Whether an error is expected, or was raised in the code of another package; any other error is a bug."""
+    if isinstance(error, EXPECTED):
+        return True
+    names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(names) and names[-1].split(".")[0] not in (*_COMMANDS, "__main__")
+
+
+def print_line(message: str) -> None:
+    """Prints the message of an error as one line of limited length to stderr."""
+    line = " ".join(message.split())
+    line = line if len(line) <= _MAX_MESSAGE else line[:_MAX_MESSAGE] + "..."
+    print(f"error: {line}", file=sys.stderr, flush=True)
+
+
+def message(error: BaseException) -> str:
+    """What an error says, with its type unless that is expected."""
+    return str(error) if isinstance(error, EXPECTED) and str(error) else f"{type(error).__name__}: {error}"
+
+
+def guard_imports() -> None:
+    """In a command of jaxdistill or the experiments, an import that fails ends the process with one line and code 2.
+
+    Other programs, which import jaxdistill, keep their tracebacks. `command.run` ends the guard.
+    """
+    if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv:  # Python imports the package of a command
+        program = sys.orig_argv[sys.orig_argv.index("-m") + 1].split(".")[0]
+    else:
+        program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    if program in _COMMANDS and not sys.flags.dev_mode:
+        sys.excepthook = _report
+
+
+def unguard() -> None:
+    """Ends what `guard_imports` has begun."""
+    if sys.excepthook is _report:
+        sys.excepthook = sys.__excepthook__
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Reports an error that nothing has caught, and ends the process."""
+    if isinstance(error, KeyboardInterrupt):
+        print("stopped", file=sys.stderr, flush=True)
+        os._exit(130)
+    if not is_of_surroundings(error):
+        return sys.__excepthook__(kind, error, trace)
+    print_line(message(error))
+    os._exit(2)
