@@ -81,6 +81,7 @@ class Rule(abc.ABC):
     """
 
     num_actions: int
+    next_rewards: tuple[StepFn, ...]
     num_parts: ClassVar[int]
 
     @property

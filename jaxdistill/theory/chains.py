@@ -108,16 +108,16 @@ def chain_of(mdp: MDP, branch_probs: jax.Array, control: jax.Array, z: jax.Array
     taken, dtype = control[:, :, None, None] * branch_probs, branch_probs.dtype
     cut, factor = is_cut(mdp), jnp.broadcast_to(z, mdp.successor.shape)
     ends = jnp.sum(taken[..., 1], axis=(1, 2))
-    size, blocks = mdp.num_states, {}
+    horizon, reaches_cut, size = 0, True, mdp.num_states
     if isinstance(mdp, UnrolledMDP) and cut is not None:
-        size, blocks = mdp.block_size, {"horizon": mdp.horizon, "reaches_cut": mdp.bootstraps}
+        horizon, reaches_cut, size = mdp.horizon, mdp.bootstraps, mdp.block_size
         taken = jnp.where(cut[:, None, None, None], 0, taken)
         factor = jnp.where(cut[mdp.successor], 1, factor)
         ends = jnp.where(cut, 1, ends)
     # All blocks of an unrolled MDP have the same transitions, but for those into the block of the cut.
     is_successor = jax.nn.one_hot(mdp.successor[:size] % size, size, dtype=dtype)  # [S, K, S']
     matrix = einsum("sak,skn->sn", taken[:size, ..., 0], is_successor)
-    transitions = TransitionMatrix(matrix, z, **blocks)
+    transitions = TransitionMatrix(matrix, z, horizon, reaches_cut)
     later_factor = transitions.sum_ahead(ends)  # E[z^(number of later steps) | s]
     factors = jnp.stack([factor * later_factor[mdp.successor], jnp.ones(mdp.successor.shape, dtype)], axis=-1)
     start = jnp.zeros(mdp.num_states, dtype).at[mdp.start].add(jnp.asarray(mdp.start_probs, dtype))

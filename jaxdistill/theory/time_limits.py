@@ -84,11 +84,13 @@ def unrolled(mdps: MDP, teacher: Teacher, truncation: str) -> tuple[MDP, Teacher
         "grid": None,
     }
     fields = {field.name: getattr(mdps, field.name) for field in dataclasses.fields(MDP)}
-    others = None if teacher.others is None else repeat(teacher.others, -2)
-    teacher = dataclasses.replace(
-        teacher, probs=repeat(teacher.probs, -2), values=repeat(teacher.values, -1), others=others,
-        scores=repeat(teacher.scores, -2),
-    )  # fmt: skip
+    policies: dict[str, Any] = {
+        "probs": repeat(teacher.probs, -2),
+        "values": repeat(teacher.values, -1),
+        "scores": repeat(teacher.scores, -2),
+        "others": None if teacher.others is None else repeat(teacher.others, -2),
+    }
+    teacher = dataclasses.replace(teacher, **policies)
     return UnrolledMDP(**{**fields, **changes}, horizon=horizon, bootstraps=truncation == "bootstrap"), teacher
 
 

@@ -202,13 +202,14 @@ def _students(key: jax.Array, mdps: MDP, cell: ResolvedCell, rule: Rule, teacher
     def function_index(functions: str, fn: Any) -> np.ndarray:
         return np.full(num, -1 if fn is None else getattr(rule, functions).index(fn), np.int32)
 
-    numbers = {name: floats(name, getattr(config, name)) for name in number_fields()}
+    options: dict[str, Any] = {name: getattr(config, name) for name in word_fields()}
+    options |= {name: floats(name, getattr(config, name)) for name in number_fields()}
     return Student(
         mdp=np.arange(num, dtype=np.int32),
         teacher=teacher_index,
         key=stream_keys(key, cell.label, np.asarray(mdps.id)),
         time_limit=_time_limits(mdps, config),
-        options=UpdateOptions(**{name: getattr(config, name) for name in word_fields()}, **numbers),
+        options=UpdateOptions(**options),
         control=np.tile(np.asarray(method.control.weights, np.float32), (num, 1)),
         per_episode=np.full(num, method.control.per == "episode"),
         loss=function_index("losses", method.loss),
