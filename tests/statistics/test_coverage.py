@@ -144,7 +144,7 @@ def test_intervals_cover(name):
         for kind, share in [("normal", 1.0), ("lognormal", 1.0), ("exponential", 0.35), ("1", 0.5)]:
             result = STATISTICS[name](kind, share, num_mdps, num_draws=1000)
             assert result.suffices(2 * 0.008), f"{name} of {num_mdps} {kind} in {share:.0%}: {result}"
-            assert result.printed == (num_mdps > 2) or share < 1
+            assert (result.printed > 0.99) == (num_mdps > 2) or share < 1
 
 
 def test_the_interval_of_wins_covers():
@@ -182,8 +182,8 @@ def test_intervals_cover_in_every_case(name, num_mdps):
     num_draws = NUM_DRAWS[name]
     for case, result in full_table(name, num_mdps, num_draws).items():
         assert result.suffices(), f"{name} of {num_mdps} worlds, {case}: {result}"
-        if case[1] == 1:
-            assert result.printed == (num_mdps >= (6 if name == "median" else statistics.LEAST_MDPS))
+        if case[1] == 1:  # two of eight values are equal, up to rounding, in one draw of 10 000
+            assert (result.printed > 0.99) == (num_mdps >= (6 if name == "median" else statistics.LEAST_MDPS))
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_a_few_worlds_far_away(num_mdps):
         x = rng.normal(size=size) + distance * (rng.random(size) < expected / num_mdps)
         truth = distance * expected / num_mdps
         result = coverage(statistics.mean_interval(x), truth, truth)
-        assert result.suffices() and result.printed == 1, f"{expected} of {num_mdps} at {distance}: {result}"
+        assert result.suffices() and result.printed > 0.99, f"{expected} of {num_mdps} at {distance}: {result}"
 
 
 @pytest.mark.slow
