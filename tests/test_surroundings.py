@@ -224,7 +224,7 @@ AROUND = {
 """(environment variables, first lines of the program), by name of the case."""
 
 
-FOLLOWS_FLOAT64 = {"gaussian_mixtures"}  # figures 11 to 13 compute in JAX's default floats
+FOLLOWS_FLOAT64 = {"gaussian_mixtures"}  # figures 12 and 13 compute in JAX's default floats
 
 
 def has_locale(name):
