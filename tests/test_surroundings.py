@@ -1,317 +1,261 @@
-"""Settings of JAX, NumPy, Python and the operating system change no number; what does decide is in the result.
+"""Commands in surroundings that lack something: they do their work, or say in one line what is missing.
 
-The cheap functions are tried here under all settings of JAX at once and, like trained students and the theory, in the
-`long` tests; everything is tried under each setting in a process of its own by the `slow` ones. `ambient_run.py` makes
-the answers that are compared.
+Each surrounding is tried with commands in processes of their own. Whatever happens, the exit code is 0 or 2, there is
+no traceback, and the files of a command that did its work are there.
 """
 
 import ast
-import contextlib
-import importlib
-import inspect
-import json
-import locale
+import dataclasses
+import io
 import os
-import pkgutil
+import shlex
 import subprocess
 import sys
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
-import jaxdistill as jd
-from experiments import gaussian_mixtures
-from jaxdistill.results import jsonable
-from jaxdistill.runtime import streams
-from jaxdistill.runtime.surroundings import surroundings
-from jaxdistill.theory import fields
-from jaxdistill.training.sampling import sampled_updates
-from tests import ambient_run, small
+from jaxdistill import METHODS, ZOO
+from jaxdistill.cli import main
+from jaxdistill.runtime import command, processes
+from tests.results.random_results import make
 
 ROOT = Path(__file__).resolve().parents[1]
-KEY = jax.random.key(5)
 
 
-# --- Keys -----------------------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class Surrounding:
+    """What is around a command.
+
+    Attributes:
+      variables: of the environment; None: not set.
+      shell: the command line, in which {} stands for the command.
+      error: the exit code is 2 and the error says this; "": the command does its work.
+      only: commands that need what is missing; the others do their work. (): all commands.
+      prepare: called with the working folder.
+      folder: the name of the working folder.
+    """
+
+    variables: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    shell: str = "{}"
+    error: str = ""
+    only: tuple[str, ...] = ()
+    prepare: Callable[[Path], object] = lambda folder: None
+    folder: bytes = b"folder"
 
 
-def test_keys_of_every_kind_stand_for_the_same_threefry_key():
-    for seed in (0, 5, 2**32 - 1):
-        for kind, make in ambient_run.KINDS.items():
-            assert streams.words(streams.as_key(make(seed))) == [0, seed], kind
-        assert streams.words(streams.from_seed(seed)) == [0, seed]
-    rbg = ambient_run.KINDS["rbg"](5)
-    for ours, theirs in zip(jax.random.split(KEY, 3), jax.random.split(rbg, 3), strict=True):
-        assert streams.words(streams.as_key(theirs)) == streams.words(ours)
-    folded = jax.random.fold_in(rbg, 7)
-    assert streams.words(streams.as_key(folded)) == streams.words(jax.random.fold_in(KEY, 7))
-
-
-def test_other_keys_of_four_words_stay_different_keys():
-    words = np.random.default_rng(0).integers(2**32, size=(300, 4), dtype=np.uint32)
-    words[100:200, 2:] = words[0, 2:]  # keys that agree in one half
-    words[200:, :2] = words[0, :2]
-    keys = {tuple(streams.words(streams.as_key(key))) for key in words}
-    assert len(keys) == 300
-    typed = jax.random.wrap_key_data(words[0], impl="unsafe_rbg")
-    assert streams.words(streams.as_key(typed)) == streams.words(streams.as_key(words[0]))
-
-
-def test_draws_are_those_of_jax_by_default():
-    draws = [
-        (streams.split(KEY, 3), jax.random.split(KEY, 3)),
-        (streams.fold_in(KEY, 3), jax.random.fold_in(KEY, 3)),
-        (streams.bits(KEY, (2,)), jax.random.bits(KEY, (2,))),
-        (streams.uniform(KEY, (2, 3)), jax.random.uniform(KEY, (2, 3), np.float32)),
-        (streams.normal(KEY, (2, 3)), jax.random.normal(KEY, (2, 3), np.float32)),
-    ]
-    for ours, theirs in draws:
-        assert jax.tree.map(str, ours) == jax.tree.map(str, theirs)
-
-
-def doors():
-    """Calls of everything that takes a random key, by the name of the function."""
-    world = jd.stack([small.random_mdp(1)])
-    teacher, logits = jd.teachers.uniform(world), np.zeros((1, 4, 3))
-    target = gaussian_mixtures.mixture([0.0])
-    return {
-        "sample_mdps": lambda key: jd.sample_mdps(key, 2),
-        "garnet": lambda key: jd.garnet.garnet(key, 2),
-        "random_policies": lambda key: jd.garnet.random_policies(key, world),
-        "with_noise": lambda key: jd.teachers.with_noise(key, world, teacher, 0.5),
-        "q_learning": lambda key: jd.teachers.q_learning(key, world),
-        "actor_critic": lambda key: jd.teachers.actor_critic(key, world),
-        "random_problems": lambda key: fields.random_problems(key, 2),
-        "check_method": lambda key: jd.check_method("n_distill", key=key),
-        "train": lambda key: jd.train(key, world, teacher),
-        "sampled_updates": lambda key: sampled_updates(key, world, teacher, ["n_distill"], logits),
-        "fit": lambda key: gaussian_mixtures.fit(key, target, 1, "reverse"),
-    }
-
-
-NOT_DOORS = {"stream_keys", "make_tasks", "run_to_end", "random_bits"}
-"""Functions with an argument `key` that are given keys which have passed a door."""
-
-
-def functions_with_a_key():
-    modules = [
-        importlib.import_module(module.name)
-        for module in pkgutil.walk_packages(jd.__path__, "jaxdistill.")
-        if not module.name.endswith(("__main__", "streams"))
-    ]
-    return {
-        name
-        for module in [*modules, gaussian_mixtures]
-        for name, function in inspect.getmembers(module, inspect.isfunction)
-        if not name.startswith("_") and function.__module__ == module.__name__
-        and "key" in inspect.signature(function).parameters
-    }  # fmt: skip
-
-
-WRONG_KEYS = [
-    0, "0", [0, 5], np.zeros(2), np.zeros(3, np.uint32), np.uint32(5), np.zeros((0, 2), np.uint32), object(),
-    jax.random.split(KEY), jax.random.split(jax.random.PRNGKey(0), 3), KEY[None], np.zeros(2, np.int64),
-]  # fmt: skip
-
-
-def test_every_door_refuses_what_is_not_one_key_in_the_same_words():
-    calls = doors()
-    assert functions_with_a_key() == set(calls) | NOT_DOORS
-    messages = []
-    for wrong in WRONG_KEYS:
-        said = set()
-        for name, call in calls.items():
-            with pytest.raises(
-                ValueError, match=r"^key must be one random key, such as jax\.random\.key\(0\)"
-            ) as error:
-                call(wrong)
-            said.add(str(error.value))
-            assert "\n" not in str(error.value), name
-        assert len(said) == 1, said
-        messages += said
-    assert "keys[0]" in messages[-4] and "keys[0]" in messages[-3]
-    with pytest.raises(ValueError, match=r"runs on the host"):
-        jax.jit(lambda key: jd.garnet.garnet(key, 2))(KEY)
-
-
-# --- Settings of this process ---------------------------------------------------------------------------------
-
-SETTINGS = {
-    "rbg": {"jax_default_prng_impl": "rbg"},
-    "unsafe_rbg": {"jax_default_prng_impl": "unsafe_rbg"},
-    "no old keys": {"jax_legacy_prng_key": "error"},
-    "seed offset": {"jax_random_seed_offset": 3},
-    "partitionable": {"jax_threefry_partitionable": False},
-    "rank promotion": {"jax_numpy_rank_promotion": "raise"},
-    "dtype promotion": {"jax_numpy_dtype_promotion": "strict"},
-    "precision": {"jax_default_matmul_precision": "bfloat16"},
-    "TF32": {"jax_default_matmul_precision": "tensorfloat32"},
-    "NaN": {"jax_debug_nans": True},
+COMPARE = "--worlds=garnet --num_mdps=2 --num_iterations=5 --num_checkpoints=1 --teacher=uniform --methods=baseline"
+FIG8 = "--num_mdps=1 --num_iterations=20 --num_checkpoints=2 --teachers=optimal --columns=mc --methods=baseline"
+COMMANDS = {
+    "methods": "-m jaxdistill methods n_distill",
+    "list": "-m jaxdistill methods",
+    "help": "-m jaxdistill compare --help",
+    "show": "-m jaxdistill show {folder}/run.npz",
+    "table": "-m jaxdistill table {folder}/run.npz",
+    "plot": "-m jaxdistill plot {folder}/run.npz",
+    "check": "-m jaxdistill check entropy_regularised --num_mdps=1",
+    "compare": f"-m jaxdistill compare {COMPARE}",
+    "fig1": "-m experiments.fig1",
+    "guide": "-m experiments.fig1 --strong_teacher=yes",
+    "flags": "-m experiments.fig8 --help",
+    "estimators": "-m experiments.estimators --smoke",
+    "fig8": f"-m experiments.fig8 --smoke {FIG8}",
 }
-"""Settings of JAX, by name of the case."""
-
-TOGETHER = {name: value for settings in reversed(SETTINGS.values()) for name, value in settings.items()}
-
-
-@contextlib.contextmanager
-def under(settings):
-    """Other settings of JAX and NumPy, and warnings that are errors, within the block."""
-    before = {name: getattr(jax.config, name) for name in settings}
-    try:
-        with np.errstate(all="raise"), np.printoptions(precision=2, threshold=3), warnings.catch_warnings():
-            warnings.simplefilter("error")
-            for name, value in settings.items():
-                jax.config.update(name, value)
-            yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-
-
-def assert_same(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if ours[name] != theirs[name]] == []
-
-
-@pytest.fixture(scope="module")
-def cheap_answers():
-    return ambient_run.answers(KEY, ["worlds and teachers"])
-
-
-def answers_under(settings, group):
-    """The answers of a group; the key is given by its words where the settings forbid or change `jax.random.key`."""
-    changes_keys = {"jax_random_seed_offset", "jax_legacy_prng_key"} & set(settings)
-    make = ambient_run.KINDS["words"] if changes_keys else jax.random.key
-    with under(settings):
-        return ambient_run.answers(make(5), [group])
-
-
-def test_all_settings_at_once_change_no_world_and_no_teacher(cheap_answers):
-    assert_same(answers_under(TOGETHER, "worlds and teachers"), cheap_answers)
-
-
-@pytest.mark.parametrize("case", SETTINGS)
-def test_no_world_and_no_teacher_depends_on(case, cheap_answers):
-    assert_same(answers_under(SETTINGS[case], "worlds and teachers"), cheap_answers)
-
-
-@pytest.mark.parametrize("group", ["students", "theory"])
-def test_all_settings_at_once_change_no(group):
-    assert_same(answers_under(TOGETHER, group), ambient_run.answers(KEY, [group]))
-
-
-# --- Settings of another process ------------------------------------------------------------------------------
-
-AROUND = {
-    **{name: ({}, f"for name, value in {settings}.items(): jax.config.update(name, value)")
-       for name, settings in SETTINGS.items()},
-    "environment rbg": ({"JAX_DEFAULT_PRNG_IMPL": "rbg"}, ""),
-    "environment unsafe_rbg": ({"JAX_DEFAULT_PRNG_IMPL": "unsafe_rbg"}, ""),
-    "rank warnings": ({"JAX_NUMPY_RANK_PROMOTION": "warn"}, "import warnings; warnings.simplefilter('error')"),
-    "highest": ({"JAX_DEFAULT_MATMUL_PRECISION": "highest"}, ""),
-    "log": ({"JAX_LOG_COMPILES": "1"}, ""),
-    "leaks": ({"JAX_CHECK_TRACER_LEAKS": "1"}, ""),
-    "threads": ({"OMP_NUM_THREADS": "1"}, ""),
-    "hash seed": ({"PYTHONHASHSEED": "7"}, ""),
-    "time zone": ({"TZ": "Asia/Kathmandu"}, ""),
-    "decimal comma": ({"LC_ALL": "de_DE.UTF-8"}, "import locale; locale.setlocale(locale.LC_ALL, '')"),
-    "NumPy": ({}, "np.seterr(all='raise'); np.set_printoptions(precision=2, threshold=3)"),
-    "matplotlibrc": ({"MATPLOTLIBRC": "{folder}"}, ""),
+FILES = {"plot": ["run.png", "run.pdf"], "compare": ["compare.npz", "compare.png"], "fig1": ["results/fig1/fig1.pdf"]}
+COMPUTE = ("check", "compare", "fig1", "guide", "estimators", "fig8")
+DRAW = ("plot", "compare", "fig1", "estimators", "fig8")
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+SURROUNDINGS = {
+    "nothing special": Surrounding(),
+    "no home": Surrounding({"HOME": None}),
+    "a home that cannot be written": Surrounding({"HOME": "/dev/null/x", "MPLCONFIGDIR": None}),
+    "no folder for temporary files": Surrounding({"TMPDIR": "/dev/null/x"}),
+    "a cache that cannot be written": Surrounding({"JAX_COMPILATION_CACHE_DIR": "/dev/null/x"}),
+    "a device that is missing": Surrounding({"JAX_PLATFORMS": "rocket"}, error="Unable to initialize", only=COMPUTE),
+    "a setting of JAX that is none": Surrounding({"JAX_ENABLE_X64": "perhaps"}, error="JAX_ENABLE_X64"),
+    "a backend of matplotlib that is none": Surrounding({"MPLBACKEND": "rocket"}, error="backend",
+        only=(*DRAW, "guide", "flags")),
+    "usetex without latex": Surrounding({"MATPLOTLIBRC": "usetex.rc"}, error="latex", only=DRAW,
+        prepare=lambda folder: (folder / "usetex.rc").write_text("text.usetex: True\n")),
+    "ASCII": Surrounding({"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}),
+    "cp1252": Surrounding({"PYTHONIOENCODING": "cp1252"}),
+    "a reader that ends early": Surrounding(shell="set -o pipefail; {} | head -c 1 > /dev/null"),
+    "both streams into a pipe that is closed": Surrounding(shell="{} 2>&1 | true; exit ${{PIPESTATUS[0]}}"),
+    "no stdin": Surrounding(shell="{} <&-"),
+    "no stdout": Surrounding(shell="{} >&-"),
+    "no stderr": Surrounding(shell="{} 2>&-"),
+    "no streams at all": Surrounding(shell="{} <&- >&- 2>&-"),
+    "a full disk behind stdout": Surrounding(shell="{} > /dev/full", error="could not be printed"),
+    "a terminal of one column": Surrounding({"COLUMNS": "1", "LINES": "1"}),
+    "a dumb terminal": Surrounding({"TERM": "dumb", "NO_COLOR": "1"}),
+    "half of SLURM": Surrounding(SLURM, error="SLURM_STEP_NODELIST", only=("fig8",)),
+    "a task of SLURM alone": Surrounding(SLURM | {"SLURM_NTASKS": "1"}),
+    "half of Open MPI": Surrounding({"OMPI_COMM_WORLD_SIZE": "2"}, error="OMPI_COMM_WORLD_RANK", only=("fig8",)),
+    "a coordinator alone": Surrounding({"JAX_COORDINATOR_ADDRESS": "host:1"}, error="JAX_NUM_PROCESSES",
+        only=("fig8",)),
+    "a working folder that cannot be written": Surrounding(shell="cd /proc && {}", error="cannot",
+        only=("compare", "fig1", "estimators", "fig8")),
+    "a folder that is not UTF-8": Surrounding(folder=b"\xff\xe9"),
+    "a user without a name": Surrounding({"USER": None, "LOGNAME": None, "LANG": None}),
 }  # fmt: skip
-"""(environment variables, first lines of the program), by name of the case."""
 
 
-FOLLOWS_FLOAT64 = {"gaussian_mixtures"}  # figures 12 and 13 compute in JAX's default floats
+def run(name: str, surrounding: Surrounding, folder: Path) -> subprocess.CompletedProcess:
+    folder.mkdir()
+    make().save(folder / "run.npz")
+    surrounding.prepare(folder)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | surrounding.variables
+    words = [sys.executable, *COMMANDS[name].format(folder=folder).split()]
+    return subprocess.run(
+        ["bash", "-c", surrounding.shell.format(shlex.join(words))],
+        cwd=folder, capture_output=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
+        env={key: value for key, value in environment.items() if value is not None},
+    )  # fmt: skip
 
 
-def has_locale(name):
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        locale.setlocale(locale.LC_ALL, name)
-    except locale.Error:
-        return False
-    locale.setlocale(locale.LC_ALL, before)
-    return True
+def holds(name: str, where: str, folder: Path) -> None:
+    """Runs the command in the surrounding; fails unless it does its work or says in one line why it cannot."""
+    surrounding = SURROUNDINGS[where]
+    folder = folder / os.fsdecode(surrounding.folder)
+    done = run(name, surrounding, folder)
+    error = done.stderr.decode(errors="replace")
+    is_refused = bool(surrounding.error) and (not surrounding.only or name in surrounding.only)
+    assert "Traceback" not in error and "Exception ignored" not in error, error
+    assert done.returncode == (2 if is_refused else 0), (done.returncode, error)
+    reasons = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(reasons) == is_refused, error
+    if is_refused:
+        assert surrounding.error in reasons[0] and error.endswith(reasons[0] + "\n") and len(reasons[0]) < 1100
+    if not is_refused or surrounding.error == "could not be printed":
+        assert [path for path in FILES.get(name, []) if not (folder / path).exists()] == []
+    if where == "usetex without latex" and name == "compare":
+        assert (folder / "compare.npz").exists() and b"baseline" in done.stdout  # the numbers come first
 
 
-def answers_of_a_process(environment, setup, kind="words"):
-    command = [sys.executable, "-m", "tests.ambient_run", kind]
-    environment = os.environ | {"TEST_SETUP": setup} | environment
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("fig1", "a reader that ends early"),
+        ("guide", "a device that is missing"),
+        ("show", "no streams at all"),
+        ("plot", "a full disk behind stdout"),
+    ],
+)
+def test_a_few(name, where, tmp_path):
+    holds(name, where, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def all_answers():
-    return answers_of_a_process({}, "")
+@pytest.mark.parametrize("where", SURROUNDINGS)
+def test_each_surrounding(where, tmp_path):
+    """With one command that needs what is missing."""
+    name = (SURROUNDINGS[where].only or ("plot",))[0]
+    holds(name, where, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", AROUND)
-def test_nothing_depends_on(case, all_answers, tmp_path):
-    environment, setup = AROUND[case]
-    if not has_locale(environment.get("LC_ALL", "C")):
-        pytest.skip("this machine does not have the locale")
-    (tmp_path / "matplotlibrc").write_text("axes.formatter.use_locale: True\nlines.linewidth: 9\n")
-    environment = {name: value.format(folder=tmp_path) for name, value in environment.items()}
-    assert_same(answers_of_a_process(environment, setup), all_answers)
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("where", SURROUNDINGS)
+def test_every_command_in_every_surrounding(name, where, tmp_path):
+    holds(name, where, tmp_path)
 
 
-@pytest.mark.slow
-def test_float64_by_default_changes_only_what_follows_it(all_answers):
-    answers = answers_of_a_process({"JAX_ENABLE_X64": "1"}, "")
-    assert {name for name in answers if answers[name] != all_answers[name]} <= FOLLOWS_FLOAT64
+# --- The same without processes -------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["typed", "raw", "rbg", "unsafe_rbg"])
-def test_nothing_depends_on_the_kind_of_key(kind, all_answers):
-    assert_same(answers_of_a_process({}, "", kind), all_answers)
+class Broken(io.TextIOWrapper):
+    """A stream whose writes fail."""
+
+    def __init__(self, error: OSError, file: io.RawIOBase):
+        super().__init__(file, encoding="utf-8", write_through=True)
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
 
 
-# --- What decides is recorded ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "shift_jis", "utf-8"])
+def test_all_that_is_printed_can_be_read_on_every_terminal(encoding, monkeypatch, tmp_path):
+    """Every character has a spelling, so that no question mark is printed; only a name may hold others."""
+    monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr("warnings.formatwarning", __import__("warnings").formatwarning)
+    path = make().save(tmp_path / "run.npz")
+    lines = [["methods"], *(["methods", name] for name in (*METHODS, *ZOO)), ["show", str(path)], ["table", str(path)]]
+    for line in lines:
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main.main(line) == 0
+        stream.flush()
+        assert b"?" not in stream.buffer.getvalue(), line
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    command.run(lambda: print("3 ± 1, world \udcff"))
+    assert stream.buffer.getvalue() == b"3 +- 1, world ?\n"
 
 
-def test_surroundings_tell_float64():
-    with under({"jax_enable_x64": not jax.config.jax_enable_x64}):
-        assert surroundings()["float64"] is jax.config.jax_enable_x64
+def test_every_character_of_the_program_has_a_spelling():
+    """Those in strings, which may be printed, except for those in docstrings and in labels of figures."""
+    printed = set()
+    for path in [*(ROOT / "jaxdistill").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                printed |= {letter for letter in node.value if ord(letter) > 127}
+    assert printed and printed <= command._ASCII.keys()
 
 
-def test_sets_are_saved_in_one_order():
-    words = [f"word {i}" for i in range(50)]  # Python draws their order anew in each process
-    assert jsonable(set(words)) == jsonable(frozenset(words)) == sorted(words)
+def test_an_error_of_a_stream_stops_no_work(monkeypatch, tmp_path, capsys):
+    """A reader that has ended is no error; another one is reported, after the work."""
+    for error, code in ((BrokenPipeError(32, "Broken pipe"), None), (OSError(28, "No space left on device"), 2)):
+        done = []
+        with open(tmp_path / "stream", "wb", buffering=0) as file:
+            monkeypatch.setattr(sys, "stdout", Broken(error, file))
+            work = lambda done=done: [print("a" * 10_000), done.append(1), print("b")]  # noqa: E731
+            if code is None:
+                command.run(work)
+            else:
+                with pytest.raises(SystemExit) as stopped:
+                    command.run(work)
+                assert stopped.value.code == code
+            assert done == [1]
+    assert capsys.readouterr().err == (
+        "error: the output could not be printed (No space left on device); all files are written.\n"
+    )
 
 
-# --- The code -------------------------------------------------------------------------------------------------
-
-PRODUCTS = {"einsum", "tensordot", "matmul", "dot", "vdot", "inner"}
-IN_NUMPY = {"learning_curves.py", "quality.py", "fig12.py"}
-"""Files in which @ multiplies NumPy arrays."""
-A_BASELINE = "padded_scan.py"  # another implementation to compare with, which draws as its users would
+class _Outside(Exception):
+    """An error of another package."""
 
 
-def source_files():
-    return [path for folder in ("jaxdistill", "experiments") for path in sorted((ROOT / folder).rglob("*.py"))]
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (ValueError("a\nb"), "error: a b"),
+        (OSError(28, "No space left", "x.npz"), "error: [Errno 28] No space left: 'x.npz'"),
+        (MemoryError(), "error: MemoryError:"),
+        (ImportError("no numba"), "error: no numba"),
+        (processes.Lost("process 1 is lost"), "error: process 1 is lost"),
+        (KeyboardInterrupt("half is saved"), "stopped; half is saved"),
+        (KeyboardInterrupt(), "stopped"),
+        (ValueError("x" * 5000), "error: " + "x" * 1000 + "..."),
+    ],
+)
+def test_how_a_command_ends(raised, line, capsys):
+    def work() -> None:
+        raise raised
+
+    with pytest.raises(SystemExit) as stopped:
+        command.run(work)
+    assert stopped.value.code == (130 if isinstance(raised, KeyboardInterrupt) else 2)
+    assert capsys.readouterr().err == line + "\n"
 
 
-def test_nothing_draws_beside_the_streams():
-    for path in source_files():
-        if path.name not in ("streams.py", A_BASELINE):
-            for node in ast.walk(ast.parse(path.read_text())):
-                is_draw = isinstance(node, ast.Attribute) and ast.unparse(node).startswith("jax.random.")
-                assert not is_draw, f"{path}:{node.lineno}: {ast.unparse(node)}; use runtime.streams"
-
-
-def test_every_product_of_jax_states_its_precision():
-    for path in source_files():
-        if path.name != A_BASELINE:
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in PRODUCTS:
-                    is_stated = any(keyword.arg == "precision" for keyword in node.keywords)
-                    assert is_stated or ast.unparse(node.func.value) == "np", f"{path}:{node.lineno}"
-                is_product = isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
-                assert not is_product or path.name in IN_NUMPY, f"{path}:{node.lineno}: use theory.products.matmul"
+def test_an_error_of_another_package_is_a_line_and_a_bug_keeps_its_traceback(capsys):
+    outside: dict = {"__name__": "jax.internals", "Error": _Outside}
+    exec("def fails():\n    raise Error('no such device')", outside)
+    inside = outside | {"__name__": "jaxdistill.engine"}
+    exec("def fails():\n    raise Error('a bug')", inside)
+    with pytest.raises(SystemExit):
+        command.run(outside["fails"])
+    assert capsys.readouterr().err == "error: _Outside: no such device\n"
+    with pytest.raises(_Outside, match="a bug"):
+        command.run(inside["fails"])
