@@ -1,6 +1,7 @@
 """What a figure shows does not depend on the user's settings; in axes of the user, his settings hold."""
 
 import gc
+import io
 import re
 import weakref
 from pathlib import Path
@@ -68,23 +69,23 @@ def test_a_figure_is_the_same_under_each_setting(settings, monkeypatch):
         ambient.assert_same_pictures(draw, [settings], monkeypatch)
 
 
-def test_no_setting_enters_by_another_way(tmp_path, monkeypatch):
-    """By `save_figure`, in a notebook, or on the canvas; where the settings hold for the making or the writing only."""
-    draw = DRAWINGS["values"]
+def test_no_setting_enters_by_another_way(monkeypatch):
+    """On the canvas, as a notebook saves, or as PDF; where the settings hold for the making or the writing only."""
 
-    def written(figure, folder):
+    def written(figure):
         figure.canvas.draw()
-        folder.mkdir()
-        files = [path.read_bytes() for path in plotting.save_figure(figure, folder / "figure")]
-        return np.asarray(figure.canvas.buffer_rgba()).tobytes(), figure._repr_png_(), *files
+        png, pdf = io.BytesIO(), io.BytesIO()
+        figure.canvas.print_figure(png, format="png", bbox_inches="tight")
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+        return np.asarray(figure.canvas.buffer_rgba()).tobytes(), png.getvalue(), pdf.getvalue()
 
-    expected = written(draw(), tmp_path / "expected")
+    expected = written(own_panels())
     with ambient.settings("all", monkeypatch):
-        figure = draw()
-    assert written(figure, tmp_path / "made") == expected
-    figure = draw()
+        figure = own_panels()
+    assert written(figure) == expected
+    figure = own_panels()
     with ambient.settings("all", monkeypatch):
-        assert written(figure, tmp_path / "written") == expected
+        assert written(figure) == expected
 
 
 @pytest.mark.slow
