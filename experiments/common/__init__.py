@@ -2,7 +2,7 @@
 
 from experiments.common.delivery import deliver, deliver_table
 from experiments.common.entry import main
-from experiments.common.errors import fail, known
+from experiments.common.errors import fail, known, known_methods
 from experiments.common.flags import default_outdir, parse
 from experiments.common.outdir import prepare_outdir, what_decides
 from experiments.common.parts import run_parts, shared_part
@@ -23,6 +23,7 @@ __all__ = [
     "fail",
     "keys",
     "known",
+    "known_methods",
     "main",
     "make_teacher",
     "option",

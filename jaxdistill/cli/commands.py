@@ -14,9 +14,8 @@ from jaxdistill import results, teachers
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, stack
 from jaxdistill.mdp.teacher import Teacher
-from jaxdistill.methods import METHODS, Method, UpdateOptions, guide
+from jaxdistill.methods import METHODS, ZOO, Method, UpdateOptions, get
 from jaxdistill.methods.combinators import Objective
-from jaxdistill.methods.zoo import ZOO
 from jaxdistill.results.comparison import compare
 from jaxdistill.runtime import checks
 from jaxdistill.theory.fields import check_method
@@ -39,16 +38,6 @@ TRAINING: dict[str, tuple[type, str]] = {
 DEFAULTS = {"num_checkpoints": 20}  # these replace the defaults of `Config`
 
 
-def method(name: str) -> Method:
-    """The method with this name in `METHODS` or `ZOO`; a name of `METHODS` with the ending `_r` adds the reward."""
-    if name in ZOO:
-        return ZOO[name]
-    try:
-        return guide.method(name)
-    except ValueError:
-        raise ValueError(f"Unknown method {name!r}; python -m jaxdistill methods lists them.") from None
-
-
 def gradient_of(method: Method) -> str:
     """The function whose gradient is the method's expected update, as text; its sums over steps are undiscounted."""
     if isinstance(method, Objective):
@@ -68,7 +57,7 @@ def control_text(method: Method) -> str:
 def run_methods(args: argparse.Namespace) -> None:
     """Lists METHODS and ZOO, or prints the formula of a method."""
     if args.name:
-        print(_details(method(args.name)))
+        print(_details(get(args.name)))
         return
     for title, group in (("METHODS, the methods of the paper", METHODS), ("ZOO, further objectives", ZOO)):
         lines = [(name, control_text(item), gradient_of(item)) for name, item in group.items()]
@@ -118,7 +107,7 @@ def _formula(step_function: Callable | None) -> str:
 
 def run_check(args: argparse.Namespace) -> None:
     """Prints the outcome of `check_method`."""
-    print(check_method(method(args.name), num_mdps=args.num_mdps, key=_key(args)))
+    print(check_method(args.name, num_mdps=args.num_mdps, key=_key(args)))
 
 
 def _key(args: argparse.Namespace) -> jax.Array:
@@ -128,11 +117,13 @@ def _key(args: argparse.Namespace) -> jax.Array:
 
 def run_compare(args: argparse.Namespace) -> None:
     """Trains, prints the comparison, and saves the result and its figures."""
-    methods = {name: method(name) for name in args.methods.split(",")}
+    methods = {name: get(name) for name in args.methods.split(",")}
     results_path = _results_path(args)
     baseline = args.baseline or next(iter(methods))
     if baseline not in methods:
-        raise ValueError(f"--baseline={baseline} is not one of the methods {', '.join(methods)}.")
+        raise ValueError(
+            f"--baseline={checks.shown_among(baseline, methods)} is not one of the methods {', '.join(methods)}."
+        )
     if args.reach is not None:  # `compare` would refuse it only after the training
         checks.number("--reach", args.reach)
     checks.number("--teacher_noise", args.teacher_noise, 0, 1)

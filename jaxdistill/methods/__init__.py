@@ -2,8 +2,8 @@
 
 `method` defines `Step`, `Control` and `Method`, and `options` what a method may leave open. `paper` holds the methods
 of the paper, and `zoo` the objectives of the field, which `combinators` builds from `divergences` and
-`step_functions`. `losses` are the paper's losses on plain rows, and `guide` is the decision guide of Fig. 1.
-`numerics` computes with single rows of probabilities.
+`step_functions`; `registry` looks all of them up by name. `losses` are the paper's losses on plain rows, and `guide` is
+the decision guide of Fig. 1. `numerics` computes with single rows of probabilities.
 """
 
 from jaxdistill.methods.method import (
@@ -24,21 +24,22 @@ from jaxdistill.methods.paper import (
     METHODS,
     cross_entropy,
     environment_reward,
-    get,
     log_ratio,
     negative_cross_entropy,
-    plus_reward,
     reverse_cross_entropy,
     teacher_log_prob,
     teacher_value_reward,
     value_conditioned_cross_entropy,
 )
+from jaxdistill.methods.registry import get, plus_reward
+from jaxdistill.methods.zoo import ZOO
 
 __all__ = [
     "METHODS",
     "STUDENT",
     "TEACHER",
     "UNIFORM",
+    "ZOO",
     "Control",
     "Method",
     "Step",

@@ -115,6 +115,5 @@ def updated(options: Any, changes: Mapping[str, Any], introduction: str = "the o
     """`options` with some fields changed; ValueError naming the fields, after `introduction`, for an unknown one."""
     names = [field.name for field in dataclasses.fields(options)]
     for name in changes:
-        if name not in names:
-            raise ValueError(f"Unknown option {name!r}; {introduction} {', '.join(names)}.")
+        checks.known("option", name, names, introduction)
     return dataclasses.replace(options, **changes)

@@ -19,6 +19,7 @@ from jaxdistill.plotting.styles import (
     root_figure,
     style,
 )
+from jaxdistill.runtime import checks
 from jaxdistill.statistics import mean_interval
 
 REFERENCES = {  # label and colour of the dotted horizontal lines
@@ -97,8 +98,7 @@ def reference_line(ax: Axes, value: float, kind: str, label: str | None = None, 
 
 def _check_reference(kind: str) -> None:
     """Raises a ValueError unless `kind` is one of `REFERENCES`."""
-    if kind not in REFERENCES:
-        raise ValueError(f"unknown reference {kind!r}; the references are {', '.join(REFERENCES)}")
+    checks.known("reference", kind, REFERENCES, "the references are")
 
 
 def label_axes(ax: Axes, xlabel: bool = True, ylabel: bool = True, quantity: str = "returns") -> None:
@@ -135,8 +135,7 @@ def plot_result(
     Returns:
       The figure; save it with `save_figure`. ValueError for an unknown label, quantity or reference.
     """
-    if quantity not in QUANTITIES:
-        raise ValueError(f"unknown quantity {quantity!r}; the quantities are {', '.join(QUANTITIES)}")
+    checks.known("quantity", quantity, QUANTITIES, "the quantities are")
     references = list(references)
     for kind in references:
         _check_reference(kind)

@@ -80,7 +80,7 @@ def expected_update(
     Args:
       mdp: a single MDP with S states, A actions, K outcomes; every episode must end with probability 1.
       teacher: a single teacher, probs [S, A] and values [S].
-      method: a name of `METHODS` or a `Method`.
+      method: a name of `METHODS` or `ZOO`, or a `Method`.
       logits: [O, A]; the result is differentiable with respect to it, and is in float64 if `logits` is.
       values: [O], V_theta; zeros if None.
       **options: fields of `ExactOptions`: estimator ("td"), reduction ("mean"), discount (0.99), probability_floor

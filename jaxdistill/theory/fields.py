@@ -82,7 +82,7 @@ def asymmetry(mdps: MDP, teacher: Teacher, method: str | Method, logits: npt.Arr
 
     Args:
       mdps, teacher: single ones, or stacks of M.
-      method: a name of `METHODS`, or a `Method`.
+      method: a name of `METHODS` or `ZOO`, or a `Method`.
       logits: [O, A], or [M, O, A].
       **options: of `expected_update`; the default options are those of `TABLE_1`.
 
@@ -302,7 +302,7 @@ def check_method(
     """Tests on random MDPs at random logits whether a method's expected update descends a loss, and which.
 
     Args:
-      method: a name of `METHODS`, or any `Method`.
+      method: a name of `METHODS` or `ZOO`, or any `Method`.
       loss: the loss that the method is believed to descend; None: the one that `stated_losses` returns for it.
       num_mdps: number of random worlds and teachers if none are given. The worlds are those of
         `worlds.garnet.garnet`, with 5 states and 3 actions. The teachers have two further policies (`others`).

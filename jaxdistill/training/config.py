@@ -93,7 +93,7 @@ class Cell:
     """One line of an experiment: a method with its teacher and configuration, trained on every MDP.
 
     Attributes:
-      method: the method, or its name.
+      method: the method, or a name that `methods.get` knows.
       teacher: the teachers of the MDPs; None: the one that `train` was given.
       changes: fields of `Config` that differ in this cell, such as {"estimator": "mc", "learning_rate": 0.05}.
     """

@@ -46,7 +46,7 @@ def train(
       key: random key, such as `jax.random.key(0)`.
       mdps: M stacked MDPs, such as `sample_mdps(key, 100)`, or a single one.
       teacher: M stacked teachers, such as `teachers.optimal(mdps)`; None where no method needs one.
-      methods: P names of `METHODS`, `Method`s or `Cell`s: one, several, or a mapping from labels to them.
+      methods: P names of `METHODS` or `ZOO`, `Method`s or `Cell`s: one, several, or a mapping from labels to them.
       config: a `Config`; its fields may also be given by name, as `**changes`.
       initial_logits, initial_values: float [P, M, O, A] and [P, M, O], or what broadcasts to them; zeros if None.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
@@ -149,7 +149,7 @@ def _resolve(given: Any, teacher: Teacher | None, config: Config) -> list[Resolv
         given = [given]
     pairs = list(given.items()) if isinstance(given, Mapping) else [(None, item) for item in checks.listed(given)]
     if not pairs:
-        raise ValueError(f"methods is empty; give at least one of {', '.join(methods.METHODS)}.")
+        raise ValueError(f"methods is empty; give at least one of {', '.join(methods.METHODS)}, or of ZOO.")
     cells = []
     for label, item in pairs:
         if not isinstance(label, str | None) or not (label or "").isprintable():
