@@ -72,7 +72,7 @@ class Settings(common.Estimation, common.Output, common.Training, common.Worlds)
     )
     num_checkpoints: int = common.option(50, "points of each learning curve")
     methods: list[str] = common.option(METHODS, "methods, by name, separated by commas")
-    # Paper: no floor is stated. Here: far below the package's 0.01, for the reason given above.
+    # Paper: no floor is stated. Here: far below that of the other figures, for the reason given above.
     probability_floor: float = common.option(1e-30, "least teacher probability inside a logarithm")
     teacher: str = common.option(
         "moves", "actions of the Q-learning teacher: moves, the four moves, or all, |A| actions (slow)"

@@ -7,9 +7,10 @@ from experiments.common.flags import default_outdir, parse
 from experiments.common.outdir import prepare_outdir, what_decides
 from experiments.common.parts import run_parts, shared_part
 from experiments.common.problems import TEACHERS, Keys, keys, make_teacher
-from experiments.common.settings import Estimation, Output, Processes, Training, Worlds, option
+from experiments.common.settings import PAPER_FLOOR, Estimation, Output, Processes, Training, Worlds, option
 
 __all__ = [
+    "PAPER_FLOOR",
     "TEACHERS",
     "Estimation",
     "Keys",

@@ -20,7 +20,7 @@ from jaxdistill.results.comparison import compare
 from jaxdistill.runtime import checks
 from jaxdistill.theory.fields import check_method
 from jaxdistill.theory.stated_losses import LOSSES
-from jaxdistill.training.config import Config
+from jaxdistill.training.config import RATE, RATES, Config
 from jaxdistill.training.train import train
 from jaxdistill.worlds import garnet
 from jaxdistill.worlds.gridworld import sample_mdps
@@ -35,7 +35,7 @@ TRAINING: dict[str, tuple[type, str]] = {
     "value_learning_rate": (float, "step size of the student's value table"),
     "max_episode_steps": (int, "steps after which a training episode is cut off"),
 }
-DEFAULTS = {"num_checkpoints": 20}  # these replace the defaults of `Config`
+DEFAULTS = {"num_checkpoints": 20} | dict.fromkeys(RATES, RATE)  # these replace the defaults of `Config`
 
 
 def gradient_of(method: Method) -> str:
@@ -107,7 +107,7 @@ def _formula(step_function: Callable | None) -> str:
 
 def run_check(args: argparse.Namespace) -> None:
     """Prints the outcome of `check_method`."""
-    print(check_method(args.name, num_mdps=args.num_mdps, key=_key(args)))
+    print(check_method(get(args.name), num_mdps=args.num_mdps, key=_key(args)))
 
 
 def _key(args: argparse.Namespace) -> jax.Array:
@@ -120,10 +120,7 @@ def run_compare(args: argparse.Namespace) -> None:
     methods = {name: get(name) for name in args.methods.split(",")}
     results_path = _results_path(args)
     baseline = args.baseline or next(iter(methods))
-    if baseline not in methods:
-        raise ValueError(
-            f"--baseline={checks.shown_among(baseline, methods)} is not one of the methods {', '.join(methods)}."
-        )
+    checks.one_of("--baseline", baseline, methods)
     if args.reach is not None:  # `compare` would refuse it only after the training
         checks.number("--reach", args.reach)
     checks.number("--teacher_noise", args.teacher_noise, 0, 1)

@@ -1,6 +1,7 @@
 """Methods as data: what a student minimises and is rewarded for, and which policy acts.
 
-`method` defines `Step`, `Control` and `Method`, and `options` what a method may leave open. `paper` holds the methods
+`method` defines `Step`, `Control` and `Method`, `options` what a method may leave open, and `effects` which options
+have an effect on it. `paper` holds the methods
 of the paper, and `zoo` the objectives of the field, which `combinators` builds from `divergences` and
 `step_functions`; `registry` looks all of them up by name. `losses` are the paper's losses on plain rows, and `guide` is
 the decision guide of Fig. 1. `numerics` computes with single rows of probabilities.

@@ -33,7 +33,8 @@ class UpdateOptions:
       estimator: a name of `estimators.ESTIMATORS`.
       reduction: "mean" or "sum" over the steps of an episode.
       discount: in [0, 1].
-      probability_floor: the least teacher probability inside a logarithm, in [0, 1).
+      probability_floor: the least teacher probability inside a logarithm, in [0, 1). The default changes nothing where
+        the teacher is positive, and stands for log 0 = -13.8 where it is not.
       loss_weight: factor of l.
       return_weight: factor of Rhat.
       trace_decay: lambda of the lambda-return, in [0, 1].
@@ -44,7 +45,7 @@ class UpdateOptions:
     )
     reduction: str = _words("mean", "an episode's update is the mean or the sum over its steps")
     discount: Any = _number(0.99, 0, 1, "discount of the returns in training, in [0, 1]")
-    probability_floor: Any = _number(0.01, 0, np.nextafter(1, 0), "least teacher probability inside a log, in [0, 1)")
+    probability_floor: Any = _number(1e-6, 0, np.nextafter(1, 0), "least teacher probability inside a log, in [0, 1)")
     loss_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the loss")
     return_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the return")
     trace_decay: Any = _number(0.95, 0, 1, "lambda of the lambda-return, in [0, 1]; for the estimator lambda")

@@ -84,8 +84,9 @@ def expected_update(
       logits: [O, A]; the result is differentiable with respect to it, and is in float64 if `logits` is.
       values: [O], V_theta; zeros if None.
       **options: fields of `ExactOptions`: estimator ("td"), reduction ("mean"), discount (0.99), probability_floor
-        (0.01), loss_weight (1), return_weight (1), trace_decay (0.95), num_nodes (64). Where the method fixes an
-        option, the method's value is used.
+        (1e-6), loss_weight (1), return_weight (1), trace_decay (0.95), num_nodes (64). Methods are compared under
+        shared options: where the method fixes an option, the method's value is used, and an option that it does not
+        use has no effect.
 
     Returns:
       An `Update`.

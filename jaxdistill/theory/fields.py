@@ -19,7 +19,7 @@ from jaxdistill import methods
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, exact, validate
 from jaxdistill.mdp.teacher import Teacher, check
-from jaxdistill.methods import Method
+from jaxdistill.methods import Method, effects
 from jaxdistill.runtime import checks
 from jaxdistill.statistics import mean_interval
 from jaxdistill.theory.exact_update import (
@@ -134,10 +134,13 @@ class _Setting:
 
     def __str__(self) -> str:
         options = self.options.resolved(self.method)
+        floor, teacher = options.probability_floor, self.teacher
+        share = effects.mass_below_floor(self.method, floor, teacher.probs, teacher.num_others) or 0.0
+        warning = f"; {effects.floor_text(share, floor)}" if share > effects.NEGLIGIBLE_MASS else ""
         return (
             f"{self.mdps.num_mdps} MDPs of {self.mdps.num_states} states and {self.mdps.num_actions} actions; "
             f"{ESTIMATORS[options.estimator].title} returns, {options.reduction} over steps, "
-            f"discount {options.discount:g}"
+            f"discount {options.discount:g}{warning}"
         )
 
 
@@ -312,7 +315,8 @@ def check_method(
         undiscounted.
 
     Returns:
-      A `Report`; print it. Its tolerance is 1e-8, or 1e-3 where JAX cannot compute in float64, which the report states.
+      A `Report`; print it. It says so if a share of the teacher lies below `probability_floor`. Its tolerance is 1e-8,
+      or 1e-3 where JAX cannot compute in float64, which the report states.
     """
     method = methods.get(method)
     if not isinstance(loss, Loss | None):

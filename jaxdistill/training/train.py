@@ -1,6 +1,7 @@
 """`train`: worlds, a teacher and methods in; learning curves and students out."""
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from jaxdistill import methods
 from jaxdistill.mdp import MDP, Teacher, exact, validate
 from jaxdistill.mdp.teacher import check
-from jaxdistill.methods import Method
+from jaxdistill.methods import Method, effects
 from jaxdistill.results import Result, Stopped
 from jaxdistill.runtime import checks, processes
 from jaxdistill.runtime.progress import Hook, Progress
@@ -56,7 +57,8 @@ def train(
       progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
         same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
-      **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator.
+      **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator. One that has no effect
+        on any of the methods is refused; a `config` may hold what its methods do not use, since trainings share it.
 
     Returns:
       A `Result`. Its curves are the undiscounted returns of the training episodes where the student acts itself, and
@@ -74,6 +76,8 @@ def train(
     config = config_of(config, changes)
     cells = _resolve(methods, teacher, config)
     _check_cells(cells, mdps, needs_teachers=measure is not None)
+    _check_effects(cells, changes, mdps.num_actions)
+    _warn_of_floors(cells)
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
     measure_names = () if measure is None else _measure_names(measure, mdps, cells[0].teacher)
     recorder = Recorder(mdps, cells, config, keep_tables, measure, measure_names)
@@ -113,6 +117,35 @@ def _check_cells(cells: list[ResolvedCell], mdps: MDP, needs_teachers: bool) -> 
     num_students = len(cells) * mdps.num_mdps
     if num_students < processes.count():
         raise ValueError(f"{processes.count()} processes cannot share {num_students} students; use fewer.")
+
+
+def _check_effects(cells: list[ResolvedCell], changes: Mapping[str, Any], num_actions: int) -> None:
+    """ValueError unless every field set for one cell has an effect there, and each of `changes` in some cell."""
+    for cell in cells:
+        for name in cell.changes:
+            if reason := cell.without_effect(name, num_actions):
+                raise ValueError(
+                    f"{name} has no effect on {cell.label}: its method is {cell.method.name}, {reason}; remove it from "
+                    "the changes of the cell."
+                )
+    for name in changes:
+        if all(reasons := [cell.without_effect(name, num_actions) for cell in cells]):
+            others = "" if len(cells) == 1 else f" or on the other {len(cells) - 1} methods"
+            raise ValueError(
+                f"{name} has no effect on {cells[0].method.name}, {reasons[0]}{others}; remove it, or give it in a "
+                "config that trainings share."
+            )
+
+
+def _warn_of_floors(cells: list[ResolvedCell]) -> None:
+    """Warns of every share of a teacher below the floor that is not negligible, once for all cells that have it."""
+    labels: dict[str, list[str]] = {}
+    for cell in cells:
+        share = cell.mass_below_floor()
+        if share is not None and share > effects.NEGLIGIBLE_MASS:
+            labels.setdefault(effects.floor_text(share, cell.config.probability_floor), []).append(cell.label)
+    for text, cell_labels in labels.items():
+        warnings.warn(f"{', '.join(cell_labels)}: {text}.", stacklevel=3)
 
 
 def _measure_names(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tuple[str, ...]:
@@ -177,7 +210,7 @@ def _resolve_cell(label: str | None, cell: Cell, teacher: Teacher | None, config
     if cell.teacher is not None:
         is_single = isinstance(cell.teacher, Teacher) and np.ndim(cell.teacher.probs) == 2
         teacher = cell.teacher[None] if is_single else cell.teacher
-    return resolve_cell(label or method.name, method, teacher, config_of(config, cell.changes))
+    return resolve_cell(label or method.name, method, teacher, config_of(config, cell.changes), changes=cell.changes)
 
 
 def _check_teacher(cell: ResolvedCell, mdps: MDP) -> None:
@@ -191,7 +224,9 @@ def _check_teacher(cell: ResolvedCell, mdps: MDP) -> None:
     check(teacher, (mdps.num_mdps, mdps.num_states, mdps.num_actions))
     probs = np.asarray(teacher.probs)
     methods.check_functions(cell.method, mdps.num_actions, teacher.num_others)
-    if cell.method.needs_teacher and np.min(cell.config.probability_floor) == 0 and probs.min() == 0:
+    # A floor below the smallest normal number is 0 to a processor that flushes the numbers below it.
+    floor_is_zero = np.min(cell.config.probability_floor) < np.finfo(np.float32).tiny
+    if cell.method.needs_teacher and floor_is_zero and probs.min() == 0:
         _check_zero_probability(cell, probs, teacher.num_others)
 
 
@@ -214,7 +249,7 @@ def _check_zero_probability(cell: ResolvedCell, probs: np.ndarray, num_others: i
     if not all(bool(jnp.isfinite(x).all()) for x in results):
         raise ValueError(
             f"{cell.label} takes the logarithm of a teacher probability that is 0; set probability_floor > 0 (the "
-            "default is 0.01) or use a teacher that is positive everywhere."
+            f"default is {Config.probability_floor:g}) or use a teacher that is positive everywhere."
         )
 
 

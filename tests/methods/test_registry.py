@@ -19,9 +19,7 @@ from tests import small
 
 KEY = jax.random.key(0)
 WORLDS = stack([small.random_mdp(i) for i in range(2)])
-TEACHER = teachers.with_others(
-    teachers.uniform(WORLDS), teachers.uniform(WORLDS)
-)  # some objectives compare with a second policy
+TEACHER = teachers.with_others(teachers.uniform(WORLDS), teachers.uniform(WORLDS))  # some objectives need two
 LOGITS = np.zeros((2, 4, 3))
 NAMES = [*METHODS, *ZOO, *(f"{name}_r" for name in METHODS)]
 
