@@ -74,6 +74,8 @@ def without_effect(name: str, method: Method, options: UpdateOptions, num_action
         return "which has no return"
     if name == "trace_decay" and name not in ESTIMATORS[options.estimator].numbers:
         return f"whose estimator is {options.estimator!r}"
+    if name == "trace_decay" and method.discount == 0:
+        return "which fixes the discount at 0"
     if name == "loss_weight" and method.loss is None:
         return "which has no loss"
     if name == "discount" and method.discount is not None:
@@ -112,7 +114,7 @@ def mass_below_floor(method: Method, floor: Any, probs: Any, num_others: int = 0
     probs = np.asarray(probs)
     if "probability_floor" not in dependencies(method, probs.shape[-1], num_others):
         return None
-    floor = np.asarray(floor).reshape(*np.shape(floor), *[1] * (2 * np.ndim(floor)))
+    floor = np.reshape(floor, np.shape(floor) + (1, 1) * np.ndim(floor))
     return float(np.where(probs < floor, probs, 0).sum(-1, dtype=np.float64).mean())
 
 

@@ -12,6 +12,8 @@ from jaxdistill.theory.exact_update import ExactOptions, Problem, check_size
 from jaxdistill.training.config import RATES, ResolvedCell
 
 _LARGE = 1e6  # where all finite parameters are smaller, the tables have not run away
+_EXTREME = 1e3  # a single factor above this is named by itself
+_REMEDIES = {"rewards": "scale them down"}
 _RECENT = 1000  # iterations before the divergence at which a schedule is evaluated
 
 
@@ -45,9 +47,8 @@ def likely_cause(cell: ResolvedCell, mdps: MDP, index: int, iteration: int, larg
     if largest < _LARGE and size < _LARGE and (method.loss is not None or method.has_return):
         return f"{functions_name} became NaN or infinite while the parameters were small; look for log 0 and 0/0 in it"
     name = max(factors, key=lambda name: factors[name])
-    if factors[name] > 1:
-        remedy = "scale them down" if name == "rewards" else f"lower {name}"
-        return f"the updates are too large because of {name} up to {factors[name]:g}; {remedy}"
+    if factors[name] > _EXTREME:
+        return f"the updates are too large because of {name} up to {factors[name]:g}; {_REMEDIES.get(name, 'lower it')}"
     if config.reduction == "sum":
         return "an update is the sum over the steps of an episode; lower the learning rate or take reduction='mean'"
     return "lower the learning rate"
@@ -82,10 +83,12 @@ def _functions_are_finite(cell: ResolvedCell, mdps: MDP, index: int) -> bool:
     uniform = jnp.full((mdp.num_states, mdp.num_actions), 1 / mdp.num_actions, jnp.float32)
     no_teacher = Teacher(probs=uniform, values=uniform[:, 0], scores=uniform)
     teacher = no_teacher if cell.teacher is None else cell.teacher[index]
-    numbers: dict[str, Any] = {
-        name: _number(getattr(cell.config, name), index) for name in ("discount", "probability_floor")
-    }
-    options = ExactOptions(estimator=cell.config.estimator, reduction=cell.config.reduction, **numbers)
+    config = cell.config
+    options = ExactOptions(
+        estimator=config.estimator,
+        discount=_number(config.discount, index),
+        probability_floor=_number(config.probability_floor, index),
+    )
     logits = jnp.zeros((mdp.num_observations, mdp.num_actions), jnp.float32)
     problem = Problem.resolved(cell.method, options, mdp, teacher, logits)
     branches = problem.branches()

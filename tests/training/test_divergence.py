@@ -131,8 +131,9 @@ CAUSES = {
     "rewards": (dict(mdps=LARGE_REWARDS), "because of rewards up to 3e+38; scale them down"),
     "sum": (
         dict(reduction="sum", value_learning_rate=1.0, num_iterations=300),
-        "an update is the sum over the steps of an episode",
+        "an update is the sum over the steps of an episode; lower the learning rate or take reduction='mean'",
     ),
+    "rate": (dict(value_learning_rate=20.0, num_iterations=300), "Likely cause: lower the learning rate."),
 }
 
 
