@@ -27,6 +27,7 @@ import numpy as np
 from experiments import common, fig8
 from experiments.baselines import clock, groups, pages, scalar_loop, ticks
 from experiments.baselines.problems import Mix
+from jaxdistill import METHODS
 from jaxdistill.results import jsonable, package_versions
 from jaxdistill.runtime.files import write_atomically
 from jaxdistill.runtime.progress import duration
@@ -80,6 +81,7 @@ SMOKE = {
 def check(settings: Settings) -> None:
     """Validates the settings; raises ValueError with one line."""
     common.known("measurement", settings.only, PARTS)
+    common.known("method", settings.methods, METHODS)  # the scalar loop has the paper's methods only
     fig8.check(fig8.Settings(methods=settings.methods, columns=settings.columns))
     for name in ("repeats", "num_students", "num_iterations", "padded_iterations", "width_iterations", "width_steps",
                  "num_steps", "num_rows", "memory_worlds", "num_ticks"):  # fmt: skip

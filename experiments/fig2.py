@@ -75,7 +75,7 @@ def flow_of(settings: Settings, name: str) -> Any:
         # With Monte Carlo returns the expectation does not depend on V_theta, which stays 0 here.
         return jaxdistill.expected_update(
             game, teacher, OSCILLATION_METHODS[name], logits, estimator="mc", reduction=config.reduction,
-            discount=config.discount,
+            discount=config.discount, probability_floor=config.probability_floor,
         ).logits  # fmt: skip
 
     return flow

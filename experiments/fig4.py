@@ -72,7 +72,7 @@ class Settings(common.Estimation, common.Output, common.Training, common.Worlds)
     )
     num_checkpoints: int = common.option(50, "points of each learning curve")
     methods: list[str] = common.option(METHODS, "methods, by name, separated by commas")
-    # Paper: no floor is stated. Here: far below the package's 0.01, for the reason given above.
+    # Paper: no floor is stated. Here: far below that of the other figures, for the reason given above.
     probability_floor: float = common.option(1e-30, "least teacher probability inside a logarithm")
     teacher: str = common.option(
         "moves", "actions of the Q-learning teacher: moves, the four moves, or all, |A| actions (slow)"
@@ -122,16 +122,15 @@ def panels(settings: Any) -> dict[str, Any]:
 
 def check(settings: Any) -> None:
     """Validates resolved settings; raises ValueError with one line."""
-    common.known("method", settings.methods, KNOWN)
+    methods = common.known_methods(settings.methods, KNOWN)
     common.known("teacher", [settings.teacher], TEACHERS)
     for panel in panels(settings).values():
         panel.grid_config(), panel.train_config(), worlds_at_once(panel)
     if settings.teacher_iterations < 1:
         raise ValueError(f"--teacher_iterations must be at least 1; got {settings.teacher_iterations}.")
-    for name in settings.methods:
-        fixed = KNOWN[name].estimator
-        if fixed not in (None, settings.estimator):
-            raise ValueError(f"{name} exists for --estimator={fixed} only; got {settings.estimator}.")
+    for method in methods:
+        if method.estimator not in (None, settings.estimator):
+            raise ValueError(f"{method.name} exists for --estimator={method.estimator} only; got {settings.estimator}.")
 
 
 def worlds_at_once(panel: Any) -> int:
@@ -185,7 +184,7 @@ def with_idle_actions(mdps: MDP, probs: np.ndarray, discount: float) -> Teacher:
 def run_panel(panel: Any, probs: np.ndarray) -> Result:
     """Trains the students of a panel, as many worlds at once as memory allows."""
     mdps, key, results = worlds(panel), common.keys(panel.seed).students, []
-    methods = [KNOWN[name] for name in panel.methods]
+    methods = common.known_methods(panel.methods, KNOWN)
     print(f"|A| = {panel.num_actions}: at most about {duration(seconds(panel, mdps))}", flush=True)
     for indices in np.array_split(np.arange(panel.num_mdps), -(-panel.num_mdps // worlds_at_once(panel))):
         some = mdps[indices]
@@ -215,9 +214,10 @@ def plot(settings: Any, parts: dict[str, Any]) -> Any:
             if name not in parts:  # unfinished
                 continue
             result = parts[name]
+            indices = dict(zip(settings.methods, plotting.palette_indices(settings.methods), strict=True))
             for method in (m for m in settings.methods if m in result.labels):
                 curves = result.returns[result.method_index(method)]
-                plotting.plot_curves(ax, result.iterations, curves, method)
+                plotting.plot_curves(ax, result.iterations, curves, method, index=indices[method])
             plotting.reference_line(ax, float(result.teacher_returns.mean()), "teacher")
             of_moves = parts["moves"]["uniform_returns"][: panel.num_mdps]
             plotting.reference_line(ax, float(of_moves.mean()), "uniform", "Uniform policy, |A| = 4")

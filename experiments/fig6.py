@@ -46,7 +46,7 @@ SMOKE = {"num_students": 16, "num_iterations": 300, "num_checkpoints": 20}
 
 def check(settings: Any) -> None:
     """Validates the settings of this figure or of Fig. 9; raises ValueError with one line."""
-    common.known("method", settings.methods, jaxdistill.METHODS)
+    common.known_methods(settings.methods)
     common.known("teacher", settings.teachers, TEACHERS)
     if settings.num_students < 1:
         raise ValueError(f"--num_students must be at least 1; got {settings.num_students}.")
@@ -75,8 +75,8 @@ def corridor(settings: Any, length: int, num_mdps: int | None = None) -> jaxdist
 
 def draw(ax: Any, result: Result, methods: list[str]) -> None:
     """Draws the curves and the reference lines of one panel."""
-    for name in methods:
-        plotting.plot_curves(ax, result.iterations, result.returns[result.method_index(name)], name)
+    for index, name in zip(plotting.palette_indices(methods), methods, strict=True):
+        plotting.plot_curves(ax, result.iterations, result.returns[result.method_index(name)], name, index=index)
     optimal, teacher = float(result.optimal_returns[0]), float(np.nanmean(result.teacher_returns))
     plotting.reference_line(ax, teacher, "teacher")
     if abs(optimal - teacher) > 1e-3:  # otherwise the two lines would cover each other

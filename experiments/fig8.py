@@ -42,7 +42,7 @@ SMOKE = {"num_mdps": 8, "num_iterations": 300, "num_checkpoints": 20, "num_rows"
 
 def check(settings: Settings) -> None:
     """Validates the settings; raises ValueError with one line."""
-    common.known("method", settings.methods, jaxdistill.METHODS)
+    common.known_methods(settings.methods)
     common.known("teacher", settings.teachers, common.TEACHERS)
     common.known("column", settings.columns, COLUMNS)
     if settings.num_mdps < 1:
@@ -66,9 +66,9 @@ def cells(row: str, teacher: Teacher, noise_key: jax.Array, mdps: jaxdistill.MDP
     for column in settings.columns:
         estimator, noise, _ = COLUMNS[column]
         noisy = teachers.with_noise(noise_key, mdps, teacher, noise) if noise else teacher
-        for name in settings.methods:
-            if jaxdistill.METHODS[name].estimator in (None, estimator):
-                labelled[f"{row}/{column}/{name}"] = Cell(name, noisy, {"estimator": estimator})
+        for name, method in zip(settings.methods, common.known_methods(settings.methods), strict=True):
+            if method.estimator in (None, estimator):
+                labelled[f"{row}/{column}/{name}"] = Cell(method, noisy, {"estimator": estimator})
     if not labelled:
         raise ValueError("None of --methods exists in any of --columns: td_v0 and td_vpi need a td column.")
     return labelled
@@ -83,11 +83,11 @@ def plot(settings: Settings, rows: dict[str, Result]) -> Any:
             reference = np.nanmean(result.teacher_returns[clean or slice(None)])
             for j, column in enumerate(settings.columns):
                 ax = axes[i, j]
-                for name in settings.methods:
+                for index, name in zip(plotting.palette_indices(settings.methods), settings.methods, strict=True):
                     label = f"{row}/{column}/{name}"
                     if label in result.labels:
                         curves = result.returns[result.method_index(label)]
-                        plotting.plot_curves(ax, result.iterations, curves, name)
+                        plotting.plot_curves(ax, result.iterations, curves, name, index=index)
                 plotting.reference_line(ax, reference, "teacher", "Teacher without noise")
                 plotting.reference_line(ax, float(result.uniform_returns.mean()), "uniform")
                 plotting.label_axes(ax, xlabel=i == len(rows) - 1, ylabel=False)

@@ -173,16 +173,12 @@ def _check_mixture(name: str, value: Any) -> None:
 
 
 def _check_direction(direction: str) -> None:
-    if not isinstance(direction, str) or direction not in DIRECTIONS:
-        raise ValueError(f"Unknown direction {checks.shown(direction)}; choose from {', '.join(DIRECTIONS)}.")
+    checks.known("direction", direction, DIRECTIONS)
 
 
 def _known_parameters(free: tuple[str, ...]) -> tuple[str, ...]:
     for name in checks.listed(free):
-        if not isinstance(name, str) or name not in PARAMETERS:
-            raise ValueError(
-                f"Unknown parameter {checks.shown(name)}; free parameters are among {', '.join(PARAMETERS)}."
-            )
+        checks.known("parameter", name, PARAMETERS, "free parameters are among")
     if not checks.listed(free):
         raise ValueError(f"Nothing is free to be fitted; choose from {', '.join(PARAMETERS)}.")
     return tuple(checks.listed(free))

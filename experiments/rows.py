@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import Method, Step
-from jaxdistill.methods import loss_gradient, make_step, score
+from jaxdistill.methods import UpdateOptions, loss_gradient, make_step, score
 from jaxdistill.theory.precision import float64
 from jaxdistill.theory.products import matmul
 
-FLOOR = 1e-12  # least teacher probability inside a logarithm
 TOLERANCE = 1e-10  # a flow is at rest if no entry of the update is larger
 STEP = 0.03  # length of an Euler step, in iterations of learning rate 1
 NEWTON_STEPS, FARTHEST = 500, 0.25  # limits of the implicit steps: their number, and how far one moves a logit
@@ -25,7 +24,9 @@ def update(method: Method, k: Any, teacher_row: jax.Array, logits: jax.Array) ->
     """
 
     def step_with(action: jax.Array) -> Step:
-        return make_step(logits, teacher_row, action=action, probability_floor=FLOOR, params={"k": k})
+        return make_step(
+            logits, teacher_row, action=action, probability_floor=UpdateOptions.probability_floor, params={"k": k}
+        )
 
     total = jnp.zeros_like(logits)
     if method.loss is not None:

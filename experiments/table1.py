@@ -50,7 +50,7 @@ SMOKE = {"num_mdps": 10, "methods": list(PAPER)}
 
 def check(settings: Settings) -> None:
     """Validates the settings; raises ValueError with one line."""
-    common.known("method", settings.methods, jaxdistill.METHODS)
+    common.known_methods(settings.methods)
     problems(dataclasses.replace(settings, num_mdps=min(settings.num_mdps, 1)))
 
 

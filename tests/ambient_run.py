@@ -1,4 +1,4 @@
-"""The answers of the public functions on small problems, to compare between surroundings: `test_surroundings.py`.
+"""The answers of the public functions on small problems, to compare between surroundings: `test_ambient_settings.py`.
 
 python -m tests.ambient_run KEY_KIND prints them as JSON, in a process of its own.
 """

@@ -101,7 +101,7 @@ class Settings:
     learning_rate: float = 0.1
     value_learning_rate: float = 0.1
     discount: float = 0.99
-    probability_floor: float = 0.01  # log pi(a) is log max(pi(a), floor)
+    probability_floor: float = 1e-6  # log pi(a) is log max(pi(a), floor)
     trace_decay: float = 0.95  # lambda of the estimator "lambda"
     truncation: str = "bootstrap"  # what the time limit does, or "end"
 

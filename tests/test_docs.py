@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import jaxdistill
-from jaxdistill.cli import commands, main
+from jaxdistill import methods
+from jaxdistill.cli import main
 from tests import snippets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +48,7 @@ def test_commands_name_what_exists():
             assert asked <= flags, f"{page.name}: {' '.join(words)}"
         elif words[:3] == ["python", "-m", "jaxdistill"]:
             main._parser().parse_args(words[3:])  # exits where a command or a flag is unknown
-            assert words[3] not in ("methods", "check") or all(commands.method(name) for name in words[4:])
+            assert words[3] not in ("methods", "check") or all(methods.get(name) for name in words[4:])
         elif words[:2] == ["pip", "install"] and "-e" in words:
             named = re.fullmatch(r"\.(?:\[(.+)\])?", words[words.index("-e") + 1])
             assert named and set(filter(None, (named[1] or "").split(","))) <= set(extras), f"{page.name}: {words}"

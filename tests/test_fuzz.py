@@ -37,6 +37,7 @@ from jaxdistill import (
     from_gymnasium,
     from_text,
     load,
+    methods,
     plus_reward,
     sample_mdps,
     stack,
@@ -432,7 +433,7 @@ DOORS: dict[str, Door] = {
         "learning_rate": 0.1}, 30, lambda found: True, only=("key", "target", "direction", "free", "scale",
         "learning_rate")),
     "recommend": Door(guide.recommend, lambda: dict.fromkeys(guide.QUESTIONS, True), 60),
-    "guide.method": Door(guide.method, lambda: {"name": "n_distill_r"}, 20, says={"name": "method"}),
+    "methods.get": Door(methods.get, lambda: {"method": "n_distill_r"}, 20),
 }
 # fmt: on
 

@@ -45,14 +45,14 @@ VALUES = [0.5, 3.0]
 EPISODE = [
     Step(0, 0, 2.0, 1),
     Step(1, 1, -1.0, None),
-]  # the teacher never plays action 1 in state 1: floor 0.01
+]  # the teacher never plays action 1 in state 1: floor 1e-6
 
 H = [-0.6 * math.log(0.75) - 0.4 * math.log(0.25), -math.log(0.5)]  # H(pi || pi_theta) in both states
 FORWARD = [[0.15, -0.15], [-0.5, 0.5]]  # pi_theta - pi
-HALF_SPREAD = [0.75 * 0.25 * math.log(0.4 / 0.6), 0.5 * 0.5 * math.log(0.01 / 1.0)]
+HALF_SPREAD = [0.75 * 0.25 * math.log(0.4 / 0.6), 0.5 * 0.5 * math.log(1e-6 / 1.0)]
 REVERSE = [[x, -x] for x in HALF_SPREAD]  # p (1 - p) (log pi(1) - log pi(0)): d H(pi_theta || pi) / d logits
 NONE = [[0.0, 0.0], [0.0, 0.0]]
-FLOORED = math.log(0.01)
+FLOORED = math.log(1e-6)
 
 # (method, estimator) -> targets and grad l of both steps, discount 0.9. Advantage: target - V; td_*: target.
 BY_HAND = {

@@ -12,13 +12,14 @@ from experiments.baselines import Problem
 from jaxdistill import Cell, Config, Teacher, teachers
 from jaxdistill.estimators import OneStep
 from jaxdistill.mdp import exact
-from jaxdistill.training.config import ResolvedCell, resolve_cell
+from jaxdistill.training.config import ResolvedCell, config_of, resolve_cell
 
 
 def resolved(cells: Mapping[str, Cell]) -> tuple[ResolvedCell, ...]:
     """Cells with nothing left open, as `jaxdistill.train` makes them."""
+    config = Config(probability_floor=common.PAPER_FLOOR)
     return tuple(
-        resolve_cell(label, jaxdistill.methods.get(cell.method), cell.teacher, Config(**cell.changes))
+        resolve_cell(label, jaxdistill.methods.get(cell.method), cell.teacher, config_of(config, cell.changes))
         for label, cell in cells.items()
     )
 

@@ -2,15 +2,16 @@
 
 from experiments.common.delivery import deliver, deliver_table
 from experiments.common.entry import main
-from experiments.common.errors import known
+from experiments.common.errors import known, known_methods
 from experiments.common.flags import default_outdir, parse
 from experiments.common.outdir import prepare_outdir, what_decides
 from experiments.common.parts import run_parts, shared_part
 from experiments.common.problems import TEACHERS, Keys, keys, make_teacher
-from experiments.common.settings import Estimation, Output, Processes, Training, Worlds, option
+from experiments.common.settings import PAPER_FLOOR, Estimation, Output, Processes, Training, Worlds, option
 from jaxdistill.runtime.command import fail
 
 __all__ = [
+    "PAPER_FLOOR",
     "TEACHERS",
     "Estimation",
     "Keys",
@@ -24,6 +25,7 @@ __all__ = [
     "fail",
     "keys",
     "known",
+    "known_methods",
     "main",
     "make_teacher",
     "option",

@@ -15,16 +15,15 @@ from jaxdistill import results, teachers
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, stack
 from jaxdistill.mdp.teacher import Teacher
-from jaxdistill.methods import METHODS, Method, UpdateOptions, guide
+from jaxdistill.methods import METHODS, ZOO, Method, UpdateOptions, get
 from jaxdistill.methods.combinators import Objective
-from jaxdistill.methods.zoo import ZOO
 from jaxdistill.results import Result, Stopped
 from jaxdistill.results.comparison import Comparison, compare
 from jaxdistill.runtime import checkpoints, checks, saved_settings, streams
 from jaxdistill.runtime.files import check_writable
 from jaxdistill.theory.fields import check_method
 from jaxdistill.theory.stated_losses import LOSSES
-from jaxdistill.training.config import Config
+from jaxdistill.training.config import RATE, RATES, Config
 from jaxdistill.training.train import train
 from jaxdistill.worlds import garnet
 from jaxdistill.worlds.gridworld import sample_mdps
@@ -39,17 +38,7 @@ TRAINING: dict[str, tuple[type, str]] = {
     "value_learning_rate": (float, "step size of the student's value table"),
     "max_episode_steps": (int, "steps after which a training episode is cut off"),
 }
-DEFAULTS = {"num_checkpoints": 20}  # these replace the defaults of `Config`
-
-
-def method(name: str) -> Method:
-    """The method with this name in `METHODS` or `ZOO`; a name of `METHODS` with the ending `_r` adds the reward."""
-    if name in ZOO:
-        return ZOO[name]
-    try:
-        return guide.method(name)
-    except ValueError:
-        raise ValueError(f"Unknown method {name!r}; python -m jaxdistill methods lists them.") from None
+DEFAULTS = {"num_checkpoints": 20} | dict.fromkeys(RATES, RATE)  # these replace the defaults of `Config`
 
 
 def gradient_of(method: Method) -> str:
@@ -71,7 +60,7 @@ def control_text(method: Method) -> str:
 def run_methods(args: argparse.Namespace) -> None:
     """Lists METHODS and ZOO, or prints the formula of a method."""
     if args.name:
-        print(_details(method(args.name)))
+        print(_details(get(args.name)))
         return
     for title, group in (("METHODS, the methods of the paper", METHODS), ("ZOO, further objectives", ZOO)):
         lines = [(name, control_text(item), gradient_of(item)) for name, item in group.items()]
@@ -128,7 +117,7 @@ def _formula(step_function: Callable | None) -> str:
 
 def run_check(args: argparse.Namespace) -> None:
     """Prints the outcome of `check_method`."""
-    print(check_method(method(args.name), num_mdps=args.num_mdps, key=_key(args)))
+    print(check_method(get(args.name), num_mdps=args.num_mdps, key=_key(args)))
 
 
 def _key(args: argparse.Namespace) -> jax.Array:
@@ -141,11 +130,10 @@ def run_compare(args: argparse.Namespace) -> None:
 
     Ctrl-C saves the result of the students that had finished; the same command goes on with the others.
     """
-    methods = {name: method(name) for name in args.methods.split(",")}
+    methods = {name: get(name) for name in args.methods.split(",")}
     results_path = _results_path(args)
     baseline = args.baseline or next(iter(methods))
-    if baseline not in methods:
-        raise ValueError(f"--baseline={baseline} is not one of the methods {', '.join(methods)}.")
+    checks.one_of("--baseline", baseline, methods)
     if args.reach is not None:  # `compare` would refuse it only after the training
         checks.number("--reach", args.reach)
     checks.number("--teacher_noise", args.teacher_noise, 0, 1)

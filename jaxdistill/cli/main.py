@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import jax
 
 from jaxdistill.cli import commands
-from jaxdistill.runtime import command
+from jaxdistill.runtime import checks, command
 from jaxdistill.runtime.files import as_path, check_writable, from_command_line
 from jaxdistill.training.config import Config
 
@@ -28,10 +28,25 @@ _RESULTS_FILE = "results file, written by compare, an experiment or Result.save"
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that reports an error in one line, without the usage."""
+    """A parser that reports an error in one line, without the usage, and suggests the nearest flag or word."""
 
     def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:  # Python 3.11 and 3.13 differ in whether they quote the words
+            word, valid = choice[1], re.findall(r"[\w-]+", choice[2])
+            message = message.replace(repr(word), checks.shown_among(word, valid), 1)
         command.fail(message)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in the base class; a command refuses the flags that it does not have, since it knows those it has."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        for word in unknown:
+            flag, equals, value = word.partition("=")
+            if flag.startswith("--"):
+                near = checks.shown_among(flag, flags).removeprefix(repr(flag))
+                self.error(f"unrecognized arguments: {flag}{equals}{value}{near}")
+        return namespace, unknown
 
 
 def _parser() -> argparse.ArgumentParser:

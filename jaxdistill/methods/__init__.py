@@ -1,9 +1,10 @@
 """Methods as data: what a student minimises and is rewarded for, and which policy acts.
 
-`method` defines `Step`, `Control` and `Method`, and `options` what a method may leave open. `domains` says which
-numbers a function accepts, and `checking` tries a method's functions before any work. `paper` holds the methods of the
-paper, and `zoo` the objectives of the field, which `combinators` builds from `divergences` and `step_functions`;
-`composed` is what a combinator returns. `losses` are the paper's losses on plain rows, and `guide` is the decision
+`method` defines `Step`, `Control` and `Method`, `options` what a method may leave open, and `effects` which options have
+an effect on it. `domains` says which numbers a function accepts, and `checking` tries a method's functions before any
+work. `paper` holds the methods of the paper, and `zoo` the objectives of the field, which `combinators` builds from
+`divergences` and `step_functions`; `composed` is what a combinator returns, and `registry` looks all of them up by
+name. `losses` are the paper's losses on plain rows, and `guide` is the decision
 guide of Fig. 1. `numerics` computes with single rows of probabilities, and `episodes` checks that episodes end.
 """
 
@@ -27,21 +28,22 @@ from jaxdistill.methods.paper import (
     METHODS,
     cross_entropy,
     environment_reward,
-    get,
     log_ratio,
     negative_cross_entropy,
-    plus_reward,
     reverse_cross_entropy,
     teacher_log_prob,
     teacher_value_reward,
     value_conditioned_cross_entropy,
 )
+from jaxdistill.methods.registry import get, plus_reward
+from jaxdistill.methods.zoo import ZOO
 
 __all__ = [
     "METHODS",
     "STUDENT",
     "TEACHER",
     "UNIFORM",
+    "ZOO",
     "Control",
     "Domain",
     "Method",

@@ -363,6 +363,11 @@ def length_normalised(method: Method, **changes: Any) -> Method:
     return _changed(method, reduction="mean", **changes)
 
 
+def with_reward(method: Method, reward: StepFn, **changes: Any) -> Method:
+    """The method with a further reward, which is added to its own."""
+    return _changed(method, reward=reward if method.reward is None else added(method.reward, reward), **changes)
+
+
 def _changed(method: Method, **changes: Any) -> Method:
     """The method with some fields replaced; an objective loses its claims, except those that `changes` make anew."""
     claims: dict[str, Any] = {"description": "", "gradient_of": "", "state_loss": None, "total_loss": None}

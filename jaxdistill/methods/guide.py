@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxdistill.methods import paper
 from jaxdistill.methods.method import Method
+from jaxdistill.methods.paper import METHODS
+from jaxdistill.methods.registry import REWARD_ENDING, get
+from jaxdistill.methods.zoo import ZOO
 from jaxdistill.runtime import checks
 
 QUESTIONS: dict[str, str] = {
@@ -48,30 +50,20 @@ class Recommendation:
     @property
     def methods(self) -> dict[str, Method]:
         """The methods by name, the preferred one first, as `train(..., methods=...)` takes them."""
-        return {name: method(name) for name in (self.preferred, *self.feasible)}
-
-
-def method(name: str) -> Method:
-    """The method of a name that the guide uses: a method of METHODS, or with the ending "_r" one plus the reward.
-
-    Raises:
-      ValueError: with the valid names, for an unknown name.
-    """
-    if isinstance(name, str) and name not in paper.METHODS and name.removesuffix("_r") in paper.METHODS:
-        return paper.plus_reward(paper.METHODS[name.removesuffix("_r")])
-    return paper.get(name)
+        return {name: get(name) for name in (self.preferred, *self.feasible)}
 
 
 def how_to_get(name: str) -> str:
     """The Python expression of the method of a name, after `import jaxdistill as jd`.
 
     Raises:
-      ValueError: with the valid names, for an unknown name.
+      ValueError: an unknown name, as in `get`.
     """
-    method(name)
-    if name in paper.METHODS:
-        return f'jd.METHODS["{name}"]'
-    return f'jd.plus_reward(jd.METHODS["{name.removesuffix("_r")}"])'
+    get(name)
+    for group_name, group in (("METHODS", METHODS), ("ZOO", ZOO)):
+        if name in group:
+            return f'jd.{group_name}["{name}"]'
+    return f'jd.plus_reward(jd.METHODS["{name.removesuffix(REWARD_ENDING)}"])'
 
 
 def recommend(

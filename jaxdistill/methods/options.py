@@ -36,7 +36,8 @@ class UpdateOptions:
         takes the place of the return from there, as in Gymnasium, where truncated is not terminated. "end": nothing
         follows, as after an end.
       discount: in [0, 1].
-      probability_floor: the least teacher probability inside a logarithm, in [0, 1).
+      probability_floor: the least teacher probability inside a logarithm, in [0, 1). The default changes nothing where
+        the teacher is positive, and stands for log 0 = -13.8 where it is not.
       loss_weight: factor of l.
       return_weight: factor of Rhat.
       trace_decay: lambda of the lambda-return, in [0, 1].
@@ -48,7 +49,7 @@ class UpdateOptions:
     reduction: str = _words("mean", "an episode's update is the mean or the sum over its steps")
     truncation: str = _words("bootstrap", "an episode cut by a time limit: bootstrap from its last state, or end")
     discount: Any = _number(0.99, 0, 1, "discount of the returns in training, in [0, 1]")
-    probability_floor: Any = _number(0.01, 0, np.nextafter(1, 0), "least teacher probability inside a log, in [0, 1)")
+    probability_floor: Any = _number(1e-6, 0, np.nextafter(1, 0), "least teacher probability inside a log, in [0, 1)")
     loss_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the loss")
     return_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the return")
     trace_decay: Any = _number(0.95, 0, 1, "lambda of the lambda-return, in [0, 1]; for the estimator lambda")
@@ -125,6 +126,5 @@ def updated(options: Any, changes: Mapping[str, Any], introduction: str = "the o
     """`options` with some fields changed; ValueError naming the fields, after `introduction`, for an unknown one."""
     names = [field.name for field in dataclasses.fields(options)]
     for name in changes:
-        if name not in names:
-            raise ValueError(f"Unknown option {name!r}; {introduction} {', '.join(names)}.")
+        checks.known("option", name, names, introduction)
     return dataclasses.replace(options, **changes)

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.methods import losses
-from jaxdistill.methods.combinators import added
+from jaxdistill.methods.combinators import with_reward
 from jaxdistill.methods.method import TEACHER, Method, Step
-from jaxdistill.runtime import checks
 
 
 def cross_entropy(step: Step) -> jax.Array:
@@ -53,24 +52,10 @@ def teacher_value_reward(step: Step) -> jax.Array:
     return step.reward + step.discount * step.next_teacher_value - step.teacher_value
 
 
-def get(method: str | Method) -> Method:
-    """The method of a name, or a method itself; raises ValueError with the valid names for an unknown one."""
-    if isinstance(method, Method):
-        return method
-    if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"Unknown method {checks.shown(method)}; the methods are {', '.join(METHODS)}.")
-    return METHODS[method]
-
-
-def plus_reward(method: str | Method, name: str | None = None) -> Method:
-    """A method "+ R": its update plus the actor-critic update on the environment reward (Figs. 5 and 8)."""
-    method = get(method)
-    return dataclasses.replace(
-        method,
-        name=f"{method.name}_r" if name is None else name,
-        reward=environment_reward if method.reward is None else added(method.reward, environment_reward),
-        description=f"{method.description} Plus the environment reward.".strip(),
-    )
+def with_environment_reward(method: Method, name: str) -> Method:
+    """The method "+ R" under a name: its update plus the actor-critic update on the environment reward."""
+    description = f"{method.description} Plus the environment reward.".strip()
+    return with_reward(method, environment_reward, name=name, description=description)
 
 
 _ON_POLICY = Method(
@@ -97,8 +82,8 @@ _ALL = (
         description="H(pi||pi_theta) on the teacher's trajectories.",
     ),
     _ON_POLICY,
-    plus_reward(_ON_POLICY),
-    plus_reward(_VALUE_CONDITIONED, "on_policy_distill_r_vcond"),
+    with_environment_reward(_ON_POLICY, "on_policy_distill_r"),
+    with_environment_reward(_VALUE_CONDITIONED, "on_policy_distill_r_vcond"),
     Method("entropy_regularised", reward=teacher_log_prob, description="Reward log pi(a_t), no loss."),
     Method(
         "n_distill",

@@ -28,6 +28,7 @@ from jaxdistill.methods.combinators import (
     whitened,
 )
 from jaxdistill.methods.method import TEACHER, UNIFORM, Control, StepFn
+from jaxdistill.methods.options import UpdateOptions
 
 
 def _loss(name: str, loss: StepFn, gradient_of: str, source: str, **more: Any) -> Objective:
@@ -41,6 +42,7 @@ def _reward(name: str, reward: StepFn, gradient_of: str, source: str, **more: An
     return Objective(name, reward=reward, gradient_of=gradient_of, source=source, **more)
 
 
+_FLOOR = UpdateOptions.probability_floor  # of further policies, the same as that of the teacher
 _FKL, _RKL, _EACH = "KL(pi||pi_theta)", "KL(pi_theta||pi)", IN_EACH_STATE
 
 _CONTROLS = (
@@ -198,25 +200,25 @@ _DIVERGENCES = (
 _POLICIES = (
     _reward(
         "exopd", negated(fns.extrapolated_k1), f"{_EACH}KL(pi_theta||pi^scale ref^(1 - scale))",
-        "G-OPD / ExOPD, arXiv 2602.12125", params={"scale": 1.25, "floor": 0.01},
+        "G-OPD / ExOPD, arXiv 2602.12125", params={"scale": 1.25, "floor": _FLOOR},
         state_loss=fns.extrapolated_reverse_kl,
     ),
     _reward(
         "exopd_return", negated(fns.extrapolated_k1), "E[sum KL(pi_theta||pi^scale ref^(1 - scale))]",
-        "G-OPD / ExOPD, undiscounted", params={"scale": 1.25, "floor": 0.01}, discount=1.0,
+        "G-OPD / ExOPD, undiscounted", params={"scale": 1.25, "floor": _FLOOR}, discount=1.0,
         total_loss=fns.extrapolated_reverse_kl,
     ),
     _loss(
         "two_teachers_forward_kl", fns.averaged(fns.forward_kl), f"{_EACH}{_FKL}, pi the teachers' mean",
-        "several teachers, divergences averaged", params={"weight": 0.5, "floor": 0.01},
+        "several teachers, divergences averaged", params={"weight": 0.5, "floor": _FLOOR},
     ),
     _loss(
         "two_teachers_reverse_kl", fns.averaged(fns.reverse_kl), f"{_EACH}{_RKL}, pi their geometric mean, normalised",
-        "several teachers, divergences averaged", params={"weight": 0.5, "floor": 0.01},
+        "several teachers, divergences averaged", params={"weight": 0.5, "floor": _FLOOR},
     ),
     _reward(
         "two_teachers_k1", negated(fns.averaged(fns.k1)), f"{_EACH}{_RKL}, pi their geometric mean, normalised",
-        "several teachers, rewards averaged", params={"weight": 0.5, "floor": 0.01},
+        "several teachers, rewards averaged", params={"weight": 0.5, "floor": _FLOOR},
         state_loss=fns.averaged(fns.reverse_kl),
     ),
 )  # fmt: skip

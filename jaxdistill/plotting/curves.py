@@ -114,8 +114,7 @@ def reference_line(ax: Axes, value: float, kind: str, label: str | None = None, 
 
 def _check_reference(kind: str) -> None:
     """Raises a ValueError unless `kind` is one of `REFERENCES`."""
-    if kind not in REFERENCES:
-        raise ValueError(f"unknown reference {kind!r}; the references are {', '.join(REFERENCES)}")
+    checks.known("reference", kind, REFERENCES, "the references are")
 
 
 @in_style_of_axes
@@ -157,8 +156,7 @@ def plot_result(
     Returns:
       The figure; save it with `save_figure`. ValueError for an unknown label, quantity or reference.
     """
-    if quantity not in QUANTITIES:
-        raise ValueError(f"unknown quantity {quantity!r}; the quantities are {', '.join(QUANTITIES)}")
+    checks.known("quantity", quantity, QUANTITIES, "the quantities are")
     references = list(references)
     for kind in references:
         _check_reference(kind)

@@ -146,7 +146,8 @@ def compare(
     labels = [line.label for line in lines]
     baseline = labels[0] if baseline is None else baseline
     if not isinstance(baseline, str) or baseline not in labels:
-        raise ValueError(f"no method {checks.shown(baseline)} to compare with; there are {', '.join(labels)}")
+        given = checks.shown_among(baseline, labels)
+        raise ValueError(f"no method {given} to compare with; there are {', '.join(labels)}")
     level, level_text = _level(reach, lines[0].result.num_mdps)
     returns, quantity = _returns(lines, checkpoint)
     teachers = np.stack([line.result.teacher_returns[line.row] for line in lines])

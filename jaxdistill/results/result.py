@@ -120,14 +120,18 @@ class Result:
     def method_index(self, label: str) -> int:
         """Position of `label` on the method axis; ValueError, which lists the labels, if it is not one of them."""
         if not isinstance(label, str) or label not in self.labels:
-            raise ValueError(f"no method {checks.shown(label)} in this result; it has {', '.join(self.labels)}")
+            raise ValueError(
+                f"no method {checks.shown_among(label, self.labels)} in this result; it has {', '.join(self.labels)}"
+            )
         return self.labels.index(label)
 
     def measure(self, name: str) -> np.ndarray:
         """Values [P, M, C] of the measure `name`; ValueError, which lists the measures, if it is not one of them."""
         if not isinstance(name, str) or name not in self.measure_names or self.measurements is None:
             names = ", ".join(self.measure_names) or "none"
-            raise ValueError(f"no measure {checks.shown(name)} in this result; it has {names}")
+            raise ValueError(
+                f"no measure {checks.shown_among(name, self.measure_names)} in this result; it has {names}"
+            )
         return self.measurements[..., self.measure_names.index(name)]
 
     def select(self, labels: str | Iterable[str] | None = None, mdps: int | Iterable[int] | None = None) -> "Result":
@@ -348,7 +352,7 @@ def _as_names(name: str, value: Any) -> tuple[str, ...]:
 
 def _as_numbers(name: str, value: Any) -> np.ndarray:
     """`value` as an array of the kind that the field `name` has: integers or floats."""
-    checks.known(value)
+    checks.concrete(value)
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # rows of different lengths, or a random key

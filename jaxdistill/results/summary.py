@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdistill.runtime import checks
 from jaxdistill.runtime.optional import import_pandas
 from jaxdistill.statistics import NO_INTERVAL, Interval, iqm_interval, mean_interval, paired_difference
 
@@ -49,7 +50,8 @@ class Summary:
         for row in self.rows:
             if row.label == label:
                 return row
-        raise KeyError(f"no method {label!r} in this summary; it has {', '.join(r.label for r in self.rows)}")
+        labels = [row.label for row in self.rows]
+        raise KeyError(f"no method {checks.shown_among(label, labels)} in this summary; it has {', '.join(labels)}")
 
     def _columns(self) -> dict[str, Column]:
         """The columns by name, in the order of the table."""
@@ -68,7 +70,8 @@ class Summary:
         all_columns = self._columns()
         for name in columns or ():
             if name not in all_columns:
-                raise ValueError(f"no column {name!r} in this table; it has {', '.join(all_columns)}")
+                given = checks.shown_among(name, all_columns)
+                raise ValueError(f"no column {given} in this table; it has {', '.join(all_columns)}")
         selected = [all_columns[name] for name in (all_columns if columns is None else columns)]
         header = ["method", *(text for text, _ in selected)]
         return [header] + [[row.label, *(cell_text(row) for _, cell_text in selected)] for row in self.rows]

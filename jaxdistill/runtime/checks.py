@@ -1,7 +1,8 @@
 """Checks of arguments: each raises a ValueError of one line that says what was expected and what was given."""
 
+import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
@@ -20,10 +21,10 @@ def on_host(value: Any = None) -> None:
 
     There numbers are not known yet, and what runs on the host needs them.
     """
-    known((value, jnp.zeros(())))  # inside jit, new arrays are not known even if `value` is
+    concrete((value, jnp.zeros(())))  # inside jit, new arrays are not known even if `value` is
 
 
-def known(value: Any) -> None:
+def concrete(value: Any) -> None:
     """Raises ValueError if `value` holds a number that a transformation of JAX, such as jit, has still to compute."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
         raise ValueError(
@@ -47,6 +48,28 @@ def shown(value: Any) -> str:
     known(value)
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def shown_among(value: Any, valid: Iterable[str]) -> str:
+    """`value` in one line, followed by the nearest of the names in `valid` if it is near enough to be meant."""
+    names = {name.lower(): name for name in valid}
+    word = value.lower().replace("-", "_").replace(" ", "_") if isinstance(value, str) else ""
+    near = difflib.get_close_matches(word, names, 1) if 0 < len(word) <= _LONGEST else []
+    return f"{shown(value)} (did you mean {names[near[0]]!r}?)" if near else shown(value)
+
+
+def known(kind: str, value: Any, valid: Collection[str], introduction: str = "choose from") -> str:
+    """Returns `value`; raises ValueError unless it is one of the names in `valid`.
+
+    Args:
+      kind: what the names are names of, such as "method".
+      value: the argument.
+      valid: the names, which the message lists after `introduction`.
+      introduction: words before the list of the names.
+    """
+    if not isinstance(value, str) or value not in valid:
+        raise ValueError(f"Unknown {kind} {shown_among(value, valid)}; {introduction} {', '.join(valid)}.")
+    return value
 
 
 def is_whole(value: Any, least: int, most: int = MOST) -> bool:
@@ -107,7 +130,8 @@ def one_of(name: str, value: Any, valid: Iterable[str]) -> str:
     """Returns `value`; raises ValueError unless it is one of the words in `valid`."""
     valid = list(valid)
     if not isinstance(value, str) or value not in valid:
-        raise ValueError(f"{name} must be {', '.join(map(repr, valid[:-1]))} or {valid[-1]!r}; got {shown(value)}.")
+        expected = " or ".join(filter(None, [", ".join(map(repr, valid[:-1])), repr(valid[-1])]))
+        raise ValueError(f"{name} must be {expected}; got {shown_among(value, valid)}.")
     return value
 
 

@@ -13,6 +13,7 @@ from jaxdistill.runtime import checks, streams
 from jaxdistill.runtime.progress import Progress
 from jaxdistill.teachers.tabular import check_temperature, from_logits, from_q
 from jaxdistill.training.config import Config, ResolvedCell, config_of, resolve_cell
+from jaxdistill.training.diagnosis import largest_finite, likely_cause
 from jaxdistill.training.run import run_to_end
 
 
@@ -91,9 +92,10 @@ def _train(key: jax.Array, mdps: MDP, cell: ResolvedCell, algorithm: str, progre
     diverged = np.flatnonzero(~np.isfinite(params).reshape(len(params), -1).all(axis=1))
     if len(diverged):
         first = diverged[0]
-        iteration = f" at iteration {faults[first]}" if faults[first] else ""
+        iteration = int(faults[first]) or cell.config.num_iterations
+        cause = likely_cause(cell, mdps, int(first), iteration, largest_finite(params[first]))
         raise ValueError(
             f"{algorithm[0].upper()}{algorithm[1:]} diverged in {len(diverged)} of {len(params)} MDPs (first: MDP "
-            f"{int(mdps.id[first])}{iteration}); lower the learning rate."
+            f"{int(mdps.id[first])} at iteration {iteration}). Likely cause: {cause}."
         )
     return params

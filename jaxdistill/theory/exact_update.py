@@ -84,12 +84,13 @@ def expected_update(
         episodes, the option `truncation` says what follows the last step. Inside a trace of `mdp` itself its
         limit is not known, and the update is NaN if there is one.
       teacher: a single teacher, probs [S, A] and values [S].
-      method: a name of `METHODS` or a `Method`.
+      method: a name of `METHODS` or `ZOO`, or a `Method`.
       logits: [O, A]; the result is differentiable with respect to it, and is in float64 if `logits` is.
       values: [O], V_theta; zeros if None.
       **options: fields of `ExactOptions`: estimator ("td"), reduction ("mean"), truncation ("bootstrap"), discount
-        (0.99), probability_floor (0.01), loss_weight (1), return_weight (1), trace_decay (0.95), num_nodes (64). Where
-        the method fixes an option, the method's value is used.
+        (0.99), probability_floor (1e-6), loss_weight (1), return_weight (1), trace_decay (0.95), num_nodes (64).
+        Methods are compared under shared options: where the method fixes an option, the method's value is used, and an
+        option that it does not use has no effect.
 
     Returns:
       An `Update`.

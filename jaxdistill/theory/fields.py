@@ -19,7 +19,7 @@ from jaxdistill import methods
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, exact, validate
 from jaxdistill.mdp.teacher import Teacher, check
-from jaxdistill.methods import Method
+from jaxdistill.methods import Method, effects
 from jaxdistill.runtime import checks, streams
 from jaxdistill.statistics import mean_interval
 from jaxdistill.theory.exact_update import (
@@ -88,7 +88,7 @@ def asymmetry(mdps: MDP, teacher: Teacher, method: str | Method, logits: npt.Arr
 
     Args:
       mdps, teacher: single ones, or stacks of M.
-      method: a name of `METHODS`, or a `Method`.
+      method: a name of `METHODS` or `ZOO`, or a `Method`.
       logits: [O, A], or [M, O, A].
       **options: of `expected_update`; the default options are those of `TABLE_1`.
 
@@ -140,10 +140,13 @@ class _Setting:
 
     def __str__(self) -> str:
         options = self.options.resolved(self.method)
+        floor, teacher = options.probability_floor, self.teacher
+        share = effects.mass_below_floor(self.method, floor, teacher.probs, teacher.num_others) or 0.0
+        warning = f"; {effects.floor_text(share, floor)}" if share > effects.NEGLIGIBLE_MASS else ""
         return (
             f"{self.mdps.num_mdps} MDPs of {_num_states_text(self.mdps)} and {self.mdps.num_actions} actions; "
             f"{ESTIMATORS[options.estimator].title} returns, {options.reduction} over steps, "
-            f"discount {options.discount:g}"
+            f"discount {options.discount:g}{warning}"
         )
 
 
@@ -315,7 +318,7 @@ def check_method(
     """Tests on random MDPs at random logits whether a method's expected update descends a loss, and which.
 
     Args:
-      method: a name of `METHODS`, or any `Method`.
+      method: a name of `METHODS` or `ZOO`, or any `Method`.
       loss: the loss that the method is believed to descend; None: the one that `stated_losses` returns for it.
       num_mdps: number of random worlds and teachers if none are given. The worlds are those of
         `worlds.garnet.garnet`, with 5 states and 3 actions. The teachers have two further policies (`others`).
@@ -325,7 +328,8 @@ def check_method(
         undiscounted.
 
     Returns:
-      A `Report`; print it. Its tolerance is 1e-8, or 1e-3 where JAX cannot compute in float64, which the report states.
+      A `Report`; print it. It says so if a share of the teacher lies below `probability_floor`. Its tolerance is 1e-8,
+      or 1e-3 where JAX cannot compute in float64, which the report states.
     """
     method = methods.get(method)
     if not isinstance(loss, Loss | None):
@@ -333,7 +337,7 @@ def check_method(
     checked_options = exact_options(options, TABLE_1)
     weights = {name: options[name] for name in ("loss_weight", "return_weight") if name in options}
     losses = stated_losses(method, **weights) if loss is None else (loss, loss)
-    checks.known(options)
+    checks.concrete(options)
     key, worlds_key = streams.split(streams.from_seed(0) if key is None else streams.as_key(key))
     if mdps is None and teacher is None:
         mdps, teacher = precise(*random_problems(worlds_key, num_mdps))

@@ -108,7 +108,7 @@ def flow(
 
     Args:
       mdps, teacher: single ones, or stacks of M.
-      method: a name of `METHODS`, or a `Method`.
+      method: a name of `METHODS` or `ZOO`, or a `Method`.
       logits: [O, A] or [M, O, A], where the path starts; zeros if None.
       values: [O] or [M, O], V_theta at the start; zeros if None.
       num_steps: Runge-Kutta steps, rounded up to a multiple of `num_records`.

@@ -16,10 +16,8 @@ from jaxdistill.methods.combinators import IN_EACH_STATE, Objective, negated
 from jaxdistill.methods.composed import composes
 from jaxdistill.theory.exact_update import ExactOptions, Problem, make_problem, solve_update
 
-TABLE_1: Mapping[str, Any] = {
-    "estimator": "mc", "reduction": "sum", "discount": 1.0, "probability_floor": 1e-12,
-}  # fmt: skip
-"""The options of `expected_update` under which Table 1 states its losses. The floor only keeps log 0 finite."""
+TABLE_1: Mapping[str, Any] = {"estimator": "mc", "reduction": "sum", "discount": 1.0}
+"""The options of `expected_update` under which Table 1 states its losses."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -74,7 +74,7 @@ def assess(
 
     Args:
       mdps, teacher: single ones, or stacks of M.
-      method: a name of `METHODS`, or a `Method`.
+      method: a name of `METHODS` or `ZOO`, or a `Method`.
       logits: [O, A] or [M, O, A].
       values: [O] or [M, O], V_theta, the baseline; zeros if None.
       target: the method whose expected update, under the same options, is the target; None: `method` itself.

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,14 @@ import optax
 
 from jaxdistill.engine import rules
 from jaxdistill.mdp import Teacher
-from jaxdistill.methods import Method, UpdateOptions
+from jaxdistill.methods import Method, UpdateOptions, effects
 from jaxdistill.methods.options import check_number, check_options, updated
 from jaxdistill.runtime import checks
 
 Rate = float | Callable[[jax.Array], jax.Array] | np.ndarray | Sequence[float]
 RATES = ("learning_rate", "value_learning_rate")
+RATE = 0.1
+"""The rates of a configuration that sets none and has no optimizer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,22 +32,25 @@ class Config(UpdateOptions):
         "td" (one step, the TD(1) of App. A.3) or "mc" (the sampled return).
       reduction: an episode's update is the "mean" or the "sum" over its steps.
       truncation: what cutting an episode at a time limit does to the returns of its steps, "bootstrap" or "end".
-      learning_rate: of the logits, [M], or a schedule (iteration -> rate), such as `optax.linear_schedule`.
-      value_learning_rate: of V_theta, [M], or a schedule.
+      learning_rate: of the logits, [M], or a schedule (iteration -> rate), such as `optax.linear_schedule`; None: 0.1,
+        or what `optimizer` does.
+      value_learning_rate: of V_theta, in the same forms.
       discount: in [0, 1], [M]; for training only, reported returns are undiscounted.
-      probability_floor: least teacher probability inside a logarithm, in [0, 1), [M].
+      probability_floor: least teacher probability inside a logarithm, in [0, 1), [M]. `train` warns where a share of
+        the teacher lies below it.
       loss_weight, return_weight: factors of l and of Rhat, [M].
       trace_decay: lambda of the estimator "lambda", in [0, 1], [M].
       optimizer: an `optax.GradientTransformation` over {"logits": [O, A], "values": [O]} in place of SGD with the two
-        learning rates; slower, because it updates whole tables.
+        learning rates, which must then be None; slower, because it updates whole tables. It gets gradients and
+        parameters alone, so that one which needs the value of a loss, such as `optax.lbfgs()`, is refused.
       max_episode_steps: an episode that reaches this length is cut (`truncation`), with a warning at the end. The
         time limit of a world (`MDP.time_limit`) cuts too, without a warning, because it belongs to the world.
     """
 
     num_iterations: int = 30_000
     num_checkpoints: int = 100
-    learning_rate: Rate = 0.1
-    value_learning_rate: Rate = 0.1
+    learning_rate: Rate | None = None
+    value_learning_rate: Rate | None = None
     optimizer: optax.GradientTransformation | None = None
     max_episode_steps: int = 4096
 
@@ -59,18 +64,42 @@ class Config(UpdateOptions):
             )
         for name in RATES:
             value = getattr(self, name)
-            _check_schedule(name, value) if callable(value) else check_number(name, value, 0, np.inf)
+            if callable(value):
+                _check_schedule(name, value)
+            elif value is not None:
+                check_number(name, value, 0, np.inf)
         check_options(self, per_world=True)
-        functions = (getattr(self.optimizer, name, None) for name in ("init", "update"))
-        if self.optimizer is not None and not all(map(callable, functions)):
-            expected = "an optax.GradientTransformation, such as optax.adam(0.01), or None"
-            raise ValueError(f"optimizer must be {expected}; got {checks.shown(self.optimizer)}.")
+        if self.optimizer is not None:
+            _check_optimizer(self.optimizer)
+            for name in RATES:
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} has no effect with an optimizer, which has rates of its own; set {name}=None, or no "
+                        "optimizer."
+                    )
+
+    def with_rates(self) -> Self:
+        """The configuration with a number in place of each rate that is None, unless an optimizer replaces them."""
+        unset: dict[str, Any] = {name: RATE for name in RATES if getattr(self, name) is None}
+        return self if self.optimizer is not None else dataclasses.replace(self, **unset)
+
+    def resolved(self, method: Method) -> Self:
+        """As in the base class, with the rates of `with_rates`."""
+        return super().resolved(method).with_rates()
 
     @property
     def checkpoints(self) -> np.ndarray:
         """Last iteration of each bin, int [C], counted from 1."""
         c = min(self.num_checkpoints, self.num_iterations)
         return -(-np.arange(1, c + 1) * self.num_iterations // c)
+
+
+def per_world(name: str, value: Any, num_mdps: int) -> np.ndarray:
+    """A number of a configuration for each MDP, float32 [M]; ValueError unless it is one number or M of them."""
+    array = np.asarray(value, np.float32)
+    if array.shape not in ((), (num_mdps,)):
+        raise ValueError(f"{name} must be one number or one for each of the {num_mdps} MDPs; got shape {array.shape}.")
+    return np.array(np.broadcast_to(array, num_mdps))
 
 
 def config_of(config: Any, changes: Mapping[str, Any]) -> Config:
@@ -90,14 +119,33 @@ def _check_schedule(name: str, schedule: Any) -> None:
         raise ValueError(f"{name} must return one number for an iteration; got {checks.shown(rate)}.")
 
 
+def _check_optimizer(optimizer: Any) -> None:
+    """ValueError unless an optimizer makes updates of the tables from gradients and parameters alone."""
+    expected = "an optax.GradientTransformation, such as optax.adam(0.01), or None"
+    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        raise ValueError(f"optimizer must be {expected}; got {checks.shown(optimizer)}.")
+    tables = {"logits": jax.ShapeDtypeStruct((2, 3), jnp.float32), "values": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    try:
+        updates = jax.eval_shape(lambda x: optimizer.update(x, optimizer.init(x), x)[0], tables)
+    except Exception as error:
+        raise ValueError(
+            "optimizer must work with gradients and parameters alone, such as optax.adam(0.01), since training has no "
+            f"value of a loss; this one fails: {checks.why(error)}."
+        ) from error
+    if jax.tree.map(lambda x: (x.shape, x.dtype), updates) != jax.tree.map(lambda x: (x.shape, x.dtype), tables):
+        raise ValueError(f"optimizer must be {expected}, which keeps shapes and dtypes; got {checks.shown(updates)}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """One line of an experiment: a method with its teacher and configuration, trained on every MDP.
 
     Attributes:
-      method: the method, or its name.
+      method: the method, or a name that `methods.get` knows.
       teacher: the teachers of the MDPs; None: the one that `train` was given.
-      changes: fields of `Config` that differ in this cell, such as {"estimator": "mc", "learning_rate": 0.05}.
+      changes: fields of `Config` that differ in this cell, such as {"estimator": "mc", "learning_rate": 0.05}. They
+        belong to this cell alone, so one that has no effect on its method is refused (`methods.effects`); the estimator
+        and the reduction are not, so that a grid of methods and estimators may have all of its cells.
     """
 
     method: str | Method
@@ -114,6 +162,7 @@ class ResolvedCell:
       method: the method.
       teacher: the teachers of the MDPs, or None.
       config: the configuration, with what the method fixes in its place.
+      changes: the fields of the configuration that were set for this cell alone.
       make_rule: what a row of the table means, as `rules.student_rule`.
     """
 
@@ -122,6 +171,27 @@ class ResolvedCell:
     teacher: Teacher | None
     config: Config
     make_rule: Callable[..., rules.Rule] = rules.student_rule
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def without_effect(self, name: str, num_actions: int) -> str:
+        """Why a field of the configuration has no effect on this cell, as `effects.without_effect` says it."""
+        return effects.without_effect(name, self.method, self.config, num_actions, self.num_others)
+
+    def dependencies(self, num_actions: int) -> frozenset[str]:
+        """The numbers of a step on which the updates depend, as `effects.dependencies` names them."""
+        return effects.dependencies(self.method, num_actions, self.num_others)
+
+    @property
+    def num_others(self) -> int:
+        """The number of further policies of the teacher."""
+        return 0 if self.teacher is None else self.teacher.num_others
+
+    def mass_below_floor(self) -> float | None:
+        """The share of the teacher below the floor, as `effects.mass_below_floor` says it; None without a teacher."""
+        if self.teacher is None:
+            return None
+        floor = per_world("probability_floor", self.config.probability_floor, len(self.teacher.probs))
+        return effects.mass_below_floor(self.method, floor, self.teacher.probs, self.num_others)
 
 
 def resolve_cell(
@@ -130,6 +200,7 @@ def resolve_cell(
     teacher: Teacher | None,
     config: Config,
     make_rule: Callable[..., rules.Rule] = rules.student_rule,
+    changes: Mapping[str, Any] | None = None,
 ) -> ResolvedCell:
     """The cell of a method: what the method fixes takes the place of the configuration's options."""
-    return ResolvedCell(label, method, teacher, config.resolved(method), make_rule)
+    return ResolvedCell(label, method, teacher, config.resolved(method), make_rule, changes or {})

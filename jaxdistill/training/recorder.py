@@ -17,6 +17,7 @@ from jaxdistill.results.result import Result
 from jaxdistill.runtime import processes, streams, surroundings
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.training.config import Config, ResolvedCell
+from jaxdistill.training.diagnosis import largest_finite, likely_cause
 
 Measure = Callable[[MDP, Teacher, jax.Array], Mapping[str, jax.Array]]
 _EVALUATED = 64  # students evaluated together
@@ -47,6 +48,7 @@ class Recorder:
         self.values = np.full(rows, np.nan, np.float32) if keep_tables else None
         self.finished = np.zeros((num, m), bool)
         self.faults: dict[tuple[int, int], int] = {}  # (cell, MDP) -> iteration
+        self.largest = np.zeros((num, m))  # the size of the largest finite parameter of a student that diverged
         self.pending: list[tuple[int, int, int, np.ndarray]] = []
         self.measure_names = measure_names
         self.measurements = np.full((num, m, c, len(measure_names)), np.nan) if measure else None
@@ -57,6 +59,7 @@ class Recorder:
         fault = output.fault or (0 if np.isfinite(params).all() else int(checkpoints[pause]))
         if fault or (cell, mdp) in self.faults:
             self.faults.setdefault((cell, mdp), fault)
+            self.largest[cell, mdp] = max(self.largest[cell, mdp], largest_finite(params))
             return
         logits = params[:, :-1]
         if pause < 0:
@@ -107,7 +110,8 @@ class Recorder:
         faults = np.zeros(self.finished.shape, int)
         for student, iteration in self.faults.items():
             faults[student] = iteration
-        names = ("returns", "lengths", "final_returns", "truncated", "finished", "logits", "values", "measurements")
+        names = ["returns", "lengths", "final_returns", "truncated", "finished", "logits", "values", "measurements"]
+        names.append("largest")
         arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         combined = processes.combined(self.finished | (faults > 0), {**arrays, "faults": faults})
         faults = combined.pop("faults")
@@ -158,12 +162,25 @@ class Recorder:
             for (cell, mdp), iteration in sorted(self.faults.items())
         ]
 
+    def _causes(self) -> str:
+        """The likely causes of the divergences, in words; that of a method is judged by its first student."""
+        labels: dict[str, list[str]] = {}
+        for index, cell in enumerate(self.cells):
+            students = sorted(student for student in self.faults if student[0] == index)
+            if students:
+                mdp, iteration = students[0][1], self.faults[students[0]]
+                cause = likely_cause(cell, self.mdps, mdp, iteration, float(self.largest[students[0]]))
+                labels.setdefault(cause, []).append(cell.label)
+        if len(labels) == 1:
+            return f"Likely cause: {next(iter(labels))}."
+        return "Likely causes: " + ". ".join(f"{', '.join(names)}: {cause}" for cause, names in labels.items()) + "."
+
     def _warn(self, faults: list[dict[str, Any]]) -> None:
         if faults:
             first = ", ".join("{method} in MDP {mdp} at iteration {iteration}".format(**fault) for fault in faults[:3])
             warnings.warn(
                 f"{len(faults)} students diverged, were stopped and are NaN in the result ({first}"
-                f"{', ...' if len(faults) > 3 else ''}); lower the learning rate.",
+                f"{', ...' if len(faults) > 3 else ''}). {self._causes()}",
                 stacklevel=5,
             )
         limits = np.array([cell.config.max_episode_steps for cell in self.cells])
@@ -192,12 +209,13 @@ class Recorder:
             cell.label: {
                 "method": cell.method.name,
                 "teacher": cell.teacher.name if cell.teacher else None,
+                "teacher_mass_below_floor": cell.mass_below_floor(),
                 "config": _config_settings(cell.config),
             }
             for cell in self.cells
         }
         return {
-            "config": _config_settings(self.config),
+            "config": _config_settings(self.config.with_rates()),
             "cells": cells,
             "steps": int(steps),
             "seconds": round(seconds, 3),

@@ -35,11 +35,11 @@ def sampled_updates(
     Args:
       key: random key.
       mdps, teacher: stacks of M.
-      methods: methods, or their names.
+      methods: methods, or names that `methods.get` knows.
       logits: [M, O, A].
       values: [M, O], V_theta; zeros if None.
       num_updates: N, of each method on each world.
-      **changes: fields of `Config`, such as `estimator` and `discount`.
+      **changes: fields of `Config` that decide an update, such as `estimator` and `discount`, shared by all methods.
 
     Returns:
       By name of the method, an `Update` of NumPy arrays, logits [M, N, O, A] and values [M, N, O].
@@ -59,6 +59,9 @@ def sampled_updates(
     values = np.zeros(shape[:-1]) if values is None else table("values", values, shape[:-1])
     before = np.concatenate([logits, values.astype(np.float32)[..., None]], axis=-1)
     one_update = {"num_iterations": 1, "num_checkpoints": 1, "learning_rate": 1.0, "value_learning_rate": 1.0}
+    for name in (*one_update, "optimizer"):
+        if name in changes:
+            raise ValueError(f"sampled_updates takes one update per unit of learning rate; {name} cannot be set.")
     config = config_of(None, one_update | changes)
     for method in resolved_methods:
         check_zeros(method, teacher.probs, teacher.others, config.probability_floor)

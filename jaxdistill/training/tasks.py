@@ -25,7 +25,7 @@ from jaxdistill.runtime import streams
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.scheduling.pool import lane_width
 from jaxdistill.scheduling.task import Task
-from jaxdistill.training.config import RATES, Config, ResolvedCell
+from jaxdistill.training.config import RATES, Config, ResolvedCell, per_world
 
 _MAX_RECORD = 2**17  # steps that a student records where its estimator needs it: 2 MiB
 
@@ -108,7 +108,7 @@ def _program_key(cell: ResolvedCell, mdps: MDP, pauses: Sequence[int]) -> Progra
             f"max_episode_steps must be at most {_MAX_RECORD} for {estimator.name!r} students; got {max_steps}."
         )
     methods = methods_in_program(cell.method)
-    rule = cell.make_rule(mdps.num_actions, methods, cell.teacher.num_others if cell.teacher is not None else 0)
+    rule = cell.make_rule(mdps.num_actions, methods, cell.num_others)
     schedule, value_schedule = (rate if callable(rate) else None for rate in (getattr(config, name) for name in RATES))
     program = Program(
         rule=rule,
@@ -194,10 +194,8 @@ def _students(key: jax.Array, mdps: MDP, cell: ResolvedCell, rule: Rule, teacher
     num, method, config = mdps.num_mdps, cell.method, cell.config
 
     def floats(name: str, value: Any) -> np.ndarray:
-        array = np.asarray(1.0 if callable(value) else value, np.float32)  # the program multiplies by the schedule
-        if array.shape not in ((), (num,)):
-            raise ValueError(f"{name} must be one number or one for each of the {num} MDPs; got shape {array.shape}.")
-        return np.array(np.broadcast_to(array, num))
+        # The program multiplies by the schedule, and an optimizer replaces the rate.
+        return per_world(name, 1.0 if callable(value) or value is None else value, num)
 
     def function_index(functions: str, fn: Any) -> np.ndarray:
         return np.full(num, -1 if fn is None else getattr(rule, functions).index(fn), np.int32)

@@ -1,6 +1,7 @@
 """`train`: worlds, a teacher and methods in; learning curves and students out."""
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from jaxdistill import methods
 from jaxdistill.mdp import MDP, Teacher, exact, validate
 from jaxdistill.mdp.teacher import check
-from jaxdistill.methods import Method
+from jaxdistill.methods import Method, effects
 from jaxdistill.results import Result, Stopped
 from jaxdistill.runtime import checks, processes, streams
 from jaxdistill.runtime.progress import Hook, Progress
@@ -46,7 +47,7 @@ def train(
       key: random key, such as `jax.random.key(0)`.
       mdps: M stacked MDPs, such as `sample_mdps(key, 100)`, or a single one.
       teacher: M stacked teachers, such as `teachers.optimal(mdps)`; None where no method needs one.
-      methods: P names of `METHODS`, `Method`s or `Cell`s: one, several, or a mapping from labels to them.
+      methods: P names of `METHODS` or `ZOO`, `Method`s or `Cell`s: one, several, or a mapping from labels to them.
       config: a `Config`; its fields may also be given by name, as `**changes`.
       initial_logits, initial_values: float [P, M, O, A] and [P, M, O], or what broadcasts to them; zeros if None.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
@@ -56,7 +57,8 @@ def train(
       progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
         same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
-      **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator.
+      **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator. One that has no effect
+        on any of the methods is refused; a `config` may hold what its methods do not use, since trainings share it.
 
     Returns:
       A `Result`. Its curves are the undiscounted returns of the training episodes where the student acts itself, and
@@ -74,6 +76,8 @@ def train(
     config = config_of(config, changes)
     cells = _resolve(methods, teacher, config)
     _check_cells(cells, mdps, needs_teachers=measure is not None)
+    _check_effects(cells, changes, mdps.num_actions)
+    _warn_of_floors(cells)
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
     measure_names = () if measure is None else _measure_names(measure, mdps, cells[0].teacher)
     recorder = Recorder(key, mdps, cells, config, keep_tables, measure, measure_names)
@@ -107,7 +111,7 @@ def _run(key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progres
 def _check_cells(cells: list[ResolvedCell], mdps: MDP, needs_teachers: bool) -> None:
     """ValueError unless every cell can be trained on these worlds, in as many processes as there are."""
     for cell in cells:
-        checks.known(list(vars(cell.config).values()))
+        checks.concrete(list(vars(cell.config).values()))
         _check_teacher(cell, mdps)
         methods.check_episodes_end(cell.method, mdps, cell.teacher)
     if needs_teachers and any(cell.teacher is None for cell in cells):
@@ -115,6 +119,35 @@ def _check_cells(cells: list[ResolvedCell], mdps: MDP, needs_teachers: bool) -> 
     num_students = len(cells) * mdps.num_mdps
     if num_students < processes.count():
         raise ValueError(f"{processes.count()} processes cannot share {num_students} students; use fewer.")
+
+
+def _check_effects(cells: list[ResolvedCell], changes: Mapping[str, Any], num_actions: int) -> None:
+    """ValueError unless every field set for one cell has an effect there, and each of `changes` in some cell."""
+    for cell in cells:
+        for name in cell.changes:
+            if reason := cell.without_effect(name, num_actions):
+                raise ValueError(
+                    f"{name} has no effect on {cell.label}: its method is {cell.method.name}, {reason}; remove it from "
+                    "the changes of the cell."
+                )
+    for name in changes:
+        if all(reasons := [cell.without_effect(name, num_actions) for cell in cells]):
+            others = "" if len(cells) == 1 else f" or on the other {len(cells) - 1} methods"
+            raise ValueError(
+                f"{name} has no effect on {cells[0].method.name}, {reasons[0]}{others}; remove it, or give it in a "
+                "config that trainings share."
+            )
+
+
+def _warn_of_floors(cells: list[ResolvedCell]) -> None:
+    """Warns of every share of a teacher below the floor that is not negligible, once for all cells that have it."""
+    labels: dict[str, list[str]] = {}
+    for cell in cells:
+        share = cell.mass_below_floor()
+        if share is not None and share > effects.NEGLIGIBLE_MASS:
+            labels.setdefault(effects.floor_text(share, cell.config.probability_floor), []).append(cell.label)
+    for text, cell_labels in labels.items():
+        warnings.warn(f"{', '.join(cell_labels)}: {text}.", stacklevel=3)
 
 
 def _measure_names(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tuple[str, ...]:
@@ -151,7 +184,7 @@ def _resolve(given: Any, teacher: Teacher | None, config: Config) -> list[Resolv
         given = [given]
     pairs = list(given.items()) if isinstance(given, Mapping) else [(None, item) for item in checks.listed(given)]
     if not pairs:
-        raise ValueError(f"methods is empty; give at least one of {', '.join(methods.METHODS)}.")
+        raise ValueError(f"methods is empty; give at least one of {', '.join(methods.METHODS)}, or of ZOO.")
     cells = []
     for label, item in pairs:
         if not isinstance(label, str | None) or not (label or "").isprintable():
@@ -179,7 +212,7 @@ def _resolve_cell(label: str | None, cell: Cell, teacher: Teacher | None, config
     if cell.teacher is not None:
         is_single = isinstance(cell.teacher, Teacher) and np.ndim(cell.teacher.probs) == 2
         teacher = cell.teacher[None] if is_single else cell.teacher
-    return resolve_cell(label or method.name, method, teacher, config_of(config, cell.changes))
+    return resolve_cell(label or method.name, method, teacher, config_of(config, cell.changes), changes=cell.changes)
 
 
 def _check_teacher(cell: ResolvedCell, mdps: MDP) -> None:

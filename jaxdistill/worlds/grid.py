@@ -134,8 +134,7 @@ def with_overrides(config: GridConfig | None, overrides: dict[str, Any]) -> Grid
         raise ValueError(f"config must be a GridConfig, got {checks.shown(config)}; give single fields by name")
     names = [field.name for field in dataclasses.fields(GridConfig)]
     for name in overrides:
-        if name not in names:
-            raise ValueError(f"unknown option {name!r} of a grid world; known are {', '.join(names)}")
+        checks.known("option", name, names, "a grid world has")
     return dataclasses.replace(config or GridConfig(), **overrides)
 
 

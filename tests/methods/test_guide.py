@@ -75,7 +75,7 @@ def test_every_recommended_method_exists():
                 assert getattr(evaluated, field) == getattr(method, field)
             if name.endswith("_r"):
                 assert method.has_return and method.loss is jaxdistill.METHODS[name.removesuffix("_r")].loss
-    assert guide.method("teacher_distill") is jaxdistill.METHODS["teacher_distill"]
+    assert guide.how_to_get("jsd") == 'jd.ZOO["jsd"]'
     for wrong in ("clone", "clone_r"):
         with pytest.raises(ValueError, match="on_policy_distill"):
             guide.how_to_get(wrong)

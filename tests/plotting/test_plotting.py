@@ -218,10 +218,10 @@ def test_a_result_draws_the_given_methods_and_references():
     ("arguments", "message"),
     [
         (dict(labels=["sgd"]), "no method 'sgd' in this result; it has baseline, n_distill"),
-        (dict(quantity="regret"), "unknown quantity 'regret'; the quantities are returns, lengths"),
+        (dict(quantity="regret"), "Unknown quantity 'regret'; the quantities are returns, lengths"),
         (
             dict(references=["expert"]),
-            "unknown reference 'expert'; the references are teacher, uniform, optimal",
+            "Unknown reference 'expert'; the references are teacher, uniform, optimal",
         ),
     ],
 )

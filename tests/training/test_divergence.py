@@ -1,5 +1,7 @@
 """A student that meets NaN or infinity stops alone, is named and averaged nowhere; extreme numbers are finite."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -21,7 +23,7 @@ def run(methods="on_policy_distill_r", **options):
 
 def diverging(methods="on_policy_distill_r", **options):
     with pytest.warns(
-        UserWarning, match=r"diverged, were stopped and are NaN.* in MDP 1 at iteration \d+.*learning rate"
+        UserWarning, match=r"diverged, were stopped and are NaN.* in MDP 1 at iteration \d+.*learning_rate up to 1e\+38"
     ):
         return run(methods, learning_rate=RATES, **options)
 
@@ -63,12 +65,15 @@ def test_with_an_optimizer_and_with_a_measure():
     assert len(result.faults) == 3 and np.isnan(result.measure("largest")).all()
 
 
+def losses_of_step(step):
+    return losses.cross_entropy(student_logits=step.student_logits, teacher_probs=step.teacher_probs)
+
+
 def test_a_loss_that_becomes_nan_is_that_methods_matter():
     """Another function of the same program: its zeros are not touched by the NaN beside them."""
 
     def broken(step):
-        loss = losses.cross_entropy(student_logits=step.student_logits, teacher_probs=step.teacher_probs)
-        return jax.numpy.where(step.reward > 0, jax.numpy.nan, 1.0) * loss
+        return jax.numpy.where(step.reward > 0, jax.numpy.nan, 1.0) * losses_of_step(step)
 
     mine = jaxdistill.Method("mine", loss=broken)
     with pytest.warns(UserWarning, match="mine in MDP"):
@@ -90,6 +95,72 @@ def test_left_out_of_every_average_and_said():
 def test_teachers_that_diverge_are_refused_by_name():
     with pytest.raises(ValueError, match=r"Actor-critic diverged in 3 of 3 MDPs \(first: MDP 0 at iteration \d+\)"):
         teachers.actor_critic(jax.random.key(0), WORLDS, num_iterations=60, learning_rate=1e38, return_weight=1e38)
+
+
+# --- The likely cause is what was seen -----------------------------------------------------------------------
+
+
+def log_of_zero(step):
+    """A loss that forgets the floor: the teacher is deterministic."""
+    return -jax.numpy.sum(jax.nn.softmax(step.student_logits) * jax.numpy.log(step.teacher_probs))
+
+
+def late_root(step):
+    """A reward that is NaN once the student is nearly certain."""
+    return jax.numpy.sqrt(0.5 - jax.numpy.max(jax.nn.softmax(step.frozen_logits)))
+
+
+LARGE_REWARDS = dataclasses.replace(WORLDS, reward=np.full_like(WORLDS.reward, 3e38))
+CAUSES = {
+    "schedule": (dict(learning_rate=lambda i: 0.1 / (5.0 - i)), "the schedule of learning_rate gave inf; correct it"),
+    "function at once": (
+        dict(methods=jaxdistill.Method("log of zero", loss=log_of_zero)),
+        "a function of the method log of zero is NaN or infinite for an untrained student; look for log 0 and 0/0",
+    ),
+    "function later": (
+        dict(methods=jaxdistill.Method("late root", loss=losses_of_step, reward=late_root)),
+        "a function of the method late root became NaN or infinite while the parameters were small",
+    ),
+    "function with an optimizer": (
+        dict(methods=jaxdistill.Method("log of zero", loss=log_of_zero), optimizer=optax.adam(0.01)),
+        "a function of the method log of zero is NaN or infinite for an untrained student",
+    ),
+    "optimizer": (dict(optimizer=optax.sgd(1e38)), "the optimizer takes too large steps; lower its rate"),
+    "learning_rate": (dict(learning_rate=1e38), "the updates are too large because of learning_rate up to 1e+38"),
+    "value_learning_rate": (dict(value_learning_rate=1e12), "because of value_learning_rate up to 1e+12"),
+    "loss_weight": (dict(loss_weight=3e38, learning_rate=1.0), "because of loss_weight up to 3e+38"),
+    "return_weight": (dict(return_weight=3e38), "because of return_weight up to 3e+38"),
+    "rewards": (dict(mdps=LARGE_REWARDS), "because of rewards up to 3e+38; scale them down"),
+    "sum": (
+        dict(reduction="sum", value_learning_rate=1.0, num_iterations=300),
+        "an update is the sum over the steps of an episode; lower the learning rate or take reduction='mean'",
+    ),
+    "rate": (dict(value_learning_rate=20.0, num_iterations=300), "Likely cause: lower the learning rate."),
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_the_likely_cause_is_named(name):
+    options, cause = CAUSES[name]
+    arguments = dict(mdps=WORLDS, methods="on_policy_distill_r", num_iterations=60, num_checkpoints=3) | options
+    with pytest.warns(UserWarning, match="diverged") as warned:
+        result = jaxdistill.train(jax.random.key(1), arguments.pop("mdps"), TEACHER, **arguments)
+    text = str(warned[0].message)
+    assert "Likely cause: " in text and cause in text and "\n" not in text and result.faults
+
+
+def test_the_causes_of_several_methods_are_told_apart():
+    cells = {
+        "a": jaxdistill.Cell("on_policy_distill_r", changes={"learning_rate": 1e38}),
+        "b": jaxdistill.Method("log of zero", loss=log_of_zero),
+    }
+    with pytest.warns(UserWarning, match=r"Likely causes: a: .*learning_rate.* b: a function of the method log"):
+        run(cells)
+
+
+def test_the_cause_of_a_teacher_that_diverges():
+    with pytest.raises(ValueError, match=r"Q-learning diverged.*Likely cause: .* because of rewards"):
+        teachers.q_learning(jax.random.key(0), LARGE_REWARDS, num_iterations=60, learning_rate=1.0, discount=1.0)
 
 
 EXTREMES = {
@@ -116,6 +187,6 @@ def test_floor_zero_is_refused_where_its_logarithm_is_taken_and_finite_elsewhere
     with pytest.raises(ValueError, match="logarithm of a teacher probability that is 0; set probability_floor > 0"):
         run("entropy_regularised", probability_floor=0.0)
     result = jaxdistill.train(
-        jax.random.key(1), WORLDS, TEACHER, "on_policy_distill", **OPTIONS | {"probability_floor": 0}
+        jax.random.key(1), WORLDS, TEACHER, "on_policy_distill", jaxdistill.Config(probability_floor=0), **OPTIONS
     )
     assert np.isfinite(result.logits).all()

@@ -338,7 +338,7 @@ def test_from_text_reads_every_letter():
         (["S."], {"rewards": {".": (np.inf, False)}}, "rewards of a grid must be finite"),
         (["S."], {"rewards": {".": 3.0}}, "must be .reward, terminal."),
         (["S."], {"num_rows": 3}, "num_rows cannot be set here"),
-        (["S."], {"num_acts": 3}, "unknown option 'num_acts'"),
+        (["S."], {"num_acts": 3}, r"Unknown option 'num_acts' \(did you mean 'num_actions'\?\); a grid world has"),
         (["S."], {"noise": 2}, "noise must be a probability"),
     ],
 )
@@ -387,7 +387,7 @@ def test_bad_grids_give_one_clear_line(change, message):
         ({"observation": "partial"}, 'observation must be "full" or "window", got \'partial\''),
         ({"window_radius": -1}, "window_radius must be a whole number, at least 0"),
         ({"max_redraws": 0}, "max_redraws must be a whole number, at least 1"),
-        ({"width": 3}, "unknown option 'width' of a grid world; known are num_rows"),
+        ({"width": 3}, "Unknown option 'width'; a grid world has num_rows"),
         ({"num_mdps": 0}, "num_mdps must be a whole number, at least 1"),
         ({"num_mdps": 2.0}, "num_mdps must be a whole number"),
         ({"key": 0}, r"key must be one random key, such as jax.random.key\(0\); got int"),

@@ -1,0 +1,131 @@
+"""Which numbers the update of a method depends on, and so which options have an effect on it.
+
+The functions of a method are traced, and what their results do not depend on is known for certain: a divergence may
+read the teacher's logarithm and still have a gradient without it, as H(pi||pi_theta) + const. has.
+"""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill.estimators import ESTIMATORS
+from jaxdistill.methods.method import Method, Step, loss_gradient, make_step
+from jaxdistill.methods.options import UpdateOptions
+
+_DEPENDENCIES: WeakKeyDictionary[Method, dict[tuple[int, int], frozenset[str]]] = WeakKeyDictionary()
+
+
+def dependencies(method: Method, num_actions: int, num_others: int = 0) -> frozenset[str]:
+    """The names of the arguments of `make_step` on which the rewards or the gradient of the loss of a method depend.
+
+    Args:
+      method: a method whose functions have been checked (`check_functions`).
+      num_actions: A.
+      num_others: number of further policies of the teacher.
+    """
+    by_size = _DEPENDENCIES.setdefault(method, {})
+    if (num_actions, num_others) not in by_size:
+        by_size[num_actions, num_others] = _dependencies(method, num_actions, num_others)
+    return by_size[num_actions, num_others]
+
+
+def _dependencies(method: Method, num_actions: int, num_others: int) -> frozenset[str]:
+    number, row = jnp.float32(0.5), jnp.full(num_actions, 1 / num_actions, jnp.float32)
+    scalars = ("probability_floor", "student_value", "teacher_value", "next_teacher_value", "reward", "discount")
+    arguments: dict[str, Any] = dict.fromkeys(scalars, number) | dict(
+        student_logits=row,
+        teacher_probs=row,
+        action=jnp.int32(0),
+        params=dict.fromkeys(method.params, number),
+        other_probs=jnp.tile(row, (num_others, 1)),
+    )
+    leaves, tree = jax.tree.flatten_with_path(arguments)
+
+    def results(*values: jax.Array) -> list[jax.Array]:
+        step: Step = make_step(**jax.tree.unflatten(tree, values))
+        outputs: list[Any] = [fn(step) for fn in (method.reward, method.next_reward) if fn is not None]
+        return [*outputs, loss_gradient(method.loss, step)] if method.loss is not None else outputs
+
+    jaxpr = jax.make_jaxpr(results)(*(value for _, value in leaves)).jaxpr
+    needed = {id(variable) for variable in jaxpr.outvars}
+    for equation in reversed(jaxpr.eqns):  # what an equation reads is needed if one of its results is
+        if any(id(variable) in needed for variable in equation.outvars):
+            needed |= {id(variable) for variable in equation.invars}
+    names = [path[0].key for path, _ in leaves]
+    return frozenset(name for name, variable in zip(names, jaxpr.invars, strict=True) if id(variable) in needed)
+
+
+def without_effect(name: str, method: Method, options: UpdateOptions, num_actions: int, num_others: int = 0) -> str:
+    """Why an option has no effect on the update of a method, as the end of a sentence; "" where it has, or may have.
+
+    The estimator and the reduction are not examined: a method may fix them, and a grid of methods and estimators has
+    cells that the estimator does not change.
+
+    Args:
+      name: a field of `UpdateOptions` or of a configuration that extends it.
+      method: a method whose functions have been checked.
+      options: the options with what the method fixes in its place.
+      num_actions, num_others: as for `dependencies`.
+    """
+    if name in ("return_weight", "value_learning_rate", "trace_decay") and not method.has_return:
+        return "which has no return"
+    if name == "trace_decay" and name not in ESTIMATORS[options.estimator].numbers:
+        return f"whose estimator is {options.estimator!r}"
+    if name == "trace_decay" and method.discount == 0:
+        return "which fixes the discount at 0"
+    if name == "loss_weight" and method.loss is None:
+        return "which has no loss"
+    if name == "discount" and method.discount is not None:
+        return f"which fixes it at {method.discount:g}"
+    if name not in ("discount", "probability_floor") or name in dependencies(method, num_actions, num_others):
+        return ""
+    if name == "discount" and not _discounts(method, options):
+        return "whose updates do not depend on later steps"
+    if name == "probability_floor":
+        return "whose update has no logarithm of the teacher"
+    return ""
+
+
+def _discounts(method: Method, options: UpdateOptions) -> bool:
+    """Whether the return of a step adds anything of later steps that is discounted."""
+    if not method.has_return or method.bootstrap != "zero":
+        return method.has_return
+    return not np.all(np.equal(ESTIMATORS[options.estimator].continuation(options, 1.0, 0.0), 0))
+
+
+def mass_below_floor(method: Method, floor: Any, probs: Any, num_others: int = 0) -> float | None:
+    """The share of the teacher's probability that the floor replaces inside logarithms, in [0, 1].
+
+    It is the mean over all states and worlds, each with the same weight, of the sum of the probabilities below
+    `probability_floor`. Probabilities of 0 add nothing to it.
+
+    Args:
+      method: a method whose functions have been checked.
+      floor: `probability_floor`, a number or an array [M].
+      probs: the teacher, [S, A] or [M, S, A].
+      num_others: number of further policies of the teacher.
+
+    Returns:
+      The share, or None for a method whose update has no logarithm of the teacher.
+    """
+    probs = np.asarray(probs)
+    if "probability_floor" not in dependencies(method, probs.shape[-1], num_others):
+        return None
+    floor = np.reshape(floor, np.shape(floor) + (1, 1) * np.ndim(floor))
+    return float(np.where(probs < floor, probs, 0).sum(-1, dtype=np.float64).mean())
+
+
+NEGLIGIBLE_MASS = 1e-3
+"""A `mass_below_floor` up to here is not warned of."""
+
+
+def floor_text(share: float, floor: Any) -> str:
+    """That a share of the teacher lies below a floor, and what to do, in words."""
+    return (
+        f"{share:.2g} of the teacher's probability lies below probability_floor {float(np.max(floor)):g}, which "
+        "replaces it inside logarithms, so the student is drawn to these actions more than the teacher; lower "
+        "probability_floor"
+    )

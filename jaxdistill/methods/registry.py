@@ -1,0 +1,53 @@
+"""The one lookup of methods by name: the paper's methods, these plus the reward, and the objectives of the zoo."""
+
+import functools
+
+from jaxdistill.methods.method import Method
+from jaxdistill.methods.paper import METHODS, with_environment_reward
+from jaxdistill.methods.zoo import ZOO
+from jaxdistill.runtime import checks
+
+REWARD_ENDING = "_r"
+"""What the name of a method of `METHODS` ends with to mean the method plus the environment reward."""
+
+
+def get(method: str | Method) -> Method:
+    """The method of a name, or a method itself.
+
+    Args:
+      method: a name of `METHODS` or `ZOO`, a name of `METHODS` with the ending "_r", or a `Method`. The ending "_r"
+        stands for `plus_reward`; the same name always gives the same object, so that nothing compiles twice.
+
+    Raises:
+      ValueError: an unknown name; the message suggests the nearest one.
+    """
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, str):
+        for group in (METHODS, ZOO):
+            if method in group:
+                return group[method]
+        if method.removesuffix(REWARD_ENDING) in METHODS:
+            return _rewarded(method.removesuffix(REWARD_ENDING))
+    names = [*METHODS, *ZOO, *(name + REWARD_ENDING for name in METHODS)]
+    raise ValueError(
+        f"Unknown method {checks.shown_among(method, names)}; the methods are {', '.join(METHODS)}, "
+        "and those of ZOO (python -m jaxdistill methods)."
+    )
+
+
+def plus_reward(method: str | Method, name: str | None = None) -> Method:
+    """A method "+ R": its update plus the actor-critic update on the environment reward (Figs. 5 and 8).
+
+    Args:
+      method: the method, or a name that `get` knows. An objective of `ZOO` loses its claims, which hold without the
+        reward only.
+      name: the name of the new method; None: that of `method` with the ending "_r".
+    """
+    method = get(method)
+    return with_environment_reward(method, method.name + REWARD_ENDING if name is None else name)
+
+
+@functools.cache
+def _rewarded(name: str) -> Method:
+    return plus_reward(METHODS[name])
