@@ -11,6 +11,7 @@ python -m jaxdistill plot compare.npz        draws the learning curves of a resu
 
 import argparse
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path

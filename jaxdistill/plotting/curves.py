@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from jaxdistill.plotting.figures import add_legend, in_style_of_axes, new_figure, root_figure, style_of
 from jaxdistill.plotting.labels import typeset
 from jaxdistill.plotting.styles import STYLES, method_style, palette_indices, visible_on
+from jaxdistill.runtime import checks
 from jaxdistill.statistics import LEAST_MDPS, mean_interval
 
 REFERENCES = {  # label and colour of the dotted horizontal lines

@@ -44,8 +44,8 @@ def _public_function() -> str:
 
 
 def shown(value: Any) -> str:
-    """`value` in one line of at most 80 characters, for an error; raises that of `known` if it is not known yet."""
-    known(value)
+    """`value` in one line of at most 80 characters, for an error; raises that of `concrete` inside a transformation."""
+    concrete(value)
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
