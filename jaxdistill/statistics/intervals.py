@@ -47,8 +47,8 @@ def iqm(x: Any, axis: int = -1) -> Any:
 def mean_interval(x: Any, axis: int = 0, confidence: float = 0.95) -> Interval:
     """Mean over MDPs with Student's interval, whose end on the side of the longer tail is moved outward.
 
-    Student's interval alone is too short on that side: for eight lognormal worlds it covers 83 % instead of 95 %, see
-    `_skewed_student`. The same interval is the band of a learning curve.
+    Student's interval alone is too short on that side: of eight lognormal worlds it covers the mean in 83 % instead of
+    95 % of the cases. The same interval is the band of a learning curve.
 
     Args:
       x: values, any shape; entries that are not finite are left out of the average.
