@@ -7,6 +7,8 @@ the answers that are compared.
 
 import ast
 import contextlib
+import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -24,10 +26,14 @@ import pytest
 
 import jaxdistill as jd
 from experiments import gaussian_mixtures
+from jaxdistill import methods
 from jaxdistill.results import jsonable
 from jaxdistill.runtime import streams
 from jaxdistill.runtime.surroundings import surroundings
 from jaxdistill.theory import fields
+from jaxdistill.theory.exact_update import Problem, exact_options, solve_update
+from jaxdistill.theory.precision import float64, precise
+from jaxdistill.theory.stated_losses import TABLE_1
 from jaxdistill.training.sampling import sampled_updates
 from tests import ambient_run, small
 
@@ -201,6 +207,20 @@ def test_no_world_and_no_teacher_depends_on(case, cheap_answers):
 @pytest.mark.parametrize("group", ["students", "theory"])
 def test_all_settings_at_once_change_no(group):
     assert_same(answers_under(TOGETHER, group), ambient_run.answers(KEY, [group]))
+
+
+def test_the_functions_of_all_methods_promote_nothing():
+    """Where promotion is forbidden, tracing them fails; nothing is computed."""
+    world, teacher = (part[0] for part in fields.random_problems(KEY, 1, num_states=2, num_actions=4))
+    logits = np.zeros((2, 4), np.float32)
+    options = exact_options({}, TABLE_1)
+    with under(TOGETHER):
+        for method in {**jd.METHODS, **jd.ZOO}.values():
+            methods.check_functions(dataclasses.replace(method, name=f"{method.name} again"), 4, 2)
+            with float64():
+                problem = precise(world, teacher)
+                resolve = functools.partial(Problem.resolved, method, options, *problem)
+                jax.eval_shape(lambda x, resolve=resolve: solve_update(resolve(x)), logits.astype(float))
 
 
 # --- Settings of another process ------------------------------------------------------------------------------

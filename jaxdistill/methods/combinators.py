@@ -142,7 +142,7 @@ def top_k(
 def most_probable(rows: Rows, owner: str, k: jax.Array) -> jax.Array:
     """True for the k most probable actions of the student or of the teacher, bool [A]."""
     scores = rows.teacher_probs if owner == "teacher" else rows.frozen_log_probs
-    return numerics.ranks(scores) < k
+    return numerics.ranks(scores).astype(jnp.float32) < jnp.asarray(k, jnp.float32)
 
 
 def _with_tail(log_probs: jax.Array, inside: jax.Array, divide: bool) -> jax.Array:

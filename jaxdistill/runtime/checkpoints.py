@@ -219,7 +219,7 @@ def resumable(folder: Any, *, seconds: float = 30.0) -> Iterator[Path]:
     Stopped by Ctrl-C, by a signal, by a crash or by a lost machine: run the same program again. The results are equal
     to those of an uninterrupted run, bit for bit (same kind of machine, same versions). A training is known by its
     programs, all of its inputs, the versions and the kind of device: changed settings, worlds, teachers or losses
-    start one of their own. The folder is removed when the block is left without an exception. So save results inside:
+    start one of their own. The folder is removed when the block is left without an exception, so save inside it:
 
         with jaxdistill.resumable("run"):
             result = jaxdistill.train(key, mdps, teacher)
