@@ -176,7 +176,13 @@ def test_an_action_that_is_never_played_by_hand(name):
     # pi_theta (1 - x) = pi_theta - pi also where pi_theta has underflowed, but there float32 has lost it.
     expected = expected_update(mdp, teacher, method, FAR[None]).logits[0]
     np.testing.assert_allclose(expected, (probs[:2, None] * played).sum(0), atol=1e-6)
-    result = train(jax.random.key(0), mdp, teacher, method, num_iterations=50, progress=False, initial_logits=FAR[None])
+
+
+@pytest.mark.parametrize("name", ["k3_loss", "k3_ratio", "k3_reward"])
+def test_a_student_that_never_plays_an_action_is_trained(name):
+    mdp, teacher = bandit()
+    options = dict(num_iterations=50, num_checkpoints=1, initial_logits=FAR[None], progress=False)
+    result = train(jax.random.key(0), mdp, teacher, ZOO[name], **options)
     assert np.isfinite(result.logits).all() and not result.faults
 
 
