@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import METHODS, Step, Teacher, expected_update, plus_reward, stack, train
+from jaxdistill import METHODS, Config, Step, Teacher, expected_update, plus_reward, stack, train
 from jaxdistill.methods import Method, loss_gradient, numerics, score
 from jaxdistill.methods import step_functions as fns
 from jaxdistill.methods.combinators import (
@@ -489,10 +489,10 @@ def test_a_method_that_takes_the_logarithm_of_0_is_refused(monkeypatch):
         raise InterruptedError
 
     monkeypatch.setattr(pool, "run", begin)
-    refused = set()
+    refused, no_floor = set(), Config(probability_floor=0)
     for method in KNOWN:
         try:
-            train(jax.random.key(0), mdp, teacher, method, num_iterations=1, probability_floor=0, progress=False)
+            train(jax.random.key(0), mdp, teacher, method, no_floor, num_iterations=1, progress=False)
         except InterruptedError:
             continue
         except ValueError as error:
