@@ -240,6 +240,8 @@ def test_an_error_in_a_worker_comes_out(monkeypatch):
 DETERMINISTIC = teachers.optimal(WORLDS)
 BAD = [
     (dict(chosen="ppo"), "Unknown method 'ppo'; the methods are baseline, teacher_distill"),
+    (dict(chosen="n_distil"), "Unknown method 'n_distil' (did you mean 'n_distill'?)"),
+    (dict(lerning_rate=3), "Unknown option 'lerning_rate' (did you mean 'learning_rate'?); a configuration has"),
     (dict(chosen=[]), "methods is empty"),
     (dict(chosen=["baseline", "baseline"]), "Two methods are called 'baseline'"),
     (dict(chosen=[7]), "Unknown method 7"),
@@ -309,7 +311,8 @@ def test_worlds_are_checked_too():
 
 
 def test_floor_zero_is_allowed_where_no_logarithm_is_taken():
-    result = run(["on_policy_distill", "baseline"], teacher=DETERMINISTIC, probability_floor=0.0)
+    shared = Config(probability_floor=0.0)
+    result = run(["on_policy_distill", "baseline"], teacher=DETERMINISTIC, config=shared)
     assert np.isfinite(result.logits).all()
     run("entropy_regularised", probability_floor=0.0)  # this teacher is positive everywhere
 
