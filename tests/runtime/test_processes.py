@@ -1,11 +1,14 @@
 """One training on several devices or in several processes gives the same bits as on one device in one process."""
 
+import io
 import itertools
 import os
 import socket
 import subprocess
 import sys
+import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -99,6 +102,95 @@ def test_every_student_is_in_exactly_one_share(monkeypatch):
 def test_flags_that_contradict_each_other(flags):
     with pytest.raises(ValueError, match="belong together"):
         processes.connect(*flags)
+
+
+LAUNCHERS = {
+    "JAX": {"JAX_COORDINATOR_ADDRESS": "host:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
+    "SLURM": {
+        "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "host", "SLURM_NTASKS": "2", "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "0",
+    },
+    "Open MPI": {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def initialized(monkeypatch):
+    """The calls of JAX's function that waits for the other processes, which does nothing here; no launcher is set."""
+    for variables in LAUNCHERS.values():
+        for name in variables:
+            monkeypatch.delenv(name, raising=False)
+    calls = []
+
+    def initialize(*place, **options):
+        calls.append(place)
+        if place == (None, None, None) and not processes._launcher():
+            raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    return calls
+
+
+SUBSETS = [
+    (name, present)
+    for name, variables in LAUNCHERS.items()
+    for number in range(len(variables) + 1)
+    for present in itertools.combinations(variables, number)
+]
+
+
+@pytest.mark.parametrize(("name", "present"), SUBSETS)
+def test_what_a_launcher_has_set_in_part_is_refused_at_once(name, present, initialized, monkeypatch):
+    """All variables: the processes meet. None, or a single task of SLURM: alone. Else one line with all names."""
+    for variable in present:
+        monkeypatch.setenv(variable, LAUNCHERS[name][variable])
+    missing = [variable for variable in LAUNCHERS[name] if variable not in present]
+    is_alone = name == "SLURM" and "SLURM_NTASKS" not in present
+    if missing and present and not is_alone:
+        with pytest.raises(ValueError, match=f"^{name} has set ") as error:
+            processes.connect()
+        assert not initialized and "\n" not in str(error.value)
+        set_part, _, missing_part = str(error.value).partition(" but not ")
+        assert all(f"{variable}={LAUNCHERS[name][variable]}" in set_part for variable in present)
+        assert all(variable in missing_part for variable in missing)
+    else:
+        processes.connect()
+        assert initialized == [("host:1", 2, 1) if name == "JAX" and not missing else (None, None, None)]
+
+
+def test_a_complete_launcher_inside_another_counts(initialized, monkeypatch):
+    """mpirun inside a job of SLURM."""
+    for variable, value in (LAUNCHERS["Open MPI"] | {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}).items():
+        monkeypatch.setenv(variable, value)
+    assert processes._launcher() == "Open MPI"
+
+
+class Said(io.StringIO):
+    """A stream that tells when a line was written."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = threading.Event()
+
+    def flush(self):
+        self.line.set()
+
+
+def test_a_wait_says_for_what_and_ends_in_time(initialized, monkeypatch):
+    """The other process never comes: a line says so, and the end is an error of one line, not of JAX."""
+    monkeypatch.setattr(sys, "stderr", said := Said())
+    monkeypatch.setattr(processes, "_FIRST_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(processes, "_CONNECT_SECONDS", 0)
+    monkeypatch.setattr(processes, "_is_connecting", False)
+    never = threading.Event()
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: never.wait(60))
+    with pytest.raises(ConnectionError, match=r"did not meet \(process 1 of 2 at host:1\) in 0 s; start all") as error:
+        processes.connect("host:1", 2, 1)
+    never.set()
+    assert "\n" not in str(error.value)
+    with processes.waiting("a message"):
+        assert said.line.wait(60)
+    assert "waiting for a message: 0 s\n" in said.getvalue()
 
 
 def test_a_single_process_exchanges_with_itself():
