@@ -162,9 +162,10 @@ def test_every_curve_is_visible_on_the_background_of_the_user(name):
 def test_a_style_of_the_user_holds_for_his_axes(tmp_path):
     with plt.style.context("dark_background"):
         figure, axes = plt.subplots(1, 2)
-        small_result().plot(axes[0], title="Dark")
+    small_result().plot(axes[0], title="Dark")
+    plotting.draw_grid(make_world(), axes[1], values=np.arange(15.0))
+    with plt.style.context("dark_background"):
         axes[0].legend()
-        plotting.draw_grid(make_world(), axes[1], values=np.arange(15.0))
         before = image(figure)
         paths = plotting.save_figure(figure, tmp_path / "dark")
     assert to_rgb(axes[0].get_facecolor()) == (0, 0, 0) and axes[0].title.get_color() == "white"
