@@ -132,7 +132,7 @@ def _check_effects(cells: list[ResolvedCell], changes: Mapping[str, Any], num_ac
                 )
     for name in changes:
         if all(reasons := [cell.without_effect(name, num_actions) for cell in cells]):
-            others = "" if len(cells) == 1 else f" or on the other {len(cells) - 1} methods"
+            others = "" if len(cells) == 1 else ", nor on the other methods"
             raise ValueError(
                 f"{name} has no effect on {cells[0].method.name}, {reasons[0]}{others}; remove it, or give it in a "
                 "config that trainings share."

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxdistill
-from jaxdistill import METHODS, ZOO, Method, Step, expected_update, train
+from jaxdistill import METHODS, ZOO, Config, Method, Step, expected_update, train
 from jaxdistill.methods import check_zeros, divergences, loss_gradient, numerics
 from jaxdistill.methods import step_functions as fns
 from jaxdistill.methods.divergences import Rows
@@ -111,10 +111,10 @@ def test_a_method_that_takes_the_logarithm_of_0_is_refused(monkeypatch):
         raise InterruptedError
 
     monkeypatch.setattr(pool, "run", begin)
-    refused = set()
+    refused, no_floor = set(), Config(probability_floor=0)
     for method in KNOWN:
         try:
-            train(jax.random.key(0), mdp, teacher, method, num_iterations=1, probability_floor=0, progress=False)
+            train(jax.random.key(0), mdp, teacher, method, no_floor, num_iterations=1, progress=False)
         except InterruptedError:
             continue
         except ValueError as error:
