@@ -131,11 +131,12 @@ def _check_effects(cells: list[ResolvedCell], changes: Mapping[str, Any], num_ac
                     "the changes of the cell."
                 )
     for name in changes:
-        if all(reasons := [cell.without_effect(name, num_actions) for cell in cells]):
-            others = "" if len(cells) == 1 else ", nor on the other methods"
+        reasons = [cell.without_effect(name, num_actions) for cell in cells]
+        if all(reasons):
+            of_each = [f"{cell.method.name}, {reason}" for cell, reason in zip(cells, reasons, strict=True)]
+            shown = "; ".join(of_each[:3]) + ("; ..." if len(cells) > 3 else "")
             raise ValueError(
-                f"{name} has no effect on {cells[0].method.name}, {reasons[0]}{others}; remove it, or give it in a "
-                "config that trainings share."
+                f"{name} has no effect on {shown}; remove it, or give it in a config that several trainings share."
             )
 
 
