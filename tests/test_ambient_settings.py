@@ -309,7 +309,7 @@ def test_sets_are_saved_in_one_order():
 # --- The code -------------------------------------------------------------------------------------------------
 
 PRODUCTS = {"einsum", "tensordot", "matmul", "dot", "vdot", "inner"}
-IN_NUMPY = {"learning_curves.py", "quality.py", "fig12.py"}
+IN_NUMPY = {"endings.py", "learning_curves.py", "quality.py", "styles.py", "fig12.py"}
 """Files in which @ multiplies NumPy arrays."""
 A_BASELINE = "padded_scan.py"  # another implementation to compare with, which draws as its users would
 
