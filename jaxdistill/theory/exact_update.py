@@ -77,6 +77,8 @@ def expected_update(
 ) -> Update:
     """The exact expectation of one iteration's update over episodes of the control policy.
 
+    An action whose probability underflows to 0 in the precision of `logits` counts as never played.
+
     Args:
       mdp: a single MDP with S states, A actions, K outcomes; every episode must end with probability 1.
       teacher: a single teacher, probs [S, A] and values [S].
