@@ -209,7 +209,7 @@ def k3_clamped(rows: Rows, most_ratio: float = 20.0, most: float = 10.0) -> jax.
     Where either is clipped, the gradient is 0.
     """
     log_ratio = jnp.clip(rows.log_ratio, -most_ratio, most_ratio)
-    return jnp.minimum(jnp.expm1(-log_ratio) + log_ratio, most)
+    return jnp.minimum(jnp.expm1(capped(-log_ratio)) + log_ratio, most)
 
 
 def forward_kl_flat(rows: Rows, most: float = 10.0) -> jax.Array:

@@ -79,6 +79,8 @@ def expected_update(
 ) -> Update:
     """The exact expectation of one iteration's update over episodes of the control policy.
 
+    An action whose probability underflows to 0 in the precision of `logits` counts as never played.
+
     Args:
       mdp: a single MDP with S states, A actions, K outcomes; every episode must end or be cut. Where a time limit cuts
         episodes, the option `truncation` says what follows the last step. Inside a trace of `mdp` itself its

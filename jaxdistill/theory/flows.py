@@ -79,7 +79,8 @@ class FixedPoint:
     Attributes:
       logits, values: [..., O, A] and [..., O].
       speed: [...], the largest entry of the expected update at this point.
-      converged: [...], whether `speed` is below the tolerance.
+      converged: [...], whether `speed` is below the tolerance and no probability of the student has underflowed; where
+        one has, the update counts its action as never played, so that a small update proves nothing.
       stable: [...], whether small disturbances do not grow: no eigenvalue of the Jacobian has a positive real part.
       quality: `Quality` of [...].
     """
@@ -182,7 +183,9 @@ def fixed_point(
     growth = np.linalg.eigvals(slopes).real.max(-1)
     stable = growth <= 1e-6 * np.maximum(1, np.abs(slopes).max((-1, -2)))
     end_logits, end_values = tables[..., :-1], tables[..., -1]
-    return FixedPoint(end_logits, end_values, speed, speed <= tolerance, stable, start.quality(end_logits))
+    gaps = end_logits.max(-1) - end_logits.min(-1)
+    converged = (speed <= tolerance) & (gaps.max(-1) < -np.log(np.finfo(np.float64).tiny))
+    return FixedPoint(end_logits, end_values, speed, converged, stable, start.quality(end_logits))
 
 
 class _Start:
