@@ -20,6 +20,7 @@ from typing import Any, ParamSpec
 import jax
 import jax.numpy as jnp
 
+from jaxdistill.mdp.endings import never_ending_state as never_ending_state
 from jaxdistill.mdp.mdp import MDP
 
 Scalar = jax.Array | float
