@@ -63,7 +63,7 @@ def can_end(successor: np.ndarray, terminal: np.ndarray, is_possible: np.ndarray
 
     All arguments are [M, S, K].
     """
-    origin, target = _steps(successor, is_possible & ~terminal)
+    origin, target = _steps(successor, is_possible)  # A state with a possible last step is among the first ones.
     is_last = (is_possible & terminal).any(-1)
     return _connected(target, origin, np.flatnonzero(is_last), is_last.size).reshape(is_last.shape)
 
