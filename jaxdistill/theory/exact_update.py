@@ -19,10 +19,10 @@ import numpy as np
 from jaxdistill import methods
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, Teacher
+from jaxdistill.mdp.elimination import resolve
 from jaxdistill.methods import Method, Step, UpdateOptions, make_step
 from jaxdistill.methods.options import check_options, updated
 from jaxdistill.runtime import checks
-from jaxdistill.theory.elimination import resolve
 
 _MAX_ENTRIES = 2**28  # Entries of the largest array that may be held at once: a gigabyte in float32.
 MAX_NODES = 1024  # The Gauss-Legendre nodes are computed as the eigenvalues of a matrix of this size.
@@ -401,7 +401,7 @@ def _weighted_update(problem: Problem, branches: Branches, control: jax.Array, z
 
     # E[z^(number of later steps) Rhat_t 1(action and branch) | s].
     target = (chain.weight * branches.reward).at[..., 0].add(chain.onward * later_return[mdp.successor][:, None])
-    visits = resolve(chain.transition.T, chain.start)  # sum_t z^t P(s_t = s)
+    visits = resolve(chain.transition, chain.start, transpose=True)  # sum_t z^t P(s_t = s)
     value = chain.weight * problem.values[mdp.observation][:, None, None, None]
     has_return = 1.0 if method.has_return else 0.0
     advantage = has_return * options.return_weight * (target - (value if method.baseline else 0))

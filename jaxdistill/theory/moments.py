@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.mdp import MDP, Teacher
+from jaxdistill.mdp.elimination import resolve
 from jaxdistill.methods import Method
-from jaxdistill.theory.elimination import resolve
 from jaxdistill.theory.exact_update import Branches, Chain, Problem, make_problem, solve_backward
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdistill.mdp.elimination import resolve
 from jaxdistill.theory import fields
-from jaxdistill.theory.elimination import resolve
 from jaxdistill.theory.exact_update import expected_update
 from jaxdistill.theory.moments import update_moments
 from jaxdistill.theory.precision import float64
