@@ -175,8 +175,7 @@ def _solve(chain: Chain, source: jax.Array, transpose: bool) -> jax.Array:
 def _by_krylov(chain: Chain, source: jax.Array, transpose: bool) -> tuple[jax.Array, jax.Array]:
     """A solution by stabilised bi-conjugate gradients with iterative refinement, and whether it is accurate.
 
-    A round reduces the residual about a millionfold. The rounds end when the residual is rounding, or after a round
-    that does not halve it.
+    One round is usually enough. The rounds end when the residual is rounding, or after a round that does not halve it.
     """
     step, size = (before_step, jnp.sum) if transpose else (after_step, jnp.max)
     longest = _longest_episode(chain)
@@ -186,11 +185,11 @@ def _by_krylov(chain: Chain, source: jax.Array, transpose: bool) -> tuple[jax.Ar
 
     def unfinished(carry: tuple) -> jax.Array:
         v, residual, has_improved = carry
-        return has_improved & (size(jnp.abs(residual)) > 1e-15 * size(jnp.abs(v)))
+        return has_improved & (size(jnp.abs(residual)) > 1e-14 * size(jnp.abs(v)))
 
     def refine(carry: tuple) -> tuple:
         v, residual, _ = carry
-        new_v = v + jax.scipy.sparse.linalg.bicgstab(matvec, residual, tol=1e-6, maxiter=200)[0]
+        new_v = v + jax.scipy.sparse.linalg.bicgstab(matvec, residual, tol=1e-14, maxiter=300)[0]
         new_residual = source - matvec(new_v)
         has_improved = size(jnp.abs(new_residual)) < 0.5 * size(jnp.abs(residual))  # False for nan.
         return jnp.where(has_improved, new_v, v), jnp.where(has_improved, new_residual, residual), has_improved

@@ -80,7 +80,8 @@ def _over_stack(**axes: str) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
 
 def _without_unused_parts(mdp: MDP) -> MDP:
     """The MDP without its grid, and with None as its time limit if it is known to have none."""
-    is_unlimited = not is_traced(mdp.time_limit) and not mdp.has_time_limit
+    limit = mdp.time_limit
+    is_unlimited = limit is None or not (is_traced(limit) or mdp.has_time_limit)
     changes: dict[str, Any] = {"grid": None} | ({"time_limit": None} if is_unlimited else {})
     return dataclasses.replace(mdp, **changes)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.mdp import MDP, exact
+from jaxdistill.mdp.precision import as_float64, float64, placed
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.results.result import Result
 from jaxdistill.runtime import processes
@@ -77,9 +78,9 @@ class Recorder:
         logits = np.stack([item[3] for item in self.pending] + [self.pending[0][3]] * num_padding)
         mdps = self.mdps[np.concatenate([index[:, 1], index[[0] * num_padding, 1]]).astype(int)]
         if any(pause < 0 or not self.cells[c].method.control.is_student for c, _, pause in index):
-            self._set_returns(index, *map(np.asarray, _evaluate(mdps, jnp.asarray(logits))))
+            self._set_returns(index, *_evaluate(mdps, logits))
         if self.measure is not None and self.measurements is not None:
-            measured = self.measure(mdps, self._teachers(index, num_padding), jnp.asarray(logits))
+            measured = self.measure(mdps, self._teachers(index, num_padding), logits)
             for q, name in enumerate(self.measure_names):
                 self.measurements[(*index.T, q)] = np.asarray(measured[name])[: len(index)]
         self.pending = []
@@ -205,24 +206,41 @@ class Recorder:
 
 def exact_returns(mdps: MDP, policy: jax.Array) -> np.ndarray:
     """Exact undiscounted return of a policy [M, S, A] from the start, float64 [M]."""
-    return np.asarray(exact.start_value(mdps, exact.policy_values(mdps, policy)), np.float64)
+    return exact.start_value(mdps, exact.policy_values(mdps, policy))
+
+
+def _evaluate(mdps: MDP, logits: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Exact return and mean episode length of students [B, O, A], float64 [B] each."""
+    with float64():
+        return jax.device_get(_evaluated(placed(mdps), logits))
 
 
 @jax.jit
-def _evaluate(mdps: MDP, logits: jax.Array) -> tuple[jax.Array, ...]:
-    """Exact return and mean episode length of students [B, O, A], [B] each."""
-    policy = exact.policy_from_table(mdps, jax.nn.softmax(logits))
+def _evaluated(mdps: MDP, logits: jax.Array) -> tuple[jax.Array, ...]:
+    policy = _policies(mdps, logits)
     values = exact.policy_values(mdps, policy), exact.expected_length(mdps, policy)
     return tuple(exact.start_value(mdps, table) for table in values)
 
 
+def _policies(mdps: MDP, logits: jax.Array) -> jax.Array:
+    """The policies [B, S, A] of students [B, O, A]."""
+    return exact.policy_from_table(mdps, jax.nn.softmax(as_float64(logits)))
+
+
 @functools.lru_cache(maxsize=8)  # so that a second run with the same measure does not compile again
-def _compiled_measure(measure: Measure) -> Callable[..., Mapping[str, jax.Array]]:
+def _compiled_measure(measure: Measure) -> Callable[..., Mapping[str, Any]]:
+    """`measure` of the students with tables `logits` [B, O, A], in float64."""
+
     @jax.jit
     def measured(mdps: MDP, teacher: Teacher, logits: jax.Array) -> Mapping[str, jax.Array]:
-        return measure(mdps, teacher, exact.policy_from_table(mdps, jax.nn.softmax(logits)))
+        mdps, teacher = as_float64((mdps, teacher))
+        return measure(mdps, teacher, _policies(mdps, logits))
 
-    return measured
+    def in_float64(mdps: MDP, teacher: Teacher, logits: np.ndarray) -> Mapping[str, Any]:
+        with float64():
+            return jax.device_get(measured(*placed((mdps, teacher)), logits))
+
+    return in_float64
 
 
 def _config_settings(config: Config) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdistill import methods
 from jaxdistill.mdp import MDP, Teacher, exact, validate
+from jaxdistill.mdp.precision import as_float64, float64
 from jaxdistill.mdp.teacher import check
 from jaxdistill.methods import Method
 from jaxdistill.results import Result, Stopped
@@ -84,7 +85,7 @@ def _run(key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progres
     """Trains the students of the recorder's cells and returns its result."""
     mdps, config, start = recorder.mdps, recorder.config, time.perf_counter()
     optimal = exact.greedy(exact.optimal_action_values(mdps, 1.0), exact.TIE)
-    length = np.asarray(exact.start_value(mdps, exact.expected_length(mdps, optimal)))
+    length = exact.start_value(mdps, exact.expected_length(mdps, optimal))
 
     def pauses(cell: ResolvedCell) -> list[int]:
         """Iterations at which parameters are needed; the curves of a student that does not act are exact."""
@@ -120,9 +121,10 @@ def _measure_names(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tupl
 
     Nothing is computed.
     """
-    policies = jax.ShapeDtypeStruct((mdps.num_mdps, mdps.num_states, mdps.num_actions), jnp.float32)
     try:
-        output = jax.eval_shape(measure, mdps, teacher, policies)
+        with float64():
+            policies = jax.ShapeDtypeStruct((mdps.num_mdps, mdps.num_states, mdps.num_actions), jnp.float64)
+            output = jax.eval_shape(lambda m, t, p: measure(*as_float64((m, t)), p), mdps, teacher, policies)
     except Exception as error:
         raise ValueError(f"measure fails: {checks.why(error)}.") from error
     if not isinstance(output, Mapping) or any(
