@@ -1,9 +1,9 @@
 """Sums over the episodes of a Markov chain on S states with K weighted successors each, to nine digits or nan.
 
 A sum over time is the solution of a linear system, v = source + P v, or with P^T for expected visits. Almost all of
-them are solved by a Krylov method on the successor table, at a cost of S * K per iteration. Its solution is accepted if its
-residual, times a bound on the mean length of the episodes, is small enough. Otherwise the states are eliminated one by
-one, which is exact for episodes of any length and costs S^3. A state has nan where the sum over time diverges or has
+them are solved by a Krylov method on the successor table, at a cost of S * K per iteration. Its solution is accepted if
+its residual, times a bound on the mean length of the episodes, is small enough. Otherwise the states are eliminated one
+by one, which is exact for episodes of any length and costs S^3. A state has nan where the sum over time diverges or has
 no limit, and in a system whose terms cancel in float64.
 
 Everything here is to be called with 64 bits on.
@@ -149,9 +149,8 @@ def _reachable(chain: Chain) -> jax.Array:
     num_states = len(chain.ending)
     reach = jnp.eye(num_states, dtype=jnp.float32)
     reach = reach.at[jnp.arange(num_states)[:, None], chain.successor].max((chain.onward > 0).astype(jnp.float32))
-    for _ in range(max(num_states - 1, 1).bit_length()):  # Squaring doubles the number of steps.
-        reach = jnp.minimum(reach @ reach, 1)
-    return reach > 0
+    num_squarings = num_states.bit_length()  # Each one doubles the number of steps.
+    return jax.lax.fori_loop(0, num_squarings, lambda _, reach: jnp.minimum(reach @ reach, 1), reach) > 0
 
 
 def _can_reach(chain: Chain, goal: jax.Array) -> jax.Array:

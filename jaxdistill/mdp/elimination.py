@@ -12,7 +12,7 @@ run programs, and on a machine with two cores, two batches at the same time wait
 import jax
 import jax.numpy as jnp
 
-_SMALL = 64  # States of a system that is eliminated state by state; a larger one is split into two halves.
+_BLOCK = 32  # States that are eliminated one by one before they are inserted into all other equations together.
 
 
 def resolve(matrix: jax.Array, source: jax.Array, transpose: bool = False) -> jax.Array:
@@ -36,35 +36,41 @@ def resolve(matrix: jax.Array, source: jax.Array, transpose: bool = False) -> ja
 
 def eliminate(matrix: jax.Array, leak: jax.Array, source: jax.Array, transpose: bool) -> jax.Array:
     """The solution [S, N] for `source` [S, N] and probabilities [S, S] whose rows sum to 1 - leak [S]."""
-    return _eliminate(matrix.T if transpose else matrix, leak, source, transpose)
+    num_states, num_columns = source.shape
+    block = min(_BLOCK, num_states)
+    padding = -num_states % block  # Added states end at once and are not visited.
+    system = jnp.pad(matrix.T if transpose else matrix, (0, padding))
+    source, leak = jnp.pad(source, ((0, padding), (0, 0))), jnp.pad(leak, (0, padding), constant_values=1)
+    size = num_states + padding
+    positions = jnp.arange(size)
+
+    def eliminate_block(i: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """The equations of a block, solved for its states, are inserted into all other equations."""
+        rows, leak = carry
+        first = i * block
+        is_later, is_inside = positions >= first + block, (positions >= first) & (positions < first + block)
+        by_block = jax.lax.dynamic_slice_in_dim(rows, first, block, 1)  # [size, block]
+        equations = jax.lax.dynamic_slice_in_dim(rows, first, block, 0)
+        inside = jax.lax.dynamic_slice_in_dim(by_block, first, block, 0)
+        own_leak = jax.lax.dynamic_slice_in_dim(leak, first, block)
+        outside = equations.at[:, :size].multiply(~is_inside)
+        # The chain leaves the block by ending or to a state that has not been eliminated.
+        to_later = is_later @ by_block if transpose else outside[:, :size] @ is_later
+        parts = [outside, own_leak[:, None]]
+        solved = _eliminate_each(inside, own_leak + to_later, jnp.concatenate(parts, axis=1), transpose)
+        solved, end = solved[:, :-1], solved[:, -1]
+        inserted = jnp.where(is_inside[:, None], 0, by_block)
+        new_leak = leak + (_product(own_leak, solved[:, :size]) if transpose else _product(inserted, end))
+        rows = jnp.where(jnp.append(is_inside, jnp.zeros(num_columns, bool)), 0, rows) + _product(inserted, solved)
+        return jax.lax.dynamic_update_slice_in_dim(rows, solved, first, 0), new_leak
+
+    rows = jnp.concatenate([system, source], axis=1)
+    rows, _ = jax.lax.fori_loop(0, size // block, eliminate_block, (rows, leak))
+    return rows[:num_states, size:]
 
 
 def _product(matrix: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
-
-
-def _eliminate(system: jax.Array, leak: jax.Array, source: jax.Array, transpose: bool) -> jax.Array:
-    """x [S, N]: the first half of the states is expressed by the second half and inserted into its equations."""
-    num_states = len(system)
-    if num_states <= _SMALL:
-        return _eliminate_each(system, leak, source, transpose)
-    half = num_states // 2
-    first_to_first, first_to_second = system[:half, :half], system[:half, half:]
-    second_to_first, second_to_second = system[half:, :half], system[half:, half:]
-    # From the first half, the chain leaves by ending or into the second half.
-    leaving = leak[:half] + (jnp.sum(second_to_first, axis=0) if transpose else jnp.sum(first_to_second, axis=1))
-    # The first half is `coefficients @ second + constant`, and `end` is the probability to end before the second half.
-    parts = [first_to_second, source[:half]] + ([] if transpose else [leak[:half, None]])
-    expressed = _eliminate(first_to_first, leaving, jnp.concatenate(parts, axis=1), transpose)
-    coefficients, constant, end = jnp.split(expressed, [num_states - half, num_states - half + source.shape[1]], axis=1)
-    detour = _product(coefficients.T, leak[:half]) if transpose else _product(second_to_first, end)[:, 0]
-    second = _eliminate(
-        second_to_second + _product(second_to_first, coefficients),
-        leak[half:] + detour,
-        source[half:] + _product(second_to_first, constant),
-        transpose,
-    )
-    return jnp.concatenate([constant + _product(coefficients, second), second])
 
 
 def _eliminate_each(system: jax.Array, leak: jax.Array, source: jax.Array, transpose: bool) -> jax.Array:

@@ -44,16 +44,19 @@ def best_actions(static: None, arrays: tuple[MDP, Any, jax.Array]) -> jax.Array:
         actions = jnp.argmax(action_values(mdp, values, discount, reward), axis=-1)
         return _policy_iteration(mdp, discount, reward, actions)
 
-    def by_iteration(num_sweeps: int) -> tuple[jax.Array, jax.Array]:
-        """The best policy that both iterations lead to, and whether all of its values are finite."""
+    def unsettled(carry: tuple) -> jax.Array:
+        _, is_finite, num_sweeps = carry
+        return (num_sweeps == 0) | (~is_finite & (num_sweeps < _LONG_ITERATION) & (discount * mdp.continue_prob >= 1))
+
+    def iterate(carry: tuple) -> tuple:
+        num_sweeps = jnp.where(carry[2] == 0, _SHORT_ITERATION, _LONG_ITERATION)
         earlier = jax.lax.fori_loop(0, num_sweeps // 2, backup, zeros)
         values = jax.lax.fori_loop(0, num_sweeps // 2, backup, earlier)
         actions = jnp.argmax(action_values(mdp, values, discount, reward), axis=-1)
-        return _policy_iteration(mdp, discount, reward, actions, values > earlier)
+        return *_policy_iteration(mdp, discount, reward, actions, values > earlier), num_sweeps
 
-    actions, is_finite = by_iteration(_SHORT_ITERATION)
-    is_unsettled = ~is_finite & (discount * mdp.continue_prob >= 1)
-    return chains.only_if(is_unsettled, lambda _: by_iteration(_LONG_ITERATION), (actions, is_finite))[0]
+    initial = (jnp.zeros(mdp.num_states, int), jnp.bool_(False), jnp.asarray(0))
+    return jax.lax.while_loop(unsettled, iterate, initial)[0]
 
 
 def _policy_iteration(
@@ -77,6 +80,7 @@ def _policy_iteration(
 
     def improve(carry: tuple) -> tuple:
         actions, values, _, count = carry
+        is_first = count == 0  # Then `actions` have not been evaluated.
         finite = jnp.nan_to_num(values)
         scale = jnp.max(jnp.abs(finite))
         q = action_values(mdp, finite, discount, reward)
@@ -85,17 +89,17 @@ def _policy_iteration(
         new_actions = jnp.where(best_q > old_q + _ROUNDING * scale, jnp.argmax(q, axis=-1), actions)
         # Staying for ever where nothing is collected has the value 0, which no single step shows.
         new_actions = jnp.where(idle & ~(best_q >= -_ROUNDING * scale), idle_action, new_actions)
+        new_actions = jnp.where(is_first, actions, new_actions)
         new_values = values_of(new_actions)
         is_first_finite = jnp.isfinite(new_values) & ~jnp.isfinite(values)
         is_first_infinite = jnp.isinf(best_q) & (best_q > old_q)
         # Rounding alone would go on changing between equal actions.
-        has_improved = jnp.any(new_actions != actions) & (
-            jnp.any(is_first_finite | is_first_infinite | (new_values > values + _ROUNDING * scale))
-        )
+        is_higher = is_first_finite | is_first_infinite | (new_values > values + _ROUNDING * scale)
+        has_improved = is_first | (jnp.any(new_actions != actions) & jnp.any(is_higher))
         kept = jnp.where(has_improved, new_actions, actions)
         return kept, jnp.where(has_improved, new_values, values), has_improved, count + 1
 
-    initial = (actions, values_of(actions), jnp.bool_(True), jnp.int32(0))
+    initial = (actions, jnp.zeros_like(reward[:, 0]), jnp.bool_(True), jnp.int32(0))
     actions, values, _, _ = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < _MAX_POLICIES), improve, initial)
     return actions, jnp.all(jnp.isfinite(values))
 
