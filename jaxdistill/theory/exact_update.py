@@ -20,9 +20,11 @@ from jaxdistill import methods
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, Teacher
 from jaxdistill.mdp.elimination import resolve
+from jaxdistill.mdp.precision import float64, is_traced
 from jaxdistill.methods import Method, Step, UpdateOptions, make_step
 from jaxdistill.methods.options import check_options, updated
 from jaxdistill.runtime import checks
+from jaxdistill.theory.precision import precise
 
 _MAX_ENTRIES = 2**28  # Entries of the largest array that may be held at once: a gigabyte in float32.
 MAX_NODES = 1024  # The Gauss-Legendre nodes are computed as the eigenvalues of a matrix of this size.
@@ -81,19 +83,25 @@ def expected_update(
       mdp: a single MDP with S states, A actions, K outcomes; every episode must end with probability 1.
       teacher: a single teacher, probs [S, A] and values [S].
       method: a name of `METHODS` or a `Method`.
-      logits: [O, A]; the result is differentiable with respect to it, and is in float64 if `logits` is.
+      logits: [O, A]; the result is differentiable with respect to it.
       values: [O], V_theta; zeros if None.
       **options: fields of `ExactOptions`: estimator ("td"), reduction ("mean"), discount (0.99), probability_floor
         (0.01), loss_weight (1), return_weight (1), trace_decay (0.95), num_nodes (64). Where the method fixes an
         option, the method's value is used.
 
     Returns:
-      An `Update`.
+      An `Update` of NumPy arrays, computed in float64. Inside `jit`, `grad` or `vmap` it has JAX arrays of the dtype of
+      `logits`: in float32, entries are off by about 1e-7 times the mean length of the episodes.
 
     Raises:
       ValueError: tables that do not fit, an unknown method or option, or an MDP too large for the dense computation.
     """
-    return solve_update(make_problem(mdp, teacher, method, logits, values, options))
+    if is_traced((mdp, teacher, logits, values, options)):
+        return solve_update(make_problem(mdp, teacher, method, logits, values, options))
+    _check_tables(mdp, teacher, logits, values)
+    student = (x if x is None else np.asarray(x, np.float64) for x in (logits, values))
+    with float64():
+        return jax.device_get(solve_update(make_problem(*precise(mdp, teacher), method, *student, options)))
 
 
 def solve_update(problem: "Problem") -> Update:
