@@ -25,8 +25,8 @@ LARGEST_DENSE = 2048
 """The most states for which an [S, S] table is made, which long episodes and those that never end need."""
 
 _UNROLL = 16  # Up to this many outcomes, one gather for each outcome fuses better than one gather for all.
-_MARGIN = 0.1  # Estimates of errors are kept below ACCURACY by this factor.
 _LONG = 1e5  # Steps; where episodes may be longer on average, their length is computed to bound the error.
+_RESIDUAL_ROUNDING = 5e-16  # Rounding error of a residual, relative to the solution.
 _ROUNDING = 1e-13  # Relative error of eliminated sums whose terms have the same sign.
 
 
@@ -194,8 +194,9 @@ def _by_krylov(chain: Chain, source: jax.Array, transpose: bool) -> tuple[jax.Ar
         return jnp.where(has_improved, new_v, v), jnp.where(has_improved, new_residual, residual), has_improved
 
     v, residual, _ = jax.lax.while_loop(unfinished, refine, (jnp.zeros_like(source), source, jnp.isfinite(longest)))
-    error = longest * size(jnp.abs(residual))  # The norm of (I - P)^-1 is the mean length of the longest episode.
-    return v, jnp.all(source == 0) | (error <= _MARGIN * ACCURACY * jnp.max(jnp.abs(v)))
+    # The norm of (I - P)^-1 is the mean length of the longest episode. The residual itself is rounded.
+    error = longest * (size(jnp.abs(residual)) + _RESIDUAL_ROUNDING * size(jnp.abs(v)))
+    return v, jnp.all(source == 0) | (error <= ACCURACY * jnp.max(jnp.abs(v)))
 
 
 def _longest_episode(chain: Chain) -> jax.Array:
@@ -206,7 +207,8 @@ def _longest_episode(chain: Chain) -> jax.Array:
         ones = jnp.ones_like(chain.ending)
         length, _ = jax.scipy.sparse.linalg.bicgstab(lambda v: v - after_step(chain, v), ones, tol=0.01, maxiter=200)
         # The mean length L is the solution of (I - P) L = 1. So x >= 0 with (I - P) x >= 1/2 is at least L / 2.
-        is_bound = (jnp.min(length) >= 0) & (jnp.min(length - after_step(chain, length)) >= 0.5)
+        step = length - after_step(chain, length) - _RESIDUAL_ROUNDING * jnp.max(length)
+        is_bound = (jnp.min(length) >= 0) & (jnp.min(step) >= 0.5)
         return jnp.where(is_bound, 2 * jnp.max(length), jnp.inf)
 
     return only_if(bound > _LONG, by_solution, bound)

@@ -98,19 +98,22 @@ def test_all_sums_are_those_of_a_dense_solution(discount):
             assert_close(got[quantity][m], value)
 
 
-@pytest.mark.parametrize("ending", [1e-6, 1e-10])
-def test_the_longest_episodes_against_fractions(ending):
+def test_the_longest_episodes_against_fractions():
     """A dense float64 solution has an error of 1e-16 times the length of the episodes; fractions have none."""
-    ending = np.float32(ending)
-    mdp = MDP.from_arrays([[1, 0], [0, 0]], [[1, 0], [2, 0]], [[False, True]] * 2, [[1 - ending, ending]])
-    # The row of float32 numbers is divided by its sum.
-    row = [Fraction(float(x)) for x in np.asarray(mdp.outcome_probs)[0]]
-    stay = row[0] / sum(row)
-    first = stay * (1 + 2 * stay) / (1 - stay**2)
-    assert_close(exact.policy_values(mdp, np.ones((2, 1)))[:1], np.array([float(first)]))
-    assert_close(exact.expected_length(mdp, np.ones((2, 1))), np.full(2, float(1 / (1 - stay))))
-    assert_close(exact.occupancy(mdp, np.ones((2, 1)))[:1], np.array([float(1 / (1 - stay**2))]))
-    assert_close(exact.optimal_values(mdp)[:1], np.array([float(first)]))
+    endings = np.float32([1e-3, 1e-6, 1e-10, 1e-20])
+    probs = np.stack([1 - endings, endings], axis=-1)[:, None]
+    successor = np.broadcast_to([[1, 0], [0, 0]], (4, 2, 2))
+    mdps = MDP.from_arrays(successor, [[1, 0], [2, 0]], [[False, True]] * 2, probs)
+    always = np.ones((2, 1))
+    values, lengths = exact.policy_values(mdps, always), exact.expected_length(mdps, always)
+    visits, best = exact.occupancy(mdps, always), exact.optimal_values(mdps)
+    for m, row in enumerate(np.asarray(mdps.outcome_probs)[:, 0]):
+        stay, end = (Fraction(float(x)) for x in row)  # The row of float32 numbers is divided by its sum.
+        stay, end = stay / (stay + end), end / (stay + end)
+        first = float(stay * (1 + 2 * stay) / (1 - stay**2))
+        assert_close([values[m, 0], best[m, 0]], np.full(2, first))
+        assert_close(lengths[m], np.full(2, float(1 / end)))
+        assert_close(visits[m], np.array([float(x / (1 - stay**2)) for x in (1, stay)]))
 
 
 def test_optimal_values_satisfy_the_equation_of_optimality():
