@@ -86,13 +86,11 @@ def _without_unused_parts(mdp: MDP) -> MDP:
     return dataclasses.replace(mdp, **changes)
 
 
-def _checked_arrays(
-    mdp: MDP, arrays: dict[str, Any], axes: dict[str, str]
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def _checked_arrays(mdp: MDP, arrays: dict[str, Any], axes: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays with a leading axis [M], and those that all MDPs share; raises ValueError for a wrong shape."""
     sizes = {"S": mdp.num_states, "A": mdp.num_actions, "K": mdp.num_outcomes, "O": mdp.num_observations}
-    stacked: dict[str, jax.Array] = {}
-    shared: dict[str, jax.Array] = {}
+    stacked: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
     for name, value in arrays.items():
         shape = tuple(sizes[letter] for letter in axes[name])
         allowed = [shape, (mdp.num_mdps, *shape)] if mdp.is_stacked else [shape]
@@ -139,7 +137,8 @@ def _reason(mdp: MDP, world: int, state: int, policy: Any, discount: float) -> s
     """Why a sum over the episodes from a state is nan."""
     single: MDP = jax.tree.map(lambda x: np.asarray(x)[world], mdp) if mdp.is_stacked else jax.device_get(mdp)
     limit = NO_TIME_LIMIT if single.time_limit is None else single.time_limit
-    single = dataclasses.replace(single, start=np.array([state]), start_probs=np.ones(1), time_limit=limit)
+    changes: dict[str, Any] = {"start": np.array([state]), "start_probs": np.ones(1), "time_limit": limit}
+    single = dataclasses.replace(single, **changes)
     table = None if policy is None else np.asarray(policy)[world if np.ndim(policy) == 3 else ...]
     if table is not None:
         is_row = np.abs(table.sum(-1, dtype=np.float64) - 1) <= sums.SUM_TOLERANCE
@@ -153,7 +152,7 @@ def _reason(mdp: MDP, world: int, state: int, policy: Any, discount: float) -> s
     return "its terms cancel so far, or its episodes are so long, that float64 has no nine digits of it"
 
 
-def uniform_policy(mdp: MDP) -> np.ndarray:
+def uniform_policy(mdp: MDP) -> Any:
     """The policy [S, A] that takes every action with probability 1 / A, in float64; all MDPs of a stack share it."""
     return np.full((mdp.num_states, mdp.num_actions), 1 / mdp.num_actions)
 
@@ -237,7 +236,8 @@ def optimal_values(mdp: MDP, discount: Scalar = 1.0, reward: jax.Array | None = 
     maximises. A time limit of the MDP is ignored: with it, the best action would depend on the number of steps left.
     """
     reward = mdp.reward if reward is None else reward
-    unlimited: MDP = dataclasses.replace(mdp, time_limit=None)
+    no_limit: dict[str, Any] = {"time_limit": None}
+    unlimited = dataclasses.replace(mdp, **no_limit)
     actions = optimum.best_actions(None, (unlimited, discount, reward))
     policy = jax.nn.one_hot(actions, mdp.num_actions, dtype=reward.dtype)
     return sums.total(sums.Problem(unlimited, policy, discount, reward))

@@ -30,8 +30,8 @@ def best_actions(static: None, arrays: tuple[MDP, Any, jax.Array]) -> jax.Array:
     """The action of a best policy in each state, int [S]; time limits are ignored.
 
     The first policy is the greedy one of a short value iteration, which starts from 0. Policy iteration then improves
-    it. A policy with infinite values is no start for policy iteration: where it has them and discount *
-    continue_prob is 1, value iteration goes on and a second policy iteration follows.
+    it. Where the values are not finite and discount * continue_prob is 1, both are repeated with a long value
+    iteration, whose last half tells sums that grow for ever from those that fall.
     """
     del static
     mdp, discount, reward = arrays
@@ -39,10 +39,6 @@ def best_actions(static: None, arrays: tuple[MDP, Any, jax.Array]) -> jax.Array:
 
     def backup(_: jax.Array, values: jax.Array) -> jax.Array:
         return jnp.max(action_values(mdp, values, discount, reward), axis=-1)
-
-    def improved(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        actions = jnp.argmax(action_values(mdp, values, discount, reward), axis=-1)
-        return _policy_iteration(mdp, discount, reward, actions)
 
     def unsettled(carry: tuple) -> jax.Array:
         _, is_finite, num_sweeps = carry
@@ -53,7 +49,8 @@ def best_actions(static: None, arrays: tuple[MDP, Any, jax.Array]) -> jax.Array:
         earlier = jax.lax.fori_loop(0, num_sweeps // 2, backup, zeros)
         values = jax.lax.fori_loop(0, num_sweeps // 2, backup, earlier)
         actions = jnp.argmax(action_values(mdp, values, discount, reward), axis=-1)
-        return *_policy_iteration(mdp, discount, reward, actions, values > earlier), num_sweeps
+        actions, is_finite = _policy_iteration(mdp, discount, reward, actions, values > earlier)
+        return actions, is_finite, num_sweeps
 
     initial = (jnp.zeros(mdp.num_states, int), jnp.bool_(False), jnp.asarray(0))
     return jax.lax.while_loop(unsettled, iterate, initial)[0]

@@ -43,7 +43,7 @@ def as_float64(tree: Any) -> Any:
     return jax.tree.map(convert, tree)
 
 
-def in_float64(fn: Callable[[Hashable, Any], jax.Array]) -> Callable[[Hashable, Any], jax.Array]:
+def in_float64(fn: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], jax.Array]:
     """Makes fn(static, arrays) compute in float64 inside any trace; it then returns the floats of the trace.
 
     Where 64 bits are off, only the result is rounded to float32. JAX would transform the operations of `fn` after 64
@@ -59,7 +59,7 @@ def in_float64(fn: Callable[[Hashable, Any], jax.Array]) -> Callable[[Hashable, 
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(fn: Callable[[Hashable, Any], jax.Array], static: Hashable) -> Callable[[Any], jax.Array]:
+def _compiled(fn: Callable[[Any, Any], jax.Array], static: Hashable) -> Callable[[Any], jax.Array]:
     return jax.jit(lambda arrays: fn(static, as_float64(arrays)))
 
 

@@ -3,7 +3,7 @@
 `exact_update` computes the expected update of a method, and `moments` its mean and variance over episodes. `fields`
 tests whether the update is a gradient, and `stated_losses` holds the losses that it may be the gradient of. `flows`
 follows the update to where it leads, `variance` measures how noisy its samples are, and `quality` how good students
-are. `elimination` solves the linear systems, and `precision` provides float64.
+are. `precision` provides worlds and teachers in float64.
 """
 
 from jaxdistill.theory.exact_update import Update, expected_update

@@ -99,9 +99,11 @@ def expected_update(
     if is_traced((mdp, teacher, logits, values, options)):
         return solve_update(make_problem(mdp, teacher, method, logits, values, options))
     _check_tables(mdp, teacher, logits, values)
-    student = (x if x is None else np.asarray(x, np.float64) for x in (logits, values))
+    tables = [x if x is None else np.asarray(x, np.float64) for x in (logits, values)]
+    world, world_teacher = precise(mdp, teacher)
     with float64():
-        return jax.device_get(solve_update(make_problem(*precise(mdp, teacher), method, *student, options)))
+        update = solve_update(make_problem(world, world_teacher, method, tables[0], tables[1], options))
+        return jax.device_get(update)
 
 
 def solve_update(problem: "Problem") -> Update:

@@ -47,6 +47,7 @@ class Recorder:
         self.finished = np.zeros((num, m), bool)
         self.faults: dict[tuple[int, int], int] = {}  # (cell, MDP) -> iteration
         self.pending: list[tuple[int, int, int, np.ndarray]] = []
+        self.without_return: tuple[MDP, np.ndarray] | None = None  # the first student whose exact return is NaN
         self.measure_names = measure_names
         self.measurements = np.full((num, m, c, len(measure_names)), np.nan) if measure else None
 
@@ -78,7 +79,11 @@ class Recorder:
         logits = np.stack([item[3] for item in self.pending] + [self.pending[0][3]] * num_padding)
         mdps = self.mdps[np.concatenate([index[:, 1], index[[0] * num_padding, 1]]).astype(int)]
         if any(pause < 0 or not self.cells[c].method.control.is_student for c, _, pause in index):
-            self._set_returns(index, *_evaluate(mdps, logits))
+            returns, lengths = _evaluate(mdps, logits)
+            self._set_returns(index, returns, lengths)
+            if self.without_return is None and np.isnan(returns).any():
+                student = int(np.isnan(returns).argmax())
+                self.without_return = mdps[student], logits[student]
         if self.measure is not None and self.measurements is not None:
             measured = self.measure(mdps, self._teachers(index, num_padding), logits)
             for q, name in enumerate(self.measure_names):
@@ -129,6 +134,10 @@ class Recorder:
                     array[student] = np.nan
         faults = self._faults()
         self._warn(faults)
+        if self.without_return is not None:
+            mdp, logits = self.without_return
+            policy = exact.policy_from_table(mdp, jax.nn.softmax(jnp.asarray(logits)))
+            exact.policy_values(mdp, policy)  # It warns of the state and the reason.
         mdps = self.mdps
         uniform = jnp.full((mdps.num_mdps, mdps.num_states, mdps.num_actions), 1 / mdps.num_actions)
         return Result(

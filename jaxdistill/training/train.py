@@ -52,8 +52,8 @@ def train(
       initial_logits, initial_values: float [P, M, O, A] and [P, M, O], or what broadcasts to them; zeros if None.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
       measure: called at every checkpoint as measure(mdps, teacher, policies) with B stacked MDPs, their teachers and
-        policies [B, S, A]; returns named numbers {name: [B]} for `Result.measure(name)`. It is compiled, so it must be
-        written in JAX. Every cell then needs a teacher.
+        policies [B, S, A], in float64; returns named numbers {name: [B]} for `Result.measure(name)`. It is compiled, so
+        it must be written in JAX. Every cell then needs a teacher.
       progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
         same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
@@ -124,7 +124,7 @@ def _measure_names(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tupl
     try:
         with float64():
             policies = jax.ShapeDtypeStruct((mdps.num_mdps, mdps.num_states, mdps.num_actions), jnp.float64)
-            output = jax.eval_shape(lambda m, t, p: measure(*as_float64((m, t)), p), mdps, teacher, policies)
+            output = jax.eval_shape(lambda *world: measure(*as_float64(world)), mdps, teacher, policies)
     except Exception as error:
         raise ValueError(f"measure fails: {checks.why(error)}.") from error
     if not isinstance(output, Mapping) or any(
