@@ -14,8 +14,8 @@ import numpy as np
 import optax
 
 from jaxdistill.runtime import checks, streams
+from jaxdistill.runtime.products import matmul
 from jaxdistill.runtime.surroundings import default_promotion
-from jaxdistill.theory.products import matmul
 
 DIRECTIONS = {"forward": "KL(p||q), mean seeking", "reverse": "KL(q||p), mode seeking"}
 PARAMETERS = ("means", "scales", "weights")

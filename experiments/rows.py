@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxdistill import Method, Step
 from jaxdistill.methods import UpdateOptions, loss_gradient, make_step, score
+from jaxdistill.runtime.products import matmul
 from jaxdistill.theory.precision import float64
-from jaxdistill.theory.products import matmul
 
 TOLERANCE = 1e-10  # a flow is at rest if no entry of the update is larger
 STEP = 0.03  # length of an Euler step, in iterations of learning rate 1

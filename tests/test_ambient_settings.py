@@ -334,4 +334,4 @@ def test_every_product_of_jax_states_its_precision():
                     is_stated = any(keyword.arg == "precision" for keyword in node.keywords)
                     assert is_stated or ast.unparse(node.func.value) == "np", f"{path}:{node.lineno}"
                 is_product = isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
-                assert not is_product or path.name in IN_NUMPY, f"{path}:{node.lineno}: use theory.products.matmul"
+                assert not is_product or path.name in IN_NUMPY, f"{path}:{node.lineno}: use runtime.products.matmul"

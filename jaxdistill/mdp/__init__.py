@@ -2,7 +2,8 @@
 
 `mdp` defines the `MDP`, a single one or a stack of them. `transitions` converts a list of transitions into the outcome
 tables of an MDP. `teacher` defines the `Teacher`, a policy and its values. `exact` computes values, visits and episode
-lengths of policies without sampling, and `endings` finds states from which an episode cannot end.
+lengths of policies without sampling, and `endings` finds states from which an episode cannot end. `sums`, `chains`,
+`optimum` and `elimination` solve the systems behind `exact`, and `precision` provides float64.
 """
 
 from jaxdistill.mdp.mdp import MDP, NO_TIME_LIMIT, stack, validate

@@ -1,70 +1,96 @@
 """Exact values, visits and episode lengths of policies, and optimal values, without sampling.
 
-A policy and an MDP make a Markov chain over S states with K weighted successors each. So everything here is a linear
-system (I - P) v = b. It is solved on the successor table, at a cost of S * K per sweep and never with an S x S matrix.
-Fixed-point sweeps v <- b + P v decide when a solution is good enough. A Krylov method runs before them, because it
-needs tens of sweeps where they need hundreds. Solutions of the linear systems can be differentiated.
+A policy and an MDP make a Markov chain, and its sums over time are linear systems (`sums`, `chains`). They are solved
+in float64, whatever JAX_ENABLE_X64 says, with an error of at most 1e-9 of the largest entry. An entry is nan where the
+sum has no finite value or cannot be computed to that accuracy. A warning then says where and why.
+
+Probabilities are those that the arrays hold, divided by the sum of their row, because float32 rows sum to 1 only within
+1e-7. A `continue_prob` of 0.99 is the float32 number nearest to it, with which students are sampled too.
 
 Every function takes a single MDP, or a stack of them: then each array argument has a leading axis [M] or is shared by
-all MDPs, and the result has one. Floating dtypes follow the inputs. All functions may be used inside `vmap` and `jit`.
+all MDPs, and the result has one. Results are NumPy arrays in float64. All functions may also be used inside `jit`,
+`vmap` and `grad`. There the results are JAX arrays, which are rounded to float32 where 64 bits are off, and nothing is
+printed. The one step of `action_values`, `start_value` and `outcome_weights` is then computed in float32.
+
+Episodes of a world with a time limit have at most that many steps, from whatever state they start. `policy_values`,
+`expected_sum`, `expected_length` and `occupancy` honour the limit, and their derivatives are nan then. Optimal values
+are those of the best policy without the limit.
 
 States in which the agent never acts (walls, terminals) have the value that their rows of the tables imply; in grid
 worlds it is 0.
 """
 
+import dataclasses
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxdistill.mdp import optimum, sums
 from jaxdistill.mdp.endings import never_ending_state as never_ending_state
-from jaxdistill.mdp.mdp import MDP
+from jaxdistill.mdp.mdp import MDP, NO_TIME_LIMIT
+from jaxdistill.mdp.precision import as_float64, float64, is_traced, placed
+from jaxdistill.runtime import checks
 
 Scalar = jax.Array | float
 P = ParamSpec("P")
 
 TIE = 1e-4
-"""Action values that differ by at most this much are treated as equal: computed values are rounded."""
+"""Action values that differ by at most this much are treated as equal: teachers are made of float32 values."""
 
-_MAX_SWEEPS = 10_000
-_UNROLL = 16  # Up to this many outcomes, one gather for each outcome fuses better than one gather for all.
-_BLOCK_ELEMENTS = 2**26  # The largest table [block, S, max(A, K)] held at once on an accelerator.
+_BLOCK_ELEMENTS = 2**26  # The largest table [block, S, max(A, K, S)] held at once on an accelerator.
 
 
-def _over_stack(**axes: str) -> Callable[[Callable[P, jax.Array]], Callable[P, jax.Array]]:
-    """Makes a function of one MDP check the shapes of its arrays, compile, and map over a stack of MDPs.
+def _over_stack(**axes: str) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+    """Makes a function of one MDP check its arguments, compute in float64, and map over a stack of MDPs.
 
     Args:
       **axes: the axes of each array argument, as letters: S states, A actions, K outcomes, O observations. All other
         arguments are scalars.
     """
 
-    def decorate(fn: Callable[P, jax.Array]) -> Callable[P, jax.Array]:
+    def decorate(fn: Callable[P, Any]) -> Callable[P, Any]:
         signature = inspect.signature(fn)
 
         @functools.wraps(fn)
-        def wrapper(*args: P.args, **kwargs: P.kwargs) -> jax.Array:
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
             scalars = signature.bind(*args, **kwargs).arguments
-            mdp = scalars.pop("mdp")
+            mdp = _without_unused_parts(scalars.pop("mdp"))
             arrays = {name: scalars.pop(name) for name in axes if scalars.get(name) is not None}
             stacked, shared = _checked_arrays(mdp, arrays, axes)
-            return _map_over_stack(fn, mdp, stacked, shared, scalars)
+            if is_traced((mdp, arrays, scalars)):
+                return _map_over_stack(fn, mdp, stacked, shared, scalars)
+            if "discount" in scalars:
+                scalars["discount"] = checks.number("discount", scalars["discount"], 0, 1)
+            with float64():
+                result = jax.device_get(_map_over_stack(fn, *placed((mdp, stacked, shared)), scalars))
+            if np.isnan(result).any():
+                _warn_of_nan(fn.__name__, np.asarray(result), mdp, arrays, scalars)
+            return result
 
         return wrapper
 
     return decorate
 
 
-def _checked_arrays(
-    mdp: MDP, arrays: dict[str, Any], axes: dict[str, str]
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def _without_unused_parts(mdp: MDP) -> MDP:
+    """The MDP without its grid, and with None as its time limit if it is known to have none."""
+    limit = mdp.time_limit
+    is_unlimited = limit is None or not (is_traced(limit) or mdp.has_time_limit)
+    changes: dict[str, Any] = {"grid": None} | ({"time_limit": None} if is_unlimited else {})
+    return dataclasses.replace(mdp, **changes)
+
+
+def _checked_arrays(mdp: MDP, arrays: dict[str, Any], axes: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays with a leading axis [M], and those that all MDPs share; raises ValueError for a wrong shape."""
     sizes = {"S": mdp.num_states, "A": mdp.num_actions, "K": mdp.num_outcomes, "O": mdp.num_observations}
-    stacked: dict[str, jax.Array] = {}
-    shared: dict[str, jax.Array] = {}
+    stacked: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
     for name, value in arrays.items():
         shape = tuple(sizes[letter] for letter in axes[name])
         allowed = [shape, (mdp.num_mdps, *shape)] if mdp.is_stacked else [shape]
@@ -72,13 +98,14 @@ def _checked_arrays(
             expected = " or ".join(map(str, allowed))
             raise ValueError(f"{name} must have shape {expected} for {mdp}, got {jnp.shape(value)}")
         group = shared if jnp.ndim(value) == len(shape) else stacked
-        group[name] = jnp.asarray(value)
+        group[name] = value if isinstance(value, jax.Array) else np.asarray(value)
     return stacked, shared
 
 
 @functools.partial(jax.jit, static_argnames="fn")
-def _map_over_stack(fn: Callable[..., jax.Array], mdp: MDP, stacked: dict, shared: dict, scalars: dict) -> jax.Array:
+def _map_over_stack(fn: Callable[..., Any], mdp: MDP, stacked: dict, shared: dict, scalars: dict) -> jax.Array:
     """Calls `fn` once for a single MDP, and once for each MDP of a stack with its entries of the `stacked` arrays."""
+    mdp, stacked, shared, scalars = as_float64((mdp, stacked, shared, scalars))
     if not mdp.is_stacked:
         return fn(mdp, **shared, **scalars)
 
@@ -86,15 +113,48 @@ def _map_over_stack(fn: Callable[..., jax.Array], mdp: MDP, stacked: dict, share
         single_mdp, arrays = mdp_and_arrays
         return fn(single_mdp, **arrays, **shared, **scalars)
 
-    # A block sweeps until its slowest MDP is done. So one MDP at a time is fastest on CPU, where launching is cheap.
-    block = _BLOCK_ELEMENTS // (mdp.num_states * max(mdp.num_actions, mdp.num_outcomes))
+    # A block works until its slowest MDP is done. So one MDP at a time is fastest on CPU, where launching is cheap.
+    block = _BLOCK_ELEMENTS // (mdp.num_states * max(mdp.num_actions, mdp.num_outcomes, mdp.num_states))
     block = 0 if jax.default_backend() == "cpu" else max(1, min(block, mdp.num_mdps))
     return jax.lax.map(call, (mdp, stacked), batch_size=block or None)
 
 
-def uniform_policy(mdp: MDP) -> jax.Array:
-    """The policy [S, A] that takes every action with probability 1 / A; shared by all MDPs of a stack."""
-    return jnp.full((mdp.num_states, mdp.num_actions), 1 / mdp.num_actions, mdp.outcome_probs.dtype)
+def _warn_of_nan(name: str, result: np.ndarray, mdp: MDP, arrays: dict[str, Any], scalars: dict[str, Any]) -> None:
+    """Warns of the first nan of a result, in one line with its world, its state and its reason."""
+    if any(np.isnan(array).any() for array in arrays.values()):
+        return  # The caller passed nan on.
+    index = tuple(int(i) for i in np.argwhere(np.isnan(result))[0])
+    world, state = index[:2] if mdp.is_stacked else (0, *index)[:2]
+    count = int(np.isnan(result).sum()) - 1
+    warnings.warn(
+        f"exact.{name} is nan for state {state} of world {world}{f' and {count} other entries' if count else ''}: "
+        f"{_reason(mdp, world, state, arrays.get('policy'), scalars.get('discount', 1.0))}.",
+        stacklevel=3,
+    )
+
+
+def _reason(mdp: MDP, world: int, state: int, policy: Any, discount: float) -> str:
+    """Why a sum over the episodes from a state is nan."""
+    single: MDP = jax.tree.map(lambda x: np.asarray(x)[world], mdp) if mdp.is_stacked else jax.device_get(mdp)
+    limit = NO_TIME_LIMIT if single.time_limit is None else single.time_limit
+    changes: dict[str, Any] = {"start": np.array([state]), "start_probs": np.ones(1), "time_limit": limit}
+    single = dataclasses.replace(single, **changes)
+    table = None if policy is None else np.asarray(policy)[world if np.ndim(policy) == 3 else ...]
+    if table is not None:
+        is_row = np.abs(table.sum(-1, dtype=np.float64) - 1) <= sums.SUM_TOLERANCE
+        if not is_row.all():
+            row = int(np.argmin(is_row))
+            return f"the policy of state {row} holds no probabilities that sum to 1"
+    if discount >= 1 and never_ending_state(single, table):
+        return "an episode may never end from there, and its rewards have no finite sum; use a discount below 1"
+    if table is None and discount >= 1 and single.continue_prob >= 1:
+        return "an infinite return may be possible from there; use a discount below 1"
+    return "its terms cancel so far, or its episodes are so long, that float64 has no nine digits of it"
+
+
+def uniform_policy(mdp: MDP) -> Any:
+    """The policy [S, A] that takes every action with probability 1 / A, in float64; all MDPs of a stack share it."""
+    return np.full((mdp.num_states, mdp.num_actions), 1 / mdp.num_actions)
 
 
 @_over_stack(table="OA")
@@ -106,20 +166,11 @@ def policy_from_table(mdp: MDP, table: jax.Array) -> jax.Array:
 @_over_stack(policy="SA")
 def outcome_weights(mdp: MDP, policy: jax.Array) -> jax.Array:
     """Probability [S, K] of each outcome under `policy` [S, A]."""
-    spec = "sa,ak->sk" if mdp.outcome_probs.ndim == 2 else "sa,sak->sk"
-    return jnp.einsum(spec, policy, mdp.outcome_probs, precision=jax.lax.Precision.HIGHEST)
+    return sums.outcome_weights(mdp, policy)
 
 
 @_over_stack(policy="SA", reward="SK")
-def policy_values(
-    mdp: MDP,
-    policy: jax.Array,
-    discount: Scalar = 1.0,
-    reward: jax.Array | None = None,
-    *,
-    tolerance: Scalar | None = None,
-    max_sweeps: int = _MAX_SWEEPS,
-) -> jax.Array:
+def policy_values(mdp: MDP, policy: jax.Array, discount: Scalar = 1.0, reward: jax.Array | None = None) -> jax.Array:
     """V(s) = E[sum_t discount^t r_t | s_0 = s] under `policy`, [S], units of return.
 
     Args:
@@ -127,100 +178,69 @@ def policy_values(
       policy: [S, A] action probabilities.
       discount: in [0, 1]. The probability of ending (`continue_prob`, terminals) comes on top of it.
       reward: [S, K], takes the place of the environment's reward of each outcome.
-      tolerance: largest residual max_s |(b + P v - v)(s)|, relative to max_s |v(s)|; by default four times the machine
-        epsilon of the dtype, about what rounding allows. The error is at most the residual times the largest mean
-        length of an episode.
-      max_sweeps: largest number of sweeps; only MDPs whose episodes may (almost) never end need that many.
 
     Returns:
-      Values [S]; nan in states from which the sum diverges or has not converged after `max_sweeps`, for example if
-      `discount * continue_prob` is 1 and the policy may loop for ever through rewards.
+      Values [S]; nan in states from which the sum has no finite value, for example if `discount * continue_prob` is 1
+      and the policy may loop for ever through rewards. A loop without rewards has the value 0.
     """
-    weights = outcome_weights(mdp, policy)
-    b = jnp.sum(weights * (mdp.reward if reward is None else reward), axis=-1)
-    return _solve(mdp, weights, b, discount, tolerance, max_sweeps)
+    return sums.total(sums.Problem(mdp, policy, discount, mdp.reward if reward is None else reward))
 
 
 @_over_stack(policy="SA", per_state="S")
-def expected_sum(
-    mdp: MDP,
-    policy: jax.Array,
-    per_state: jax.Array,
-    discount: Scalar = 1.0,
-    *,
-    tolerance: Scalar | None = None,
-    max_sweeps: int = _MAX_SWEEPS,
-) -> jax.Array:
+def expected_sum(mdp: MDP, policy: jax.Array, per_state: jax.Array, discount: Scalar = 1.0) -> jax.Array:
     """E[sum_t discount^t f(s_t) | s_0 = s] over the states s_t in which the agent acts, s_0 included: [S], units of f.
 
     `per_state` is f, [S]: for example KL(pi(s)||pi_theta(s)) for the expected KL along trajectories (Fig. 3). The other
     arguments, and the meaning of nan, are as in `policy_values`.
     """
-    return _solve(mdp, outcome_weights(mdp, policy), per_state, discount, tolerance, max_sweeps)
+    return sums.total(sums.Problem(mdp, policy, discount, per_state))
 
 
 @_over_stack(policy="SA")
-def expected_length(mdp: MDP, policy: jax.Array, *, max_sweeps: int = _MAX_SWEEPS) -> jax.Array:
+def expected_length(mdp: MDP, policy: jax.Array) -> jax.Array:
     """Mean number of steps of an episode from every state, [S], >= 1; inf where it may never end."""
     ones = jnp.ones(mdp.num_states, policy.dtype)
-    return _diverged_to_inf(expected_sum(mdp, policy, ones, max_sweeps=max_sweeps), policy)
+    return _diverged_to_inf(sums.total(sums.Problem(mdp, policy, 1.0, ones)), policy)
 
 
 @_over_stack(policy="SA")
-def occupancy(mdp: MDP, policy: jax.Array, discount: Scalar = 1.0, *, max_sweeps: int = _MAX_SWEEPS) -> jax.Array:
+def occupancy(mdp: MDP, policy: jax.Array, discount: Scalar = 1.0) -> jax.Array:
     """Expected visits of an episode, d(s) = E[sum_t discount^t 1(s_t = s)], [S], >= 0.
 
     A visit is a step in which the agent acts: the start counts, and the arrival in a terminal state does not. So at
     discount 1 the sum of d is the expected length, and sum_s d(s) f(s) is the `expected_sum` of f from the start. The
     result is inf in states whose expected number of visits is infinite.
     """
-    weights = outcome_weights(mdp, policy)
-    b = jnp.zeros(mdp.num_states, weights.dtype).at[mdp.start].add(mdp.start_probs.astype(weights.dtype))
-    visits = _solve(mdp, weights, b, discount, None, max_sweeps, transpose=True)
-    return _diverged_to_inf(jnp.where(visits < 0, 0, visits), policy)  # Rounding may leave -1e-9.
+    visits = sums.total(sums.Problem(mdp, policy, discount, None))
+    return _diverged_to_inf(jnp.where(visits < 0, 0, visits), policy)  # Rounding may leave -1e-16.
 
 
 @_over_stack(values="S")
 def start_value(mdp: MDP, values: jax.Array) -> jax.Array:
     """Mean of `values` [S] over the start states, []."""
-    return jnp.sum(jnp.where(mdp.start_probs > 0, mdp.start_probs * values[mdp.start], 0))
+    return jnp.sum(jnp.where(mdp.start_probs > 0, sums.distributions(mdp.start_probs) * values[mdp.start], 0))
 
 
 @_over_stack(values="S", reward="SK")
 def action_values(mdp: MDP, values: jax.Array, discount: Scalar = 1.0, reward: jax.Array | None = None) -> jax.Array:
     """Q(s, a) = E[r + discount * V(s') * 1(the episode goes on) | s, a] for V = `values` [S]: [S, A]."""
-    reward = mdp.reward if reward is None else reward
-    returns = reward + _discounts(mdp, discount, values.dtype) * values[mdp.successor]
-    spec = "sk,ak->sa" if mdp.outcome_probs.ndim == 2 else "sk,sak->sa"
-    return jnp.einsum(spec, returns, mdp.outcome_probs, precision=jax.lax.Precision.HIGHEST)
+    return optimum.action_values(mdp, values, discount, mdp.reward if reward is None else reward)
 
 
 @_over_stack(reward="SK")
-def optimal_values(
-    mdp: MDP,
-    discount: Scalar = 1.0,
-    reward: jax.Array | None = None,
-    *,
-    tolerance: Scalar | None = None,
-    max_sweeps: int = _MAX_SWEEPS,
-) -> jax.Array:
-    """V*(s), the largest V(s) of any policy, [S], by value iteration from V = 0.
+def optimal_values(mdp: MDP, discount: Scalar = 1.0, reward: jax.Array | None = None) -> jax.Array:
+    """V*(s), the largest V(s) of any policy in an MDP without time limit, [S].
 
-    Arguments are as in `policy_values`. Values are nan in states from which an infinite return is possible, and where
-    they have not converged after `max_sweeps`.
-    `reward=-mdp.reward` gives the values that the adversarial teacher (Fig. 6) maximises.
+    Arguments are as in `policy_values`. Values are nan in states from which an infinite return is possible, and from
+    which no policy has a finite one. `reward=-mdp.reward` gives the values that the adversarial teacher (Fig. 6)
+    maximises. A time limit of the MDP is ignored: with it, the best action would depend on the number of steps left.
     """
-
-    def backup(values: jax.Array) -> jax.Array:
-        return jnp.max(action_values(mdp, values, discount, reward), axis=-1)
-
-    rewards = mdp.reward if reward is None else reward
-    zeros = jnp.zeros(mdp.num_states, jnp.result_type(rewards, mdp.outcome_probs, mdp.continue_prob))
-    values = _sweep(backup, zeros, tolerance, max_sweeps)
-    best_action = jnp.argmax(action_values(mdp, values, discount, reward), axis=-1)
-    best_policy = jax.nn.one_hot(best_action, mdp.num_actions, dtype=values.dtype)
-    chain = _chain(mdp, outcome_weights(mdp, best_policy), discount)
-    return _nan_unless_converged(values, backup(values) - values, chain, tolerance)
+    reward = mdp.reward if reward is None else reward
+    no_limit: dict[str, Any] = {"time_limit": None}
+    unlimited = dataclasses.replace(mdp, **no_limit)
+    actions = optimum.best_actions(None, (unlimited, discount, reward))
+    policy = jax.nn.one_hot(actions, mdp.num_actions, dtype=reward.dtype)
+    return sums.total(sums.Problem(unlimited, policy, discount, reward))
 
 
 @_over_stack(reward="SK")
@@ -229,141 +249,16 @@ def optimal_action_values(mdp: MDP, discount: Scalar = 1.0, reward: jax.Array | 
     return action_values(mdp, optimal_values(mdp, discount, reward), discount, reward)
 
 
-def greedy(q: jax.Array, tie_tolerance: Scalar = 0.0) -> jax.Array:
+def greedy(q: Any, tie_tolerance: Scalar = 0.0) -> Any:
     """Probabilities [..., A], shared equally by the actions within `tie_tolerance` of the largest q [..., A].
 
     At 0 only exact ties are shared, as for a Q-learning teacher (App. A.4). Computed values tie only up to rounding:
-    use `TIE` for those. `greedy(-q)` is the worst action.
+    use `TIE` for those. `greedy(-q)` is the worst action. The result is of the kind and the dtype of q.
     """
-    best = (q >= q.max(axis=-1, keepdims=True) - jnp.asarray(tie_tolerance, q.dtype)).astype(q.dtype)
+    best = (q >= q.max(axis=-1, keepdims=True) - q.dtype.type(tie_tolerance)).astype(q.dtype)
     return best / best.sum(axis=-1, keepdims=True)
 
 
-def _discounts(mdp: MDP, discount: Scalar, dtype: Any) -> jax.Array:
-    """Weight of the successor's value, [S, K]: discount * continue_prob, 0 where arrival ends the episode."""
-    return jnp.where(mdp.terminal, 0, jnp.asarray(discount, dtype) * mdp.continue_prob.astype(dtype))
-
-
-def _diverged_to_inf(sums: jax.Array, policy: jax.Array) -> jax.Array:
-    """Replaces nan by inf in sums of terms >= 0, which can only diverge upwards; a policy with nan keeps its nan."""
-    return jnp.where(jnp.isnan(sums) & jnp.isfinite(policy).all(), jnp.inf, sums)
-
-
-def _chain(mdp: MDP, weights: jax.Array, discount: Scalar) -> Callable[[jax.Array], jax.Array]:
-    """The map v -> P v, [S] to [S], for outcome probabilities `weights` [S, K]."""
-    transition_weights = weights * _discounts(mdp, discount, weights.dtype)
-
-    def chain(v: jax.Array) -> jax.Array:
-        if mdp.num_outcomes > _UNROLL:
-            return jnp.sum(transition_weights * v[mdp.successor], axis=-1)
-        total = jnp.zeros_like(v)
-        for k in range(mdp.num_outcomes):
-            total += transition_weights[:, k] * v[mdp.successor[:, k]]
-        return total
-
-    return chain
-
-
-def _solve(
-    mdp: MDP,
-    weights: jax.Array,
-    b: jax.Array,
-    discount: Scalar,
-    tolerance: Scalar | None,
-    max_sweeps: int,
-    transpose: bool = False,
-) -> jax.Array:
-    """Solves v = b + P v, or its transpose, for the chain P with outcome probabilities `weights` [S, K]."""
-    weights = weights.astype(jnp.result_type(b, weights))
-    b = b.astype(weights.dtype)
-    # If an episode may never end, I - P can be singular, and a Krylov method may converge to any of the solutions.
-    # Sweeps from 0 converge to the solution that is the sum over time. They need several times as many sweeps as an
-    # episode has steps.
-    is_discounted = jnp.asarray(discount, b.dtype) * mdp.continue_prob < 1
-    fixed_weights = jax.lax.stop_gradient(weights)
-    is_unique = jax.lax.cond(is_discounted, lambda: jnp.bool_(True), lambda: _surely_ends(mdp, fixed_weights))
-
-    def solver(matvec: Callable, b: jax.Array) -> jax.Array:
-        proposal = jnp.where(is_unique, _krylov(matvec, b, tolerance), 0)
-        return _sweep(lambda v: v + (b - matvec(v)), proposal, tolerance, max_sweeps)
-
-    def chain_or_transpose(weights: jax.Array) -> Callable[[jax.Array], jax.Array]:
-        chain = _chain(mdp, weights, discount)
-        transposed = jax.linear_transpose(chain, b)
-        return (lambda v: transposed(v)[0]) if transpose else chain
-
-    chain = chain_or_transpose(weights)
-    values = jax.lax.custom_linear_solve(lambda v: v - chain(v), b, solver, transpose_solve=solver)
-    fixed_values, fixed_chain = jax.lax.stop_gradient(values), chain_or_transpose(fixed_weights)
-    change = jax.lax.stop_gradient(b) + fixed_chain(fixed_values) - fixed_values
-    return _nan_unless_converged(values, change, fixed_chain, tolerance)
-
-
-def _surely_ends(mdp: MDP, weights: jax.Array) -> jax.Array:
-    """Whether an end of the episode can be reached from every state, so that every episode ends, bool []."""
-    possible = weights > 0
-
-    def grow(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        reached = jnp.any(possible & (mdp.terminal | state[0][mdp.successor]), axis=-1)
-        return reached, jnp.any(reached != state[0])
-
-    no_state = jnp.zeros(mdp.num_states, jnp.bool_)
-    return jnp.all(jax.lax.while_loop(lambda state: state[1], grow, (no_state, jnp.bool_(True)))[0])
-
-
-def _krylov(matvec: Callable, b: jax.Array, tolerance: Scalar | None) -> jax.Array:
-    """Proposes a solution of matvec(v) = b by stabilised bi-conjugate gradients with iterative refinement.
-
-    Each round reduces the residual about a thousandfold, as far as float32 allows. The rounds end when the residual is
-    within the tolerance, or after a round that does not halve it.
-    """
-
-    def unfinished(carry: tuple) -> jax.Array:
-        v, residual, has_improved = carry
-        return has_improved & (jnp.max(jnp.abs(residual)) > _allowed(v, tolerance))
-
-    def refine(carry: tuple) -> tuple:
-        v, residual, _ = carry
-        step, _ = jax.scipy.sparse.linalg.bicgstab(matvec, residual, tol=1e-3, maxiter=100)
-        new_residual = b - matvec(v + step)
-        has_improved = jnp.max(jnp.abs(new_residual)) < 0.5 * jnp.max(jnp.abs(residual))  # False for nan.
-        new_v = jnp.where(has_improved, v + step, v)
-        return new_v, jnp.where(has_improved, new_residual, residual), has_improved
-
-    return jax.lax.while_loop(unfinished, refine, (jnp.zeros_like(b), b, jnp.bool_(True)))[0]
-
-
-def _sweep(backup: Callable, values: jax.Array, tolerance: Scalar | None, max_sweeps: int) -> jax.Array:
-    """Sets values to backup(values) until the largest change is within the tolerance, or max_sweeps times."""
-
-    def unfinished(carry: tuple) -> jax.Array:
-        values, change, sweeps = carry
-        return (change > _allowed(values, tolerance)) & (sweeps < max_sweeps)
-
-    def sweep(carry: tuple) -> tuple:
-        values, _, sweeps = carry
-        new_values = backup(values)
-        return new_values, jnp.max(jnp.abs(new_values - values)), sweeps + 1
-
-    initial = (values, jnp.array(jnp.inf, values.dtype), jnp.int32(0))
-    return jax.lax.while_loop(unfinished, sweep, initial)[0]
-
-
-def _allowed(values: jax.Array, tolerance: Scalar | None) -> jax.Array:
-    """The largest change of `values` that `tolerance` allows, []."""
-    relative = 4 * jnp.finfo(values.dtype).eps if tolerance is None else tolerance
-    return jnp.asarray(relative, values.dtype) * jnp.max(jnp.abs(values))
-
-
-def _nan_unless_converged(values: jax.Array, change: jax.Array, chain: Callable, tolerance: Scalar | None) -> jax.Array:
-    """Sets values to nan in states that another sweep would still change, and in all states that depend on those."""
-
-    def spread(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        changing = state[0] | (chain(state[0].astype(values.dtype)) > 0)
-        return changing, jnp.any(changing != state[0])
-
-    # In a loop of several states, a single sweep may leave some of the diverging values unchanged. The spreading marks
-    # them too.
-    changing = jnp.abs(change) > 16 * _allowed(jax.lax.stop_gradient(values), tolerance)
-    changing, _ = jax.lax.while_loop(lambda state: state[1], spread, (changing, jnp.any(changing)))
-    return jnp.where(changing, jnp.nan, values)
+def _diverged_to_inf(totals: jax.Array, policy: jax.Array) -> jax.Array:
+    """Replaces nan by inf in sums of terms >= 0, which can only diverge upwards; an invalid policy keeps its nan."""
+    return jnp.where(jnp.isnan(totals) & jnp.isfinite(sums.distributions(policy)).all(), jnp.inf, totals)

@@ -16,7 +16,7 @@ class Teacher:
 
     Attributes:
       probs: float32 [S, A], the policy pi(.|s), rows sum to 1.
-      values: float32 [S], V_pi(s), the discounted return of pi itself.
+      values: float32 [S], V_pi(s), the discounted return of pi itself, in a world without time limit.
       scores: float32 [S, A], the ranking of the actions (Q, or pi); the smallest entry of a row is the teacher's worst
         action.
       others: float32 [N, S, A], further policies that a method may use, such as a reference policy or a second teacher

@@ -5,5 +5,5 @@ their results. `progress` shows how far the work is. `files` writes files comple
 `saved_settings` keeps the settings of saved work beside it. `command` runs a program that was started from a shell, and
 `errors` says in one line why it failed. `checks` validates arguments, and `optional` imports packages that jaxdistill
 does not depend on. `streams` turns random keys of every kind into Threefry keys and draws from them, and `surroundings`
-tells what else decides the numbers of a run.
+tells what else decides the numbers of a run. `products` multiplies arrays in full precision.
 """

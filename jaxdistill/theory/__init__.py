@@ -3,9 +3,8 @@
 `exact_update` computes the expected update of a method, and `moments` its mean and variance over episodes. `fields`
 tests whether the update is a gradient, and `stated_losses` holds the losses that it may be the gradient of. `flows`
 follows the update to where it leads, `variance` measures how noisy its samples are, and `quality` how good students
-are. `chains` holds the Markov chain of a policy, `elimination` solves its linear systems, `time_limits` puts the number
-of the step into the state where episodes are cut, `precision` provides float64, and `products` multiplies in full
-precision.
+are. `chains` holds the Markov chain of a policy, `time_limits` puts the number of the step into the state where
+episodes are cut, and `precision` provides worlds and teachers in float64.
 """
 
 from jaxdistill.theory.exact_update import Update, expected_update

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.mdp import MDP
-from jaxdistill.theory.elimination import resolve
-from jaxdistill.theory.products import einsum, matmul
+from jaxdistill.mdp.elimination import resolve
+from jaxdistill.runtime.products import einsum, matmul
 from jaxdistill.theory.time_limits import UnrolledMDP
 
 
@@ -57,7 +57,7 @@ class TransitionMatrix:
     def visits(self, start: jax.Array) -> jax.Array:
         """x [S] with x = start + z P^T x: sum_t z^t P(s_t = s), for s_0 distributed as `start`."""
         if self.horizon == 0:
-            return resolve(self.z * self.matrix.T, start)
+            return resolve(self.z * self.matrix, start, transpose=True)
         blocks = start.reshape(self.horizon + 1, -1)
 
         def following(previous: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -392,7 +392,7 @@ def random_problems(
     probs, *others = (jnp.asarray(garnet.random_policies(k, mdps, concentration), jnp.float32) for k in keys[1:])
     teacher = Teacher(
         probs=probs,
-        values=exact.policy_values(mdps, probs, discount),
+        values=jnp.asarray(exact.policy_values(mdps, probs, discount), jnp.float32),
         scores=probs,
         others=jnp.stack(others, axis=-3) if others else None,
         name="random",

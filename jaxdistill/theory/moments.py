@@ -16,9 +16,9 @@ import numpy as np
 
 from jaxdistill.mdp import MDP, Teacher
 from jaxdistill.methods import Method
+from jaxdistill.runtime.products import einsum, tensordot
 from jaxdistill.theory.chains import Chain
 from jaxdistill.theory.exact_update import Branches, Problem, make_problem
-from jaxdistill.theory.products import einsum, tensordot
 
 
 class Moments(NamedTuple):

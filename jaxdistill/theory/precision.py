@@ -1,28 +1,16 @@
-"""Double precision for exact computations, in a process that otherwise computes in float32."""
+"""Worlds and teachers in double precision, and programs that compute one world at a time."""
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxdistill.mdp import MDP
+from jaxdistill.mdp.precision import float64 as float64
 from jaxdistill.mdp.teacher import Teacher
-
-
-@contextlib.contextmanager
-def float64() -> Iterator[None]:
-    """Double precision on the CPU within the block and in this thread; the rest of the process does not change."""
-    module: Any = jax if hasattr(jax, "enable_x64") else jax.experimental  # `jax.experimental` before JAX 0.8
-    try:
-        cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS excludes the CPU.
-        cpu = None
-    with module.enable_x64(True), jax.default_device(cpu):
-        yield
 
 
 def one_by_one(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from jaxdistill.mdp import MDP
+from jaxdistill.mdp import MDP, exact
 from jaxdistill.mdp.teacher import Teacher
-from jaxdistill.theory.precision import precise
+from jaxdistill.theory.precision import float64, precise
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,7 +16,7 @@ class Quality:
     """Exact measures of students, in float64, with the leading axes of their logits [..., O, A].
 
     Attributes:
-      returns: undiscounted return per episode.
+      returns: undiscounted return per episode; nan where an episode may never end and collects rewards for ever.
       distance: max |pi_theta - pi| over actions and over the states that can be reached from the start.
       trajectory_kl: KL(pi_theta(tau)||pi(tau)) = E_pi_theta sum_t KL(pi_theta||pi), nats; inf where the student may
         take an action that the teacher never takes.
@@ -57,15 +57,23 @@ def _quality(mdp: MDP, teacher: Teacher, logits: np.ndarray) -> tuple[np.ndarray
     continue_prob = np.where(mdp.terminal, 0, mdp.continue_prob)
     weights = np.einsum("...sa,sak->...sk", p, outcome_probs)
     is_successor = np.eye(num_states)[mdp.successor]  # [S, K, S']
-    transition = np.einsum("...sk,skn->...ns", weights * continue_prob, is_successor)
-    visits = np.linalg.solve(np.eye(num_states) - transition, mdp.start_probs[:, None])[..., 0]
+    with float64():
+        visits = jax.device_get(_visits(mdp, p.reshape(-1, *p.shape[-2:]))).reshape(p.shape[:-1])
     with np.errstate(divide="ignore", invalid="ignore"):
         kl = np.where(p > 0, p * (log_p - np.log(teacher.probs)), 0).sum(-1)
-        trajectory_kl = np.where(visits > 0, visits * kl, 0).sum(-1)
-    returns = (visits * (weights * mdp.reward).sum(-1)).sum(-1)
+        trajectory_kl = np.where((visits > 0) & (kl != 0), visits * kl, 0).sum(-1)
+        rewards = (weights * mdp.reward).sum(-1)
+        returns = np.where(rewards != 0, visits * rewards, 0).sum(-1)
+        returns = np.where(np.isfinite(returns), returns, np.nan)
     is_edge = np.einsum("sak,skn->sn", outcome_probs * continue_prob[:, None], is_successor) > 0
     is_reachable = mdp.start_probs > 0
     for _ in range(num_states):
         is_reachable = is_reachable | (is_reachable @ is_edge)
     distance = np.abs(p - teacher.probs)[..., is_reachable, :].max((-1, -2))
     return returns, distance, trajectory_kl
+
+
+@jax.jit
+def _visits(mdp: MDP, policies: jax.Array) -> jax.Array:
+    """The expected visits of the states under policies [N, S, A], [N, S]; a time limit is honoured."""
+    return jax.lax.map(lambda policy: exact.occupancy(mdp, policy), policies)

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdistill.engine import xla
 from jaxdistill.mdp import MDP, exact
+from jaxdistill.mdp.precision import as_float64, float64, placed
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.results.result import Result
 from jaxdistill.runtime import processes, streams, surroundings
@@ -50,6 +51,7 @@ class Recorder:
         self.faults: dict[tuple[int, int], int] = {}  # (cell, MDP) -> iteration
         self.largest = np.zeros((num, m))  # the size of the largest finite parameter of a student that diverged
         self.pending: list[tuple[int, int, int, np.ndarray]] = []
+        self.without_return: tuple[MDP, np.ndarray] | None = None  # the first student whose exact return is NaN
         self.measure_names = measure_names
         self.measurements = np.full((num, m, c, len(measure_names)), np.nan) if measure else None
 
@@ -82,9 +84,13 @@ class Recorder:
         logits = np.stack([item[3] for item in self.pending] + [self.pending[0][3]] * num_padding)
         mdps = self.mdps[np.concatenate([index[:, 1], index[[0] * num_padding, 1]]).astype(int)]
         if any(pause < 0 or not self.cells[c].method.control.is_student for c, _, pause in index):
-            self._set_returns(index, *map(np.asarray, _evaluate(mdps, jnp.asarray(logits))))
+            returns, lengths = _evaluate(mdps, logits)
+            self._set_returns(index, returns, lengths)
+            if self.without_return is None and np.isnan(returns).any():
+                student = int(np.isnan(returns).argmax())
+                self.without_return = mdps[student], logits[student]
         if self.measure is not None and self.measurements is not None:
-            measured = self.measure(mdps, self._teachers(index, num_padding), jnp.asarray(logits))
+            measured = self.measure(mdps, self._teachers(index, num_padding), logits)
             for q, name in enumerate(self.measure_names):
                 self.measurements[(*index.T, q)] = np.asarray(measured[name])[: len(index)]
         self.pending = []
@@ -134,6 +140,10 @@ class Recorder:
                     array[student] = np.nan
         faults = self._faults()
         self._warn(faults)
+        if self.without_return is not None:
+            mdp, logits = self.without_return
+            policy = exact.policy_from_table(mdp, jax.nn.softmax(jnp.asarray(logits)))
+            exact.policy_values(mdp, policy)  # It warns of the state and the reason.
         mdps = self.mdps
         uniform = jnp.full((mdps.num_mdps, mdps.num_states, mdps.num_actions), 1 / mdps.num_actions)
         return Result(
@@ -230,24 +240,41 @@ class Recorder:
 
 def exact_returns(mdps: MDP, policy: jax.Array) -> np.ndarray:
     """Exact undiscounted return of a policy [M, S, A] from the start, float64 [M]."""
-    return np.asarray(exact.start_value(mdps, exact.policy_values(mdps, policy)), np.float64)
+    return exact.start_value(mdps, exact.policy_values(mdps, policy))
+
+
+def _evaluate(mdps: MDP, logits: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Exact return and mean episode length of students [B, O, A], float64 [B] each."""
+    with float64():
+        return jax.device_get(_evaluated(placed(mdps), logits))
 
 
 @jax.jit
-def _evaluate(mdps: MDP, logits: jax.Array) -> tuple[jax.Array, ...]:
-    """Exact return and mean episode length of students [B, O, A], [B] each."""
-    policy = exact.policy_from_table(mdps, jax.nn.softmax(logits))
+def _evaluated(mdps: MDP, logits: jax.Array) -> tuple[jax.Array, ...]:
+    policy = _policies(mdps, logits)
     values = exact.policy_values(mdps, policy), exact.expected_length(mdps, policy)
     return tuple(exact.start_value(mdps, table) for table in values)
 
 
+def _policies(mdps: MDP, logits: jax.Array) -> jax.Array:
+    """The policies [B, S, A] of students [B, O, A]."""
+    return exact.policy_from_table(mdps, jax.nn.softmax(as_float64(logits)))
+
+
 @functools.lru_cache(maxsize=8)  # so that a second run with the same measure does not compile again
-def _compiled_measure(measure: Measure) -> Callable[..., Mapping[str, jax.Array]]:
+def _compiled_measure(measure: Measure) -> Callable[..., Mapping[str, Any]]:
+    """`measure` of the students with tables `logits` [B, O, A], in float64."""
+
     @jax.jit
     def measured(mdps: MDP, teacher: Teacher, logits: jax.Array) -> Mapping[str, jax.Array]:
-        return measure(mdps, teacher, exact.policy_from_table(mdps, jax.nn.softmax(logits)))
+        mdps, teacher = as_float64((mdps, teacher))
+        return measure(mdps, teacher, _policies(mdps, logits))
 
-    return measured
+    def in_float64(mdps: MDP, teacher: Teacher, logits: np.ndarray) -> Mapping[str, Any]:
+        with float64():
+            return jax.device_get(measured(*placed((mdps, teacher)), logits))
+
+    return in_float64
 
 
 def _config_settings(config: Config) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdistill import methods
 from jaxdistill.mdp import MDP, Teacher, exact, validate
+from jaxdistill.mdp.precision import as_float64, float64
 from jaxdistill.mdp.teacher import check
 from jaxdistill.methods import Method, effects
 from jaxdistill.results import Result, Stopped
@@ -52,8 +53,8 @@ def train(
       initial_logits, initial_values: float [P, M, O, A] and [P, M, O], or what broadcasts to them; zeros if None.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
       measure: called at every checkpoint as measure(mdps, teacher, policies) with B stacked MDPs, their teachers and
-        policies [B, S, A]; returns named numbers {name: [B]} for `Result.measure(name)`. It is compiled, so it must be
-        written in JAX. Every cell then needs a teacher.
+        policies [B, S, A], in float64; returns named numbers {name: [B]} for `Result.measure(name)`. It is compiled, so
+        it must be written in JAX. Every cell then needs a teacher.
       progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
         same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
@@ -88,7 +89,7 @@ def _run(key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progres
     """Trains the students of the recorder's cells and returns its result."""
     mdps, config, start = recorder.mdps, recorder.config, time.perf_counter()
     optimal = exact.greedy(exact.optimal_action_values(mdps, 1.0), exact.TIE)
-    length = np.asarray(exact.start_value(mdps, exact.expected_length(mdps, optimal)))
+    length = exact.start_value(mdps, exact.expected_length(mdps, optimal))
 
     def pauses(cell: ResolvedCell) -> list[int]:
         """Iterations at which parameters are needed; the curves of a student that does not act are exact."""
@@ -156,9 +157,10 @@ def _measure_names(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tupl
 
     Nothing is computed.
     """
-    policies = jax.ShapeDtypeStruct((mdps.num_mdps, mdps.num_states, mdps.num_actions), jnp.float32)
     try:
-        output = jax.eval_shape(measure, mdps, teacher, policies)
+        with float64():
+            policies = jax.ShapeDtypeStruct((mdps.num_mdps, mdps.num_states, mdps.num_actions), jnp.float64)
+            output = jax.eval_shape(lambda *world: measure(*as_float64(world)), mdps, teacher, policies)
     except Exception as error:
         raise ValueError(f"measure fails: {checks.why(error)}.") from error
     if not isinstance(output, Mapping) or any(

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdistill.mdp.elimination import resolve
 from jaxdistill.theory import fields
-from jaxdistill.theory.elimination import resolve
 from jaxdistill.theory.exact_update import expected_update
 from jaxdistill.theory.moments import update_moments
 from jaxdistill.theory.precision import float64
@@ -22,13 +22,13 @@ def chain(num_states, batch=(), sums=0.999, seed=0):
 
 @pytest.mark.parametrize(("num_states", "columns"), [(1, ()), (65, (2,)), (150, ())])
 def test_against_numpy(num_states, columns):
-    """Systems that are solved whole, in halves and in quarters; either the rows or the columns sum to less than 1."""
+    """Systems of one block and of several, forward and backward in time."""
     matrix = chain(num_states)
     source = np.random.default_rng(1).normal(size=(num_states, *columns))
-    solve = jax.jit(resolve)
+    solve = jax.jit(resolve, static_argnums=2)
     with float64():
-        for m in (matrix, matrix.T):
-            solution = solve(jnp.asarray(m), jnp.asarray(source))
+        for m, transpose in ((matrix, False), (matrix.T, True)):
+            solution = solve(jnp.asarray(matrix), jnp.asarray(source), transpose)
             np.testing.assert_allclose(solution, np.linalg.solve(np.eye(num_states) - m, source), rtol=1e-9, atol=1e-9)
 
 

@@ -1,0 +1,122 @@
+"""The best deterministic policy of an MDP, by value iteration and policy iteration in float64."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill.mdp import chains
+from jaxdistill.mdp.mdp import MDP
+from jaxdistill.mdp.precision import in_float64
+from jaxdistill.mdp.sums import chain_of, continuation, distributions
+
+_SHORT_ITERATION = 64  # Sweeps of value iteration before the first policy iteration: enough for almost every MDP.
+_LONG_ITERATION = 10_000  # Sweeps before the second one, which only MDPs with never-ending episodes need.
+_MAX_POLICIES = 100
+_ROUNDING = 1e-14  # Action values that differ by less than this part of the largest one are equal.
+
+
+def action_values(mdp: MDP, values: jax.Array, discount: jax.Array | float, reward: jax.Array) -> jax.Array:
+    """Q(s, a) = E[r + discount * V(s') * 1(the episode goes on) | s, a] for V = `values` [S]: [S, A]."""
+    going_on = continuation(mdp, discount)
+    # The end of an episode has no value, whatever the state to which the last step leads.
+    returns = reward + jnp.where(going_on > 0, going_on * values[mdp.successor], 0)
+    spec = "sk,ak->sa" if mdp.outcome_probs.ndim == 2 else "sk,sak->sa"
+    return jnp.einsum(spec, returns, distributions(mdp.outcome_probs), precision=jax.lax.Precision.HIGHEST)
+
+
+@in_float64
+def best_actions(static: None, arrays: tuple[MDP, Any, jax.Array]) -> jax.Array:
+    """The action of a best policy in each state, int [S]; time limits are ignored.
+
+    The first policy is the greedy one of a short value iteration, which starts from 0. Policy iteration then improves
+    it. Where the values are not finite and discount * continue_prob is 1, both are repeated with a long value
+    iteration, whose last half tells sums that grow for ever from those that fall.
+    """
+    del static
+    mdp, discount, reward = arrays
+    zeros = jnp.zeros(mdp.num_states)
+
+    def backup(_: jax.Array, values: jax.Array) -> jax.Array:
+        return jnp.max(action_values(mdp, values, discount, reward), axis=-1)
+
+    def unsettled(carry: tuple) -> jax.Array:
+        _, is_finite, num_sweeps = carry
+        return (num_sweeps == 0) | (~is_finite & (num_sweeps < _LONG_ITERATION) & (discount * mdp.continue_prob >= 1))
+
+    def iterate(carry: tuple) -> tuple:
+        num_sweeps = jnp.where(carry[2] == 0, _SHORT_ITERATION, _LONG_ITERATION)
+        earlier = jax.lax.fori_loop(0, num_sweeps // 2, backup, zeros)
+        values = jax.lax.fori_loop(0, num_sweeps // 2, backup, earlier)
+        actions = jnp.argmax(action_values(mdp, values, discount, reward), axis=-1)
+        actions, is_finite = _policy_iteration(mdp, discount, reward, actions, values > earlier)
+        return actions, is_finite, num_sweeps
+
+    initial = (jnp.zeros(mdp.num_states, int), jnp.bool_(False), jnp.asarray(0))
+    return jax.lax.while_loop(unsettled, iterate, initial)[0]
+
+
+def _policy_iteration(
+    mdp: MDP, discount: Any, reward: jax.Array, actions: jax.Array, grows: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Improves a policy, int [S], until no action is better; also returns whether all of its values are finite.
+
+    A value that is nan counts as plus infinity where `grows` holds, bool [S], and as minus infinity elsewhere.
+    """
+    states = jnp.arange(mdp.num_states)
+    probs = distributions(mdp.outcome_probs)
+    idle, idle_action = _idle_states(mdp, discount, reward)
+
+    def values_of(actions: jax.Array) -> jax.Array:
+        weights = probs[actions] if probs.ndim == 2 else probs[states, actions]
+        source = jnp.sum(weights * reward, axis=-1)
+        return chains.total(chain_of(mdp, weights, discount), source, transpose=False, may_be_cut=False)
+
+    def leads_to(goal: jax.Array) -> jax.Array:
+        return action_values(mdp, goal.astype(reward.dtype), discount, jnp.zeros_like(reward)) > 0
+
+    def improve(carry: tuple) -> tuple:
+        actions, values, _, count = carry
+        is_first = count == 0  # Then `actions` have not been evaluated.
+        finite = jnp.nan_to_num(values)
+        scale = jnp.max(jnp.abs(finite))
+        q = action_values(mdp, finite, discount, reward)
+        q = jnp.where(leads_to(jnp.isnan(values)), jnp.where(leads_to(jnp.isnan(values) & grows), jnp.inf, -jnp.inf), q)
+        old_q, best_q = q[states, actions], jnp.max(q, axis=-1)
+        new_actions = jnp.where(best_q > old_q + _ROUNDING * scale, jnp.argmax(q, axis=-1), actions)
+        # Staying for ever where nothing is collected has the value 0, which no single step shows.
+        new_actions = jnp.where(idle & ~(best_q >= -_ROUNDING * scale), idle_action, new_actions)
+        new_actions = jnp.where(is_first, actions, new_actions)
+        new_values = values_of(new_actions)
+        is_first_finite = jnp.isfinite(new_values) & ~jnp.isfinite(values)
+        is_first_infinite = jnp.isinf(best_q) & (best_q > old_q)
+        # Rounding alone would go on changing between equal actions.
+        is_higher = is_first_finite | is_first_infinite | (new_values > values + _ROUNDING * scale)
+        has_improved = is_first | (jnp.any(new_actions != actions) & jnp.any(is_higher))
+        kept = jnp.where(has_improved, new_actions, actions)
+        return kept, jnp.where(has_improved, new_values, values), has_improved, count + 1
+
+    initial = (actions, jnp.zeros_like(reward[:, 0]), jnp.bool_(True), jnp.int32(0))
+    actions, values, _, _ = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < _MAX_POLICIES), improve, initial)
+    return actions, jnp.all(jnp.isfinite(values))
+
+
+def _idle_states(mdp: MDP, discount: Any, reward: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where an episode can go on for ever without any reward, bool [S], and an action that does so, int [S].
+
+    There are none where discount * continue_prob < 1, so that every episode ends.
+    """
+    is_possible = mdp.outcome_probs > 0
+
+    def staying(idle: jax.Array) -> jax.Array:
+        """Whether all outcomes of an action lead to idle states without reward, bool [S, A]."""
+        is_idle_outcome = (reward == 0) & ~mdp.terminal & idle[mdp.successor]
+        return jnp.all(~is_possible | is_idle_outcome[:, None], axis=-1)
+
+    def shrink(carry: tuple) -> tuple:
+        smaller = carry[0] & jnp.any(staying(carry[0]), axis=-1)
+        return smaller, jnp.any(smaller != carry[0])
+
+    all_states = jnp.broadcast_to(discount * mdp.continue_prob >= 1, (mdp.num_states,))
+    idle, _ = jax.lax.while_loop(lambda carry: carry[1], shrink, (all_states, jnp.any(all_states)))
+    return idle, jnp.argmax(staying(idle), axis=-1)
