@@ -57,9 +57,7 @@ def eliminate(matrix: jax.Array, leak: jax.Array, source: jax.Array, transpose: 
         own_leak = jax.lax.dynamic_slice_in_dim(leak, first, block)
         outside = equations.at[:, :size].multiply(~is_inside)
         # The chain leaves the block by ending or to a state that has not been eliminated.
-        to_later = (
-            matmul(is_later.astype(rows.dtype), by_block) if transpose else outside[:, :size].sum(1, where=is_later)
-        )
+        to_later = jnp.sum(by_block.T if transpose else outside[:, :size], 1, where=is_later[None])
         parts = [outside, own_leak[:, None]]
         solved = _eliminate_each(inside, own_leak + to_later, jnp.concatenate(parts, axis=1), transpose)
         solved, end = solved[:, :-1], solved[:, -1]

@@ -224,3 +224,45 @@ def test_play_rejects_bad_policies_and_counts(policy):
         play(Handmade(), policy, 1)
     with pytest.raises(ValueError, match="num_episodes"):
         play(Handmade(), np.full((3, 2), 0.5), 0)
+
+
+# --- long episodes, and time limits ---
+
+
+def chain_of(mdp, policy):
+    """The transition matrix [S, S] and the mean reward [S] of a policy [S, A], in float64 NumPy."""
+    probs = np.broadcast_to(np.asarray(mdp.outcome_probs, np.float64), (*policy.shape, mdp.num_outcomes))
+    weights = np.einsum("sa,sak->sk", policy, probs / probs.sum(-1, keepdims=True))
+    matrix = np.zeros((mdp.num_states, mdp.num_states))
+    states = np.arange(mdp.num_states)[:, None]
+    np.add.at(matrix, (states, np.asarray(mdp.successor)), weights * ~np.asarray(mdp.terminal))
+    return matrix, (weights * np.asarray(mdp.reward, np.float64)).sum(1)
+
+
+def test_the_length_of_long_episodes_is_that_of_a_dense_solution():
+    """A random walk on the cliff falls again and again: 6453 steps on average."""
+    mdp = from_gymnasium(newest("CliffWalking")).with_time_limit(None)
+    matrix, _ = chain_of(mdp, exact.uniform_policy(mdp))
+    lengths = exact.expected_length(mdp, exact.uniform_policy(mdp))
+    is_played = np.isfinite(lengths)
+    system = np.eye(is_played.sum()) - matrix[np.ix_(is_played, is_played)]
+    expected = np.linalg.solve(system, np.ones(len(system)))
+    np.testing.assert_allclose(lengths[is_played], expected, rtol=1e-9)
+    assert exact.start_value(mdp, lengths) == pytest.approx(6453.12, abs=0.01)
+
+
+def test_returns_and_lengths_with_the_time_limit_of_an_environment():
+    """FrozenLake ends after 100 steps: against the powers of the chain, and against 2000 episodes that are played."""
+    mdp = from_gymnasium(newest("FrozenLake"))
+    assert np.asarray(mdp.time_limit) == 100
+    q = exact.optimal_action_values(mdp, 1.0)
+    policy = 0.98 * exact.greedy(q, exact.TIE) + 0.02 * exact.uniform_policy(mdp)
+    matrix, reward = chain_of(mdp, policy)
+    powers = [np.linalg.matrix_power(matrix, t) for t in range(100)]
+    values, lengths = exact.policy_values(mdp, policy), exact.expected_length(mdp, policy)
+    np.testing.assert_allclose(values, sum(power @ reward for power in powers), rtol=1e-9)
+    np.testing.assert_allclose(lengths, sum(power.sum(1) for power in powers), rtol=1e-9)
+    assert exact.start_value(mdp, values) < exact.start_value(mdp, exact.optimal_values(mdp)) - 0.03
+    returns = play(make("slippery"), policy, 2000, seed=3)
+    standard_error = returns.std() / np.sqrt(len(returns))  # 0.01
+    assert abs(returns.mean() - exact.start_value(mdp, values)) < 4 * standard_error
