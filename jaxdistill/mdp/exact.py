@@ -124,7 +124,9 @@ def _warn_of_nan(name: str, result: np.ndarray, mdp: MDP, arrays: dict[str, Any]
     if any(np.isnan(array).any() for array in arrays.values()):
         return  # The caller passed nan on.
     index = tuple(int(i) for i in np.argwhere(np.isnan(result))[0])
-    world, state = index[:2] if mdp.is_stacked else (0, *index)[:2]
+    world, index = (index[0], index[1:]) if mdp.is_stacked else (0, index)
+    starts = np.asarray(mdp.start)[world if mdp.is_stacked else ...]
+    state = index[0] if index else int(starts[0])  # A number of a whole world is one of its start.
     count = int(np.isnan(result).sum()) - 1
     warnings.warn(
         f"exact.{name} is nan for state {state} of world {world}{f' and {count} other entries' if count else ''}: "
@@ -146,9 +148,10 @@ def _reason(mdp: MDP, world: int, state: int, policy: Any, discount: float) -> s
             row = int(np.argmin(is_row))
             return f"the policy of state {row} holds no probabilities that sum to 1"
     if discount >= 1 and never_ending_state(single, table):
-        return "an episode may never end from there, and its rewards have no finite sum; use a discount below 1"
+        reason = "an episode may never end from there, and its rewards have no finite sum"
+        return f"{reason}; use a discount below 1, or a time limit"
     if table is None and discount >= 1 and single.continue_prob >= 1:
-        return "an infinite return may be possible from there; use a discount below 1"
+        return "an infinite return may be possible from there; use a discount below 1, or a time limit"
     return "its terms cancel so far, or its episodes are so long, that float64 has no nine digits of it"
 
 
@@ -221,6 +224,12 @@ def start_value(mdp: MDP, values: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(mdp.start_probs > 0, sums.distributions(mdp.start_probs) * values[mdp.start], 0))
 
 
+@_over_stack(policy="SA")
+def episode_return(mdp: MDP, policy: jax.Array, discount: Scalar = 1.0) -> jax.Array:
+    """The expected sum of discounted rewards of an episode from the start, []; arguments as in `policy_values`."""
+    return start_value(mdp, policy_values(mdp, policy, discount))
+
+
 @_over_stack(values="S", reward="SK")
 def action_values(mdp: MDP, values: jax.Array, discount: Scalar = 1.0, reward: jax.Array | None = None) -> jax.Array:
     """Q(s, a) = E[r + discount * V(s') * 1(the episode goes on) | s, a] for V = `values` [S]: [S, A]."""
@@ -241,6 +250,24 @@ def optimal_values(mdp: MDP, discount: Scalar = 1.0, reward: jax.Array | None = 
     actions = optimum.best_actions(None, (unlimited, discount, reward))
     policy = jax.nn.one_hot(actions, mdp.num_actions, dtype=reward.dtype)
     return sums.total(sums.Problem(unlimited, policy, discount, reward))
+
+
+@_over_stack(reward="SK")
+def optimal_return(mdp: MDP, discount: Scalar = 1.0, reward: jax.Array | None = None) -> jax.Array:
+    """The largest expected sum of discounted rewards of an episode from the start, within the time limit, [].
+
+    With a limit, the action of the best policy may depend on the number of steps left, so that no stationary policy
+    need have this return. Arguments, and the meaning of nan, are as in `policy_values`.
+    """
+    if mdp.time_limit is None:
+        return start_value(mdp, optimal_values(mdp, discount, reward))
+    rewards = mdp.reward if reward is None else reward
+    values = jax.lax.cond(
+        mdp.time_limit < NO_TIME_LIMIT,
+        lambda: optimum.values_within_limit(None, (mdp, discount, rewards)),
+        lambda: optimal_values(mdp, discount, reward),
+    )
+    return start_value(mdp, values)
 
 
 @_over_stack(reward="SK")

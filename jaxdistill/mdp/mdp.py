@@ -158,6 +158,8 @@ class MDP:
           ValueError: as `from_arrays` does.
         """
         limits = _broadcast("time_limit", _time_limits(time_limit), self.id.shape)
+        if np.array_equal(limits, self.time_limit):
+            return self  # It may have been validated.
         return validate(dataclasses.replace(self, time_limit=jnp.asarray(limits, jnp.int32)))
 
     @classmethod

@@ -56,6 +56,28 @@ def best_actions(static: None, arrays: tuple[MDP, Any, jax.Array]) -> jax.Array:
     return jax.lax.while_loop(unsettled, iterate, initial)[0]
 
 
+@in_float64
+def values_within_limit(static: None, arrays: tuple[MDP, Any, jax.Array]) -> jax.Array:
+    """The largest value of any policy in an MDP with a time limit, [S]; its action may depend on the steps left.
+
+    One sweep of value iteration for each step, or fewer if a sweep changes nothing.
+    """
+    del static
+    mdp, discount, reward = arrays
+
+    def unfinished(carry: tuple) -> jax.Array:
+        _, has_changed, num_steps = carry
+        return has_changed & (num_steps < mdp.time_limit)
+
+    def sweep(carry: tuple) -> tuple:
+        values, _, num_steps = carry
+        new_values = jnp.max(action_values(mdp, values, discount, reward), axis=-1)
+        return new_values, jnp.any(new_values != values), num_steps + 1
+
+    initial = (jnp.zeros(mdp.num_states), jnp.bool_(True), jnp.int32(0))
+    return jax.lax.while_loop(unfinished, sweep, initial)[0]
+
+
 def _policy_iteration(
     mdp: MDP, discount: Any, reward: jax.Array, actions: jax.Array, grows: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

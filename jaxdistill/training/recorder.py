@@ -125,11 +125,11 @@ class Recorder:
         for name, array in combined.items():
             setattr(self, name, array)
 
-    def result(self, optimal: jax.Array, steps: int, seconds: float) -> Result:
+    def result(self, optimal_returns: np.ndarray, steps: int, seconds: float) -> Result:
         """The result so far; students that have not finished, or diverged, are NaN.
 
         Args:
-          optimal: [M, S, A], the optimal policy of each world.
+          optimal_returns: [M], the largest exact return of any policy in each world.
           steps: environment steps of all students.
           seconds: that the training took.
         """
@@ -143,9 +143,8 @@ class Recorder:
         if self.without_return is not None:
             mdp, logits = self.without_return
             policy = exact.policy_from_table(mdp, jax.nn.softmax(jnp.asarray(logits)))
-            exact.policy_values(mdp, policy)  # It warns of the state and the reason.
+            exact.episode_return(mdp, policy)  # It warns of the state and the reason.
         mdps = self.mdps
-        uniform = jnp.full((mdps.num_mdps, mdps.num_states, mdps.num_actions), 1 / mdps.num_actions)
         return Result(
             labels=tuple(cell.label for cell in self.cells),
             mdp_ids=np.asarray(mdps.id),
@@ -159,8 +158,8 @@ class Recorder:
             measurements=self.measurements,
             measure_names=self.measure_names,
             teacher_returns=self._teacher_returns(),
-            uniform_returns=exact_returns(mdps, uniform),
-            optimal_returns=exact_returns(mdps, optimal),
+            uniform_returns=exact.episode_return(mdps, exact.uniform_policy(mdps)),
+            optimal_returns=np.asarray(optimal_returns, np.float64),
             faults=faults,
             settings=self._settings(steps, seconds, len(faults)),
         )
@@ -209,7 +208,7 @@ class Recorder:
         for i, teacher in enumerate(cell.teacher for cell in self.cells):
             if teacher is not None:
                 if id(teacher) not in by_teacher:
-                    by_teacher[id(teacher)] = exact_returns(self.mdps, teacher.probs)
+                    by_teacher[id(teacher)] = exact.episode_return(self.mdps, teacher.probs)
                 teacher_returns[i] = by_teacher[id(teacher)]
         return teacher_returns
 
@@ -236,11 +235,6 @@ class Recorder:
             "surroundings": surroundings.surroundings()
             | {"whole_loops": xla.loops_are_whole(), "xla_flags": surroundings.xla_flags()},
         }
-
-
-def exact_returns(mdps: MDP, policy: jax.Array) -> np.ndarray:
-    """Exact undiscounted return of a policy [M, S, A] from the start, float64 [M]."""
-    return exact.start_value(mdps, exact.policy_values(mdps, policy))
 
 
 def _evaluate(mdps: MDP, logits: np.ndarray) -> tuple[np.ndarray, ...]:

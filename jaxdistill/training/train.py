@@ -88,25 +88,27 @@ def train(
 def _run(key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progress: Progress) -> Result:
     """Trains the students of the recorder's cells and returns its result."""
     mdps, config, start = recorder.mdps, recorder.config, time.perf_counter()
-    optimal = exact.greedy(exact.optimal_action_values(mdps, 1.0), exact.TIE)
-    length = exact.start_value(mdps, exact.expected_length(mdps, optimal))
+    # Students are ordered by the length of a good policy's episodes. With a discount no best policy goes on for ever.
+    good_policy = exact.greedy(exact.optimal_action_values(mdps, 0.99), exact.TIE)
+    lengths = exact.start_value(mdps, exact.expected_length(mdps, good_policy))
+    optimal_returns = exact.optimal_return(mdps)
 
     def pauses(cell: ResolvedCell) -> list[int]:
         """Iterations at which parameters are needed; the curves of a student that does not act are exact."""
         needs_params = recorder.measure is not None or not cell.method.control.is_student
         return config.checkpoints[:-1].tolist() if needs_params else []
 
-    tasks = make_tasks(key, mdps, recorder.cells, length, recorder.add, pauses=pauses, initial=initial)
+    tasks = make_tasks(key, mdps, recorder.cells, lengths, recorder.add, pauses=pauses, initial=initial)
     try:
         with progress as report:
             pool.run(tasks, report)
     except KeyboardInterrupt as stop:
         if not recorder.finished.any():
             raise
-        raise Stopped(recorder.result(optimal, progress.steps, time.perf_counter() - start)) from stop
+        raise Stopped(recorder.result(optimal_returns, progress.steps, time.perf_counter() - start)) from stop
     recorder.gather()
     num_steps = sum(int(number) for number in processes.exchange(str(progress.steps).encode()))
-    return recorder.result(optimal, num_steps, time.perf_counter() - start)
+    return recorder.result(optimal_returns, num_steps, time.perf_counter() - start)
 
 
 def _check_cells(cells: list[ResolvedCell], mdps: MDP, needs_teachers: bool) -> None:

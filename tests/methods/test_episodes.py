@@ -19,7 +19,7 @@ def endless(**options) -> MDP:
     """Two worlds: in the second, state 2 leads to itself for ever; state 1 leads to an end by one of its actions."""
     successor = [[[1, 1], [0, 1], [2, 2]], [[1, 2], [0, 1], [2, 2]]]
     terminal = [[[False, False], [False, True], [False, False]]] * 2
-    return MDP.from_arrays(successor, 1.0, terminal, [[[1, 0], [0, 1]]] * 2, id=7, **options)
+    return MDP.from_arrays(successor, -1.0, terminal, [[[1, 0], [0, 1]]] * 2, id=7, **options)
 
 
 def ends(worlds: MDP) -> MDP:

@@ -110,7 +110,7 @@ def test_update_is_the_mean_over_all_episodes(name, estimator, reduction, trunca
     logits, values = random_student(mdp, 1)
     values *= METHODS[name].has_return  # Without a return, V_theta stays 0.
     settings = reference.Settings(
-        name, estimator, reduction, discount=DISCOUNT, trace_decay=DECAY, truncation=truncation
+        name, estimator, reduction, discount=DISCOUNT, trace_decay=DECAY, truncation=truncation, probability_floor=0.01
     )
     mean, _ = enumerated(mdp, teacher, settings, logits, values)
     options = {"trace_decay": DECAY} if estimator == "lambda" else {}
@@ -129,7 +129,7 @@ def test_variance_is_that_over_all_episodes(name, estimator):
     worlds, teachers = zip(*(limited_world(limit) for limit in (1, 3)), strict=True)
     mdps, teacher = stack(worlds), jax_stack(teachers)
     logits, values = random_student(worlds[0], 2)
-    settings = reference.Settings(name, estimator, discount=DISCOUNT, trace_decay=DECAY)
+    settings = reference.Settings(name, estimator, discount=DISCOUNT, trace_decay=DECAY, probability_floor=0.01)
     options = {"trace_decay": DECAY} if estimator == "lambda" else {}
     options |= dict(estimator=estimator, reduction="mean", discount=DISCOUNT, probability_floor=0.01)
     assessed = assess(mdps, teacher, name, np.stack([logits] * 2), np.stack([values] * 2), **options)
