@@ -49,8 +49,9 @@ class Progress:
     """
 
     def __init__(self, label: str, show: bool | None = None, hook: Hook | None = None):
-        show = show if processes.is_writer() else False  # only the first process reports
-        on_terminal = sys.stderr.isatty()
+        if not processes.is_writer() or sys.stderr is None:  # only the first process reports
+            show = False
+        on_terminal = sys.stderr is not None and sys.stderr.isatty()
         self.in_notebook = not on_terminal and _in_notebook()
         self.label, self.hook, self.steps = label, hook, 0
         self.writes_lines = show is not False and not (on_terminal or self.in_notebook)

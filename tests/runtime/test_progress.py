@@ -78,6 +78,15 @@ def test_only_the_first_process_reports(clock, capfd, monkeypatch):
     assert capfd.readouterr().err == ""
 
 
+def test_without_stderr_nothing_is_shown_and_the_hook_is_called(clock, monkeypatch):
+    """As under pythonw, or where a shell has closed it."""
+    calls = []
+    monkeypatch.setattr(sys, "stderr", None)
+    for show in (None, True, False):
+        work(clock, show=show, seconds=25.0, hook=lambda *call: calls.append(call))
+    assert [fraction for fraction, *_ in calls].count(1.0) == 3
+
+
 # A terminal.
 
 
