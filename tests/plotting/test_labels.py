@@ -114,6 +114,12 @@ def test_names_that_look_like_others_keep_their_entries():
     assert legend_texts(figure) == ["a", "Teacher", "Teacher"]  # the same look in both panels is one entry
 
 
+def test_wide_names_get_fewer_columns():
+    figure = make_result(("W" * 30, "M" * 60), num_checkpoints=3).plot()
+    assert_nothing_is_cut_off(figure)
+    assert figure.legends[0].get_window_extent().width <= figure.bbox.width
+
+
 TITLES = {  # a title, and what is written
     r"$\pi_\theta$ and $\gamma = 0.9$": r"$\pi_\theta$ and $\gamma = 0.9$",
     r"$\frac{": r"$\frac{",  # one dollar sign makes no formula
