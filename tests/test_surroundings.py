@@ -200,7 +200,8 @@ def test_every_character_of_the_program_has_a_spelling():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 printed |= {letter for letter in node.value if ord(letter) > 127}
-    assert printed and printed <= command._ASCII.keys()
+    drawn = {"\u200b", "…"}  # in names that figures draw, `plotting.labels`
+    assert printed and printed - drawn <= command._ASCII.keys()
 
 
 def test_an_error_of_a_stream_stops_no_work(monkeypatch, tmp_path, capsys):

@@ -16,6 +16,20 @@ _LARGEST = float(np.finfo(np.float32).max)
 MOST = 2**31 - 1  # entries of one array, and the largest int32
 
 
+class HostError(ValueError):
+    """A function that runs on the host was called inside a transformation of JAX."""
+
+    def __init__(self, function: str):
+        super().__init__(
+            f"{function} runs on the host, and cannot be called inside jit, vmap, grad or scan; call it outside, with "
+            "stacked worlds in place of vmap."
+        )
+        self.function = function
+
+    def __reduce__(self) -> Any:
+        return HostError, (self.function,)
+
+
 def on_host(value: Any = None) -> None:
     """Raises ValueError inside jit, scan and eval_shape, and inside any transformation of JAX that computes `value`.
 
@@ -27,10 +41,7 @@ def on_host(value: Any = None) -> None:
 def concrete(value: Any) -> None:
     """Raises ValueError if `value` holds a number that a transformation of JAX, such as jit, has still to compute."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
-        raise ValueError(
-            f"{_public_function()} runs on the host, and cannot be called inside jit, vmap, grad or scan; call it "
-            "outside, with stacked worlds in place of vmap."
-        )
+        raise HostError(_public_function())
 
 
 def _public_function() -> str:
@@ -146,6 +157,8 @@ def listed(value: Any) -> list[Any]:
 def why(error: Exception) -> str:
     """Says why a user's function failed to compile, in terms of that function and not of JAX's internals."""
     text = one_line(error)
+    if isinstance(error, HostError):
+        return f"it calls {error.function}, which runs on the host; it must be written in JAX alone"
     if "not a valid JAX type" in text:
         return "it must return a number"
     if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError) or "Traced<" in text or "Tracer(" in text:

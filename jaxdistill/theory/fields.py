@@ -57,13 +57,14 @@ def jacobian(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     return columns.T
 
 
-def problem(mdps: MDP, teacher: Teacher, method: Method, options: ExactOptions) -> tuple[MDP, Teacher]:
+def problem(mdps: MDP, teacher: Teacher, options: ExactOptions, *used_methods: Method) -> tuple[MDP, Teacher]:
     """The worlds and their teachers in float64, without time limits: as `precise` and then `unrolled` return them.
 
-    Raises ValueError unless they are valid and every episode of the method ends or is cut.
+    Raises ValueError unless they are valid and every episode of the methods ends or is cut.
     """
     check(teacher, (*validate(mdps).successor.shape[:-1], mdps.num_actions))
-    methods.check_episodes_end(method, mdps, teacher)
+    for method in used_methods:
+        methods.check_episodes_end(method, mdps, teacher)
     return unrolled(*precise(mdps, teacher), options.truncation)
 
 
@@ -160,7 +161,7 @@ def _num_states_text(mdps: MDP) -> str:
 def _checked_setting(mdps: MDP, teacher: Teacher, method: str | Method, options: Mapping[str, Any]) -> _Setting:
     """The setting of a public function's arguments; raises ValueError unless they are valid and fit into memory."""
     exact, method = exact_options(options, TABLE_1), methods.get(method)
-    return _fitting(_Setting(*problem(mdps, teacher, method, exact), method, exact))
+    return _fitting(_Setting(*problem(mdps, teacher, exact, method), method, exact))
 
 
 def _fitting(setting: _Setting) -> _Setting:
@@ -344,7 +345,7 @@ def check_method(
     elif mdps is None or teacher is None:
         raise ValueError("check_method takes mdps and their teacher together, or neither.")
     else:
-        mdps, teacher = problem(mdps, teacher, method, checked_options)
+        mdps, teacher = problem(mdps, teacher, checked_options, method)
     whole = _fitting(_Setting(mdps, teacher, method, checked_options))
     one_step: dict[str, Any] = {
         "continue_prob": np.zeros_like(mdps.continue_prob),

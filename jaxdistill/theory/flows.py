@@ -205,7 +205,7 @@ class _Start:
         checks.on_host((mdps, teacher, logits, values, options))
         self.options, self.method = exact_options(options, TABLE_1), methods.get(method)
         self.given = (mdps, teacher)
-        self.mdps, self.teacher = problem(mdps, teacher, self.method, self.options)
+        self.mdps, self.teacher = problem(mdps, teacher, self.options, self.method)
         check_method_functions(self.method, self.options, self.mdps, self.teacher)
         lead = self.mdps.id.shape
         shape = (*lead, self.mdps.num_observations, self.mdps.num_actions)

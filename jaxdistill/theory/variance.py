@@ -92,8 +92,7 @@ def assess(
     target_method = method if target is None else methods.get(target)
     method = method if control is None else dataclasses.replace(method, control=control)
     checked_options = exact_options(options, TABLE_1)
-    methods.check_episodes_end(target_method, mdps, teacher)
-    mdps, teacher = problem(mdps, teacher, method, checked_options)
+    mdps, teacher = problem(mdps, teacher, checked_options, method, target_method)
     for checked_method in (method, target_method):
         check_problem(checked_method, checked_options, mdps, teacher)
     shape = (*mdps.id.shape, mdps.num_observations, mdps.num_actions)

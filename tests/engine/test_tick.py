@@ -224,6 +224,7 @@ def test_stream_keys_depend_on_label_and_id_alone():
     assert not (tasks.stream_keys(jax.random.key(1), "baseline", np.arange(100)) == keys).all(-1).any()
 
 
+@pytest.mark.filterwarnings("ignore:.*lies below probability_floor")  # the floors are large, to make a difference
 def test_numbers_per_mdp_are_those_of_separate_runs_and_never_recompile(monkeypatch):
     """Rates, discounts, weights, floors, seeds and the number of iterations are data: the engine is traced once."""
     traced_once = xla.compiled(donate=1)(chex.assert_max_traces(tick.advance.fn, n=1))
@@ -338,7 +339,8 @@ def test_optax_sgd_is_the_plain_path():
     methods, options = ("on_policy_distill", "baseline"), {"estimator": "td", "num_iterations": 30}
     rates = {"learning_rate": 0.2, "value_learning_rate": 0.2}
     plain = run("grid", methods, **options, **rates)
-    optimized = run("grid", methods, **options, optimizer=optax.sgd(0.2))
+    no_rates = {"learning_rate": None, "value_learning_rate": None}
+    optimized = run("grid", methods, **options, **no_rates, optimizer=optax.sgd(0.2))
     close = np.abs(plain.logits - optimized.logits).max((0, 2, 3)) < 1e-3
     assert close.mean() > 0.99  # a last bit may flip an action, after which the two go apart
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill import METHODS, Cell, expected_update, stack, teachers, train
+from jaxdistill import METHODS, Cell, Config, expected_update, stack, teachers, train
 from jaxdistill.engine import xla
 from jaxdistill.engine.tick import advance
 from jaxdistill.estimators import ESTIMATORS
@@ -115,6 +115,6 @@ def test_a_method_that_fixes_its_estimator_trains_beside_the_others(problem):
     """td_v0 keeps its one-step target, and the number of the other estimator is not an error there."""
     options = {"estimator": "lambda", "trace_decay": 0.5, **OPTIONS}
     both = train(jax.random.key(0), *problem, {"a": "td_v0", "b": "baseline"}, **options)
-    alone = train(jax.random.key(0), *problem, {"a": Cell("td_v0")}, **OPTIONS)
+    alone = train(jax.random.key(0), *problem, {"a": Cell("td_v0")}, Config(**OPTIONS))
     np.testing.assert_array_equal(both.logits[0], alone.logits[0])
     assert both.settings["cells"]["a"]["config"]["estimator"] == "td"

@@ -12,6 +12,7 @@ from jaxdistill import METHODS, ZOO, Cell, methods, plus_reward, stack, teachers
 from jaxdistill.cli import commands, main
 from jaxdistill.methods import guide
 from jaxdistill.methods.combinators import Objective
+from jaxdistill.runtime import command
 from jaxdistill.scheduling import pool
 from jaxdistill.theory import exact_update, fields, flows, stated_losses, variance
 from jaxdistill.training.sampling import sampled_updates
@@ -75,7 +76,7 @@ def enter(door, name, monkeypatch):
     if work:
         monkeypatch.setattr(*work, begin)
     monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr(main, "_fail", lambda message: (_ for _ in ()).throw(ValueError(message)))
+    monkeypatch.setattr(command, "fail", lambda message: (_ for _ in ()).throw(ValueError(message)))
     monkeypatch.setattr("warnings.formatwarning", __import__("warnings").formatwarning)
     try:
         call(name)
