@@ -255,7 +255,7 @@ def run(
     parts = common.run_parts(settings, outdir, {"moves": functools.partial(make_moves, settings)})
     probs = parts["moves"]["probs"]
     panel_parts = {name: functools.partial(make_panel, panel, probs) for name, panel in panels(settings).items()}
-    settings = dataclasses.replace(settings, restart=False)  # the first call has replaced what --restart replaces
+    settings = dataclasses.replace(settings, restart=False)  # the first call has already moved the earlier work
     return parts | common.run_parts(settings, outdir, panel_parts, lambda results: plot(settings, parts | results))
 
 

@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 # ruff: noqa: E402
 from jaxdistill.runtime.errors import guard_imports
 
-guard_imports()  # before the first import that reads the environment
+guard_imports()  # before the first import that reads the environment and can fail because of it
 
 from jaxdistill import methods, results, teachers, theory
 from jaxdistill.engine import xla

@@ -25,7 +25,7 @@ def deliver_unfinished(figure: Any, outdir: Path) -> None:
 
 
 def deliver_table(lines: list[str], outdir: Path, name: str) -> None:
-    """Writes a table as `<name>.md` and prints it; a last line says why an interval is missing, if one is."""
+    """Writes a table as `<name>.md` and prints it; if an interval is missing, a last line says why."""
     if any("[n/a]" in line for line in lines):
         lines = [*lines, "", f"{NO_INTERVAL}."]
     if processes.is_writer():

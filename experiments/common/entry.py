@@ -26,7 +26,7 @@ def main(settings_type: type, name: str, smoke: dict[str, Any], work: Callable[[
     """
 
     def run() -> None:
-        logging.set_verbosity(logging.WARNING)  # no notes of the libraries
+        logging.set_verbosity(logging.WARNING)  # without the log messages of the libraries
         settings = parse(settings_type, name, smoke, sys.argv)
         keep_compiled_programs()
         try:

@@ -1,4 +1,4 @@
-"""How an experiment refuses an unknown name: with a list of the valid ones."""
+"""Refuses unknown names in the settings of an experiment, with a list of the valid names."""
 
 from collections.abc import Collection, Mapping
 
@@ -16,9 +16,9 @@ def known(kind: str, names: list[str], valid: Collection[str]) -> None:
 
 
 def known_methods(names: list[str], further: Mapping[str, Method] | None = None) -> list[Method]:
-    """The methods of these names, as `methods.get` finds them, and before it `further`, methods of the experiment.
+    """The methods with these names: each is looked up in `further`, methods of the experiment, then by `methods.get`.
 
-    Raises ValueError if there is no name, or an unknown one.
+    Raises ValueError if `names` is empty or holds an unknown name.
     """
     if not names:
         raise ValueError(f"No method given; choose from {', '.join(further or METHODS)}.")

@@ -13,7 +13,7 @@ from absl import flags
 from jaxdistill.runtime.command import fail
 from jaxdistill.runtime.files import from_command_line
 
-_NARROWEST = 20  # columns of a terminal; absl raises an error in a narrower one
+_NARROWEST = 20  # columns of a terminal; absl raises an error if a terminal is narrower
 _PATHS = ("outdir", "shared", "results")  # flags that are paths
 
 _DEFINE: dict[type, Callable[..., Any]] = {

@@ -1,7 +1,8 @@
 """The output folder of an experiment, and the settings to which the work in it belongs.
 
-The settings are in settings.json from before the first part is begun. Nothing that was finished, nor the state of an
-interrupted training, is deleted: other settings are refused, and --restart moves it into the folder `replaced`.
+The settings are saved in settings.json before the first part begins. Finished parts and the states of interrupted
+trainings are not deleted: a run with other settings is refused, and --restart moves them into the folder `replaced`,
+whose earlier content is deleted.
 """
 
 import contextlib
@@ -39,10 +40,11 @@ def what_decides(settings: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def owned(settings: Any, outdir: Path) -> Iterator[None]:
-    """Inside, the folder is locked and belongs to these settings, which settings.json holds from the start.
+    """Locks the folder within the block, and saves these settings in its settings.json as those of the work in it.
 
-    Work of other settings in it is refused, or with --restart moved into the folder `replaced`, which the next
-    --restart replaces. If the block raises an error before anything is saved, the folder is again as it was.
+    If the folder holds work of other settings, the block is refused. With --restart, all work is moved into the folder
+    `replaced`, whose earlier content is deleted. If the block raises an error before anything is saved, the folder is
+    restored.
 
     Raises:
       ValueError: the folder holds work of other or of unknown settings, or another process uses it.
@@ -54,7 +56,7 @@ def owned(settings: Any, outdir: Path) -> Iterator[None]:
         try:
             _claim(settings, outdir)
             yield
-            if not (outdir / "settings.json").exists():  # deleted meanwhile
+            if not (outdir / "settings.json").exists():  # it was deleted during the block
                 _write_settings(settings, outdir)
         except BaseException:
             _release_if_empty(outdir)
@@ -62,10 +64,10 @@ def owned(settings: Any, outdir: Path) -> Iterator[None]:
 
 
 def _claim(settings: Any, outdir: Path) -> None:
-    """Gives the folder to these settings, or raises ValueError."""
+    """Saves these settings as those of the folder; raises ValueError if it holds work of others."""
     path = outdir / "settings.json"
     if settings.restart:
-        _release_if_empty(outdir)  # of an earlier --restart that was killed before it saved anything
+        _release_if_empty(outdir)  # an earlier --restart may have been killed before it saved anything
         _set_aside(outdir)
     elif path.exists() or _work(outdir):
         different = _difference(settings, path)
@@ -97,7 +99,7 @@ def _work(outdir: Path) -> list[Path]:
 
 
 def _set_aside(outdir: Path) -> None:
-    """Moves all work and its settings into the folder `replaced`, whose content is lost."""
+    """Moves all work and its settings into the folder `replaced`, whose earlier content is deleted."""
     if not _work(outdir):
         return
     folder = outdir / "replaced"

@@ -128,7 +128,7 @@ def _key(args: argparse.Namespace) -> jax.Array:
 def run_compare(args: argparse.Namespace) -> None:
     """Trains, saves the result and its figures, and then prints the comparison.
 
-    Ctrl-C saves the result of the students that had finished; the same command goes on with the others.
+    Ctrl-C saves the result of the students that have finished; the same command resumes the training of the others.
     """
     methods = {name: get(name) for name in args.methods.split(",")}
     results_path = _results_path(args)
@@ -155,7 +155,7 @@ def run_compare(args: argparse.Namespace) -> None:
 
 
 def _trained(args: argparse.Namespace, keys: list[jax.Array], mdps: MDP, methods: Any, config: Config) -> Result:
-    """The result of the command compare."""
+    """Trains the students of the command compare and returns their result."""
     teacher_key, noise_key, training_key = keys
     teacher = _teacher(args, teacher_key, mdps, config)
     if args.teacher_noise:
@@ -183,7 +183,7 @@ def _deliver(result: Result, comparison: Comparison, results_path: Path) -> None
 
 
 def _claim(args: argparse.Namespace, state: Path) -> None:
-    """Gives the folder of the unfinished training to these settings; raises ValueError if it belongs to others."""
+    """Marks the folder of the unfinished training as that of these settings; raises ValueError if it has others."""
     path = state / ".settings.json"
     others = {"run", "out", "overwrite", "baseline", "reach"}  # they do not change the result
     settings = {name: value for name, value in vars(args).items() if name not in others}
@@ -199,12 +199,15 @@ def _claim(args: argparse.Namespace, state: Path) -> None:
 
 
 def _state(results_path: Path) -> Path:
-    """The folder of the unfinished training of a results file; a results file beside it holds a part of its results."""
+    """The folder of the unfinished training; while it exists, the results file beside it is incomplete."""
     return results_path.with_suffix(".unfinished")
 
 
 def _results_path(args: argparse.Namespace) -> Path:
-    """The path of the results file; ValueError if it exists and must not be replaced, OSError if it is not writable."""
+    """The path of the results file.
+
+    Raises ValueError if it exists and must not be replaced or its folder is missing, OSError if it is not writable.
+    """
     stem = Path(args.out)
     if not stem.name:
         raise ValueError(f"--out must name a file, without .npz; got {args.out!r}.")

@@ -39,7 +39,10 @@ class _Parser(argparse.ArgumentParser):
         command.fail(message)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As in the base class; a command refuses the flags that it does not have, since it knows those it has."""
+        """Parses as the base class does, but refuses an unknown flag with the nearest flag of this command.
+
+        The main parser would refuse it too, but it does not know the flags of the command.
+        """
         namespace, unknown = super().parse_known_args(args, namespace)
         flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
         for word in unknown:

@@ -31,7 +31,7 @@ class Program:
       num_lanes: W, fixed, so that a student's numbers do not depend on how many students run beside it.
       num_checkpoints: C bins of the learning curves.
       max_steps: the largest time limit of any student's episodes, in steps.
-      bootstraps_at_cut: whether the last target of an episode that is cut bootstraps; otherwise a cut is an end.
+      bootstraps_at_cut: whether the last target of an episode that is cut bootstraps; if not, a cut counts as an end.
       reduction: "mean" or "sum", how the updates of an episode's steps become one.
       ring: a power of two, iterations whose scale is remembered; `settle` must run once in ring - 2 iterations.
       schedule, value_schedule: iteration -> factor of the learning rates, or None for constant rates.
@@ -56,7 +56,7 @@ class Program:
 
     @property
     def num_records(self) -> int:
-        """Records of an episode that a lane has room for: a `StepRecord` of every step, and of the cut."""
+        """The number of `StepRecord`s that a lane has room for: one for each step of an episode, and one for a cut."""
         return self.max_steps + 1
 
 

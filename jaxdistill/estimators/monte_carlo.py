@@ -75,7 +75,7 @@ class MonteCarlo(Estimator):
         lanes = machine.write_record(lanes, record_index, step)
         remaining = jnp.where(backward, replay.remaining - 1, jnp.where(cut, state.time, 0))
         remaining = jnp.where(active & arrival.ended, state.time + 1, remaining)
-        has_next = backward | cut  # The step that is credited next has a step or a cut after it.
+        has_next = backward | cut  # The step that is credited next is followed by a step or by a cut.
         work = Replay(
             remaining=remaining,
             continuation=jnp.where(has_next, continuation, 0),
@@ -86,14 +86,14 @@ class MonteCarlo(Estimator):
         return machine.end_iteration(dataclasses.replace(lanes, state=state), backward & (remaining == 0))
 
     def _credit_by(self, rule: Any) -> Any:
-        """A function that credits one step of one lane, walking backward; at a cut it only starts the walk."""
+        """A function that credits a step of a lane, walking backward; at a cut it gives the values to start from."""
 
         def credit(student, replay, row, teacher_row, action, reward, cut):
             step = rule.step(student, row, teacher_row, replay.next_teacher_value, action, reward)
             discounted = student.options.discount * replay.continuation
             target = rule.reward(student, step) + replay.next_reward + discounted
             value = rule.state_value(student, row, rule.teacher_value(teacher_row))
-            # Nothing is sampled after a cut, so the value of its state takes the place of the return from there.
+            # Nothing is sampled after a cut, so the value of the state takes the place of the return from there.
             continuation = jnp.where(cut, value, self.continuation(student.options, target, value))
             return rule.credit(student, row, step, target), continuation, rule.next_reward(student, step)
 

@@ -1,12 +1,12 @@
-"""Sums over the episodes of a Markov chain on S states with K weighted successors each, to nine digits or nan.
+"""Sums over the episodes of a Markov chain on S states with K weighted successors each; accurate to 1e-9, or else nan.
 
 A sum over time is the solution of a linear system, v = source + P v, or with P^T for expected visits. Almost all of
-them are solved by a Krylov method on the successor table, at a cost of S * K per iteration. Its solution is accepted if
-its residual, times a bound on the mean length of the episodes, is small enough. Otherwise the states are eliminated one
-by one, which is exact for episodes of any length and costs S^3. A state has nan where the sum over time diverges or has
-no limit, and in a system whose terms cancel in float64.
+these systems are solved by a Krylov method on the successor table, at a cost of S * K per iteration. Its solution is
+accepted if its residual, times a bound on the mean length of the episodes, is small enough. Otherwise the states are
+eliminated one by one, which is accurate for episodes of any length and costs S^3. The sum of a state is nan if it
+diverges or has no limit, and all sums are nan if the terms of the system cancel so far that float64 is not enough.
 
-Everything here is to be called with 64 bits on.
+All functions of this module must be called with 64 bits on.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ ACCURACY = 1e-9
 """The largest error of a solution, relative to its largest entry; where it would be larger, the solution is nan."""
 
 LARGEST_DENSE = 2048
-"""The most states for which an [S, S] table is made, which long episodes and those that never end need."""
+"""The most states for which an [S, S] table is made, which is needed for long episodes and those that never end."""
 
 _UNROLL = 16  # Up to this many outcomes, one gather for each outcome fuses better than one gather for all.
 _LONG = 1e5  # Steps; where episodes may be longer on average, their length is computed to bound the error.

@@ -1,4 +1,4 @@
-"""Which states can be reached, and from which of them an episode can end: exact, from the graph of possible steps."""
+"""Finds which states can be reached and from which an episode can end, exactly, from the graph of possible steps."""
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ def never_ending_state(mdps: MDP, policy: npt.ArrayLike | None = None) -> tuple[
     Args:
       mdps: M stacked MDPs, or one, which is world 0.
       policy: [S, A] or [M, S, A], whose actions of probability 0 are not taken; None: every action may be taken, so
-        that the state is one from which no policy can end the episode.
+        that no policy can end the episode from the state that is found.
 
     Raises:
       ValueError: a policy of another shape.
@@ -41,7 +41,7 @@ def never_ending_state(mdps: MDP, policy: npt.ArrayLike | None = None) -> tuple[
 
 
 def possible_outcomes(outcome_probs: np.ndarray, policy: np.ndarray | None = None) -> np.ndarray:
-    """Whether an outcome can follow in a state, bool [M, S, K]; [M, 1, K] if it depends on no state.
+    """Whether each outcome is possible in a state, bool [M, S, K]; [M, 1, K] if it is the same in all states.
 
     Args:
       outcome_probs: [M, A, K] or [M, S, A, K].
@@ -86,7 +86,7 @@ def _steps(successor: np.ndarray, is_step: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _connected(origin: np.ndarray, target: np.ndarray, first: np.ndarray, num_nodes: int) -> np.ndarray:
     """Whether a node is among `first` or a path of steps from there leads to it, bool [num_nodes]."""
-    # One more node, from which a step leads to each of the first ones, makes one search of all worlds.
+    # An additional node, from which a step leads to each node of `first`, allows one search for all worlds.
     origin = np.concatenate([origin, np.full(len(first), num_nodes)])
     target = np.concatenate([target, first])
     ones = np.ones(len(origin), bool)

@@ -4,8 +4,8 @@ A policy and an MDP make a Markov chain, and its sums over time are linear syste
 in float64, whatever JAX_ENABLE_X64 says, with an error of at most 1e-9 of the largest entry. An entry is nan where the
 sum has no finite value or cannot be computed to that accuracy. A warning then says where and why.
 
-Probabilities are those that the arrays hold, divided by the sum of their row, because float32 rows sum to 1 only within
-1e-7. A `continue_prob` of 0.99 is the float32 number nearest to it, with which students are sampled too.
+The probabilities of the arrays are divided by the sum of their row, because float32 rows sum to 1 only within 1e-7. A
+`continue_prob` of 0.99 is the float32 number nearest to it, which is also used when students are sampled.
 
 Every function takes a single MDP, or a stack of them: then each array argument has a leading axis [M] or is shared by
 all MDPs, and the result has one. Results are NumPy arrays in float64. All functions may also be used inside `jit`,
@@ -122,11 +122,11 @@ def _map_over_stack(fn: Callable[..., Any], mdp: MDP, stacked: dict, shared: dic
 def _warn_of_nan(name: str, result: np.ndarray, mdp: MDP, arrays: dict[str, Any], scalars: dict[str, Any]) -> None:
     """Warns of the first nan of a result, in one line with its world, its state and its reason."""
     if any(np.isnan(array).any() for array in arrays.values()):
-        return  # The caller passed nan on.
+        return  # The nan came from the caller's own arrays.
     index = tuple(int(i) for i in np.argwhere(np.isnan(result))[0])
     world, index = (index[0], index[1:]) if mdp.is_stacked else (0, index)
     starts = np.asarray(mdp.start)[world if mdp.is_stacked else ...]
-    state = index[0] if index else int(starts[0])  # A number of a whole world is one of its start.
+    state = index[0] if index else int(starts[0])  # A number of a whole world belongs to its start.
     count = int(np.isnan(result).sum()) - 1
     warnings.warn(
         f"exact.{name} is nan for state {state} of world {world}{f' and {count} other entries' if count else ''}: "
@@ -240,9 +240,10 @@ def action_values(mdp: MDP, values: jax.Array, discount: Scalar = 1.0, reward: j
 def optimal_values(mdp: MDP, discount: Scalar = 1.0, reward: jax.Array | None = None) -> jax.Array:
     """V*(s), the largest V(s) of any policy in an MDP without time limit, [S].
 
-    Arguments are as in `policy_values`. Values are nan in states from which an infinite return is possible, and from
-    which no policy has a finite one. `reward=-mdp.reward` gives the values that the adversarial teacher (Fig. 6)
-    maximises. A time limit of the MDP is ignored: with it, the best action would depend on the number of steps left.
+    Arguments are as in `policy_values`. Values are nan in states from which an infinite return is possible, and in
+    states from which no policy has a finite return. `reward=-mdp.reward` gives the values that the adversarial teacher
+    (Fig. 6) maximises. A time limit of the MDP is ignored: with it, the best action would depend on the number of steps
+    left.
     """
     reward = mdp.reward if reward is None else reward
     no_limit: dict[str, Any] = {"time_limit": None}

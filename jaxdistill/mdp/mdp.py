@@ -159,7 +159,7 @@ class MDP:
         """
         limits = _broadcast("time_limit", _time_limits(time_limit), self.id.shape)
         if np.array_equal(limits, self.time_limit):
-            return self  # It may have been validated.
+            return self  # so that an MDP that has been validated is not validated again
         return validate(dataclasses.replace(self, time_limit=jnp.asarray(limits, jnp.int32)))
 
     @classmethod

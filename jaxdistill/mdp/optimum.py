@@ -31,7 +31,7 @@ def best_actions(static: None, arrays: tuple[MDP, Any, jax.Array]) -> jax.Array:
 
     The first policy is the greedy one of a short value iteration, which starts from 0. Policy iteration then improves
     it. Where the values are not finite and discount * continue_prob is 1, both are repeated with a long value
-    iteration, whose last half tells sums that grow for ever from those that fall.
+    iteration, whose last half shows which values grow for ever and which ones fall for ever.
     """
     del static
     mdp, discount, reward = arrays
@@ -58,9 +58,9 @@ def best_actions(static: None, arrays: tuple[MDP, Any, jax.Array]) -> jax.Array:
 
 @in_float64
 def values_within_limit(static: None, arrays: tuple[MDP, Any, jax.Array]) -> jax.Array:
-    """The largest value of any policy in an MDP with a time limit, [S]; its action may depend on the steps left.
+    """The largest value of any policy in an MDP with a time limit, [S]; its actions may depend on the steps left.
 
-    One sweep of value iteration for each step, or fewer if a sweep changes nothing.
+    Value iteration makes one sweep for each step, or fewer if a sweep changes nothing.
     """
     del static
     mdp, discount, reward = arrays
@@ -99,20 +99,20 @@ def _policy_iteration(
 
     def improve(carry: tuple) -> tuple:
         actions, values, _, count = carry
-        is_first = count == 0  # Then `actions` have not been evaluated.
+        is_first = count == 0  # `actions` have not been evaluated yet.
         finite = jnp.nan_to_num(values)
         scale = jnp.max(jnp.abs(finite))
         q = action_values(mdp, finite, discount, reward)
         q = jnp.where(leads_to(jnp.isnan(values)), jnp.where(leads_to(jnp.isnan(values) & grows), jnp.inf, -jnp.inf), q)
         old_q, best_q = q[states, actions], jnp.max(q, axis=-1)
         new_actions = jnp.where(best_q > old_q + _ROUNDING * scale, jnp.argmax(q, axis=-1), actions)
-        # Staying for ever where nothing is collected has the value 0, which no single step shows.
+        # Staying for ever where nothing is collected has the value 0, which the values of a single step do not show.
         new_actions = jnp.where(idle & ~(best_q >= -_ROUNDING * scale), idle_action, new_actions)
         new_actions = jnp.where(is_first, actions, new_actions)
         new_values = values_of(new_actions)
         is_first_finite = jnp.isfinite(new_values) & ~jnp.isfinite(values)
         is_first_infinite = jnp.isinf(best_q) & (best_q > old_q)
-        # Rounding alone would go on changing between equal actions.
+        # Without this, rounding would make the policy change for ever between equal actions.
         is_higher = is_first_finite | is_first_infinite | (new_values > values + _ROUNDING * scale)
         has_improved = is_first | (jnp.any(new_actions != actions) & jnp.any(is_higher))
         kept = jnp.where(has_improved, new_actions, actions)
@@ -124,9 +124,9 @@ def _policy_iteration(
 
 
 def _idle_states(mdp: MDP, discount: Any, reward: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where an episode can go on for ever without any reward, bool [S], and an action that does so, int [S].
+    """The states in which an episode can go on for ever without any reward, bool [S], and an action for it, int [S].
 
-    There are none where discount * continue_prob < 1, so that every episode ends.
+    There are no such states if discount * continue_prob < 1, because every episode ends then.
     """
     is_possible = mdp.outcome_probs > 0
 

@@ -24,12 +24,12 @@ def float64() -> Iterator[None]:
 
 
 def placed(tree: Any) -> Any:
-    """The arrays of a pytree, as NumPy arrays where `float64` computes on another device than that which holds them."""
+    """The arrays of a pytree; as NumPy arrays if `float64` computes on another device than the one that holds them."""
     return tree if jax.default_backend() in _WITH_FLOAT64 else jax.device_get(tree)
 
 
 def is_traced(tree: Any) -> bool:
-    """Whether some leaf of a pytree stands for unknown numbers, inside a transformation of JAX."""
+    """Whether the numbers of some leaf of a pytree are not known yet, inside a transformation of JAX."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
@@ -46,9 +46,9 @@ def as_float64(tree: Any) -> Any:
 def in_float64(fn: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], jax.Array]:
     """Makes fn(static, arrays) compute in float64 inside any trace; it then returns the floats of the trace.
 
-    Where 64 bits are off, only the result is rounded to float32. JAX would transform the operations of `fn` after 64
-    bits have been switched off again, and so lose them. Therefore a trace sees a single function, which can be mapped
-    over a batch and has no derivatives.
+    Where 64 bits are off, only the result is rounded to float32. If a trace saw the operations of `fn`, JAX would
+    transform them after 64 bits have been switched off again, in float32. Therefore a trace sees a single function,
+    which can be mapped over a batch and has no derivatives.
     """
 
     @functools.wraps(fn)
@@ -65,7 +65,7 @@ def _compiled(fn: Callable[[Any, Any], jax.Array], static: Hashable) -> Callable
 
 @functools.lru_cache(maxsize=256)
 def _hidden(compute: Callable[[Any], jax.Array]) -> Callable[[Any], jax.Array]:
-    """The function `compute`, with 64 bits, in which a trace does not see the operations."""
+    """The function `compute` with 64 bits, as a single function whose operations a trace does not see."""
 
     @custom_vmap
     def call(arrays: Any) -> jax.Array:

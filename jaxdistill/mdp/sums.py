@@ -1,4 +1,4 @@
-"""Sums over the episodes of a policy in an MDP: float64 inside, in any trace, and differentiable."""
+"""Sums over the episodes of a policy in an MDP, computed in float64 also inside a trace, and differentiable."""
 
 from typing import Any, NamedTuple
 
@@ -33,8 +33,8 @@ class Problem(NamedTuple):
 def distributions(table: jax.Array) -> jax.Array:
     """Rows that sum to 1 up to rounding, divided by their sums; nan in all other rows.
 
-    The division removes the rounding of float32 probabilities. It is not differentiated, so that a derivative with
-    respect to a probability is that of a free entry.
+    The division removes the rounding of float32 probabilities. The divisor is not differentiated, so a derivative with
+    respect to a probability treats it as an independent variable.
     """
     total = jax.lax.stop_gradient(jnp.sum(table, axis=-1, keepdims=True))
     return table / jnp.where(jnp.abs(total - 1) <= SUM_TOLERANCE, total, jnp.nan)
@@ -83,7 +83,7 @@ def _total(static: None, problem: Problem) -> jax.Array:
 
 @in_float64
 def _total_of(transpose: Any, arrays: tuple[Problem, jax.Array]) -> jax.Array:
-    """The same for another source [S], without time limit."""
+    """The sum of a problem with another source [S] and without a time limit."""
     chain, _ = _chain_and_source(arrays[0])
     return chains.total(chain, arrays[1], transpose, may_be_cut=False)
 

@@ -2,10 +2,10 @@
 
 `method` defines `Step`, `Control` and `Method`, `options` what a method may leave open, and `effects` which options
 have an effect on it. `domains` says which numbers a function accepts, and `checking` tries a method's functions before
-any work. `paper` holds the methods of the paper, and `zoo` the objectives of the field, which `combinators` builds from
-`divergences` and `step_functions`; `composed` is what a combinator returns, and `registry` looks all of them up by
-name. `losses` are the paper's losses on plain rows, and `guide` is the decision guide of Fig. 1. `numerics` computes
-with single rows of probabilities, and `episodes` checks that episodes end.
+they are used. `paper` holds the methods of the paper, and `zoo` the objectives of the field, which `combinators` builds
+from `divergences` and `step_functions`; `composed` defines the functions that combinators return, and `registry` finds
+methods by name. `losses` are the paper's losses on plain rows, and `guide` is the decision guide of Fig. 1. `numerics`
+computes with single rows of probabilities, and `episodes` checks that episodes end.
 """
 
 from jaxdistill.methods.checking import check_functions, check_zeros

@@ -1,4 +1,4 @@
-"""Checks of a method's functions before any work: that they return numbers, and that these are finite."""
+"""Checks, before any training or exact computation, that a method's functions return numbers that are finite."""
 
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,11 +15,11 @@ _CHECKED: WeakKeyDictionary[Method, set[tuple[int, int]]] = WeakKeyDictionary()
 
 
 def check_functions(method: Method, num_actions: int, num_others: int = 0) -> None:
-    """ValueError unless each function of a method returns one number for a `Step`; nothing is computed.
+    """Raises ValueError unless each function of a method returns one number for a `Step`; nothing is computed.
 
-    The method's numbers must be in their domains, and those for which its functions state a domain must be given.
+    Every number for which the functions state a domain must be given and must be in that domain.
     """
-    method.check_params()  # once more, because a mapping may have been changed since
+    method.check_params()  # once more, because `params` may have been changed since the method was made
     for name, domain in method.domains.items():
         if name not in method.params:
             raise ValueError(
@@ -66,10 +66,10 @@ def _check_function(method: Method, field: str, num_actions: int, num_others: in
 def check_zeros(
     method: Method, teacher_probs: Any, others: Any = None, floor: Any = 0.0, label: str | None = None
 ) -> None:
-    """ValueError if a function of a method is not finite where a policy to compare with has a probability of 0.
+    """Raises ValueError if a function of a method is not finite where the teacher, or another policy, has a 0.
 
-    The functions are tried on rows of those policies that hold zeros, under the floors that hold there. Traced arrays
-    are not checked.
+    The functions are tried on rows of these policies that contain a probability of 0, with the floors and the numbers
+    of the MDP. Traced arrays are not checked.
 
     Args:
       method: the method.
@@ -89,8 +89,8 @@ def check_zeros(
     numbers = {"probability_floor": floor, **method.params}
     table = np.stack([_per_mdp(name, x, len(policies)) for name, x in numbers.items()], axis=-1)
     num_zeros = (policies == 0).sum(-1)
-    # Only the teacher has this floor; those of further policies are numbers of the method. What is smaller than the
-    # smallest normal number counts as 0 in compiled programs.
+    # Only the teacher has this floor; those of further policies are numbers of the method. Compiled programs treat a
+    # number below the smallest normal number as 0.
     num_zeros[table[:, 0] >= np.finfo(np.float32).tiny, 0] = 0
     for mdp, state in _rows_to_try(num_zeros.sum(1), table):
         params = dict(zip(method.params, table[mdp, 1:], strict=True))
@@ -99,12 +99,12 @@ def check_zeros(
             policy, floor_name = ("teacher", "probability_floor") if is_teacher else ("policy", "the param floor")
             raise ValueError(
                 f"{label or method.name} takes the logarithm of a {policy} probability that is 0; set {floor_name} "
-                f"> 0 (the default is 0.01) or use a {policy} that is positive everywhere."
+                f"> 0 (the default is 1e-6) or use a {policy} that is positive everywhere."
             )
 
 
 def _per_mdp(name: str, value: Any, num_mdps: int) -> np.ndarray:
-    """One number for each MDP, float32 [M]; ValueError unless `value` is one number or that many."""
+    """One number for each MDP, float32 [M]; raises ValueError unless `value` is one number or M numbers."""
     array = np.asarray(value, np.float32)
     if array.shape not in ((), (num_mdps,)):
         raise ValueError(f"{name} must be one number or one for each of the {num_mdps} MDPs; got shape {array.shape}.")
@@ -112,7 +112,7 @@ def _per_mdp(name: str, value: Any, num_mdps: int) -> np.ndarray:
 
 
 def _rows_to_try(num_zeros: np.ndarray, numbers: np.ndarray) -> list[tuple[int, int]]:
-    """Positions (MDP, state) with the fewest and the most zeros, for each distinct row of `numbers` [M, N].
+    """The (MDP, state) with the fewest zeros and that with the most, for each distinct row of `numbers` [M, N].
 
     `num_zeros` is [M, S]; states without a zero are left out.
     """
@@ -128,8 +128,8 @@ def _rows_to_try(num_zeros: np.ndarray, numbers: np.ndarray) -> list[tuple[int, 
 def _is_finite(method: Method, policies: np.ndarray, floor: float, params: dict[str, np.float32]) -> bool:
     """Whether the functions are finite in a state where the teacher and the further policies are `policies` [1 + N, A].
 
-    The actions are the most and the least probable ones of each policy. One student is uniform, and the other prefers
-    the actions of probability 0, as an objective of the student's k most probable actions may need it.
+    The actions are the most and the least probable ones of each policy. One student is uniform. The other prefers the
+    actions of probability 0, because an objective of the student's k most probable actions may read only these.
     """
     teacher, others = jnp.asarray(policies[0]), jnp.asarray(policies[1:])
     students = jnp.asarray(np.stack([np.zeros(policies.shape[-1]), (policies == 0).any(0)]), jnp.float32)

@@ -127,7 +127,7 @@ def top_k(
                 (rows.teacher_log_probs, renormalise != "none"),
             )
         )
-        # Divided by a mass that is nearly 0, what is outside S may be huge, and its gradient would be infinity times 0.
+        # Outside S, a division by a mass near 0 may give huge numbers, and so gradients of infinity times 0.
         student, frozen, floored = (jnp.where(counted, row, 0) for row in (student, frozen, floored))
         mass = jnp.sum(jnp.where(inside, rows.teacher_probs, 0))
         teacher = jnp.append(rows.teacher_probs, jnp.sum(jnp.where(inside, 0, rows.teacher_probs)))
@@ -273,7 +273,7 @@ def weighted(fn: StepFn, name: str) -> StepFn:
 def clamped(fn: StepFn, least: float | None = None, most: float | None = None) -> StepFn:
     """The function fn clipped to [least, most], with gradient 0 beyond these bounds.
 
-    ValueError unless one of them is given, and least <= most.
+    Raises ValueError unless at least one of them is given and least <= most.
     """
     if least is None and most is None:
         raise ValueError("clamped needs least, most or both; without them it does nothing.")
@@ -322,7 +322,7 @@ class Objective(Method):
 
     @property
     def domains(self) -> dict[str, Domain]:
-        """The domain of each number, by name, for which the functions or the claimed losses state one."""
+        """The domains of the numbers, by name, that the functions or the claimed losses state."""
         return domains_of(self.loss, self.reward, self.next_reward, self.state_loss, self.total_loss)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a combinator returns: a function that is named, compared, copied and pickled by the call that made it."""
+"""The functions that combinators return, which are named, compared, copied and pickled by the call that made them."""
 
 import functools
 from collections.abc import Callable, Hashable, Mapping
@@ -13,10 +13,10 @@ _Arguments = ParamSpec("_Arguments")
 
 
 class Composed:
-    """A function with the call of a combinator that made it, such as "negated(k1)".
+    """A function together with the call of the combinator that made it, such as "negated(k1)".
 
-    Two of them are equal if their calls are. A copy, and what another process unpickles, is therefore equal to its
-    original, and shares the original's compiled program. Pickling works if the arguments can be pickled, which a
+    Two such functions are equal if their calls are. A copy is therefore equal to its original, also in another process,
+    and shares the compiled program of the original. Pickling works if the arguments can be pickled, which a
     lambda cannot.
 
     Attributes:
@@ -54,16 +54,16 @@ class Composed:
 
 
 def _called(combinator: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The combinator's result; what unpickling a `Composed` calls."""
+    """Calls the combinator again; this is how a `Composed` is unpickled."""
     return combinator(*args, **kwargs)
 
 
 def composes(
     combinator: Callable[_Arguments, Callable[..., jax.Array]],
 ) -> Callable[_Arguments, Callable[..., jax.Array]]:
-    """The combinator, made to return a `Composed`.
+    """A decorator that makes a combinator return a `Composed`.
 
-    The command `methods` shows the names, and the settings of a result hold them.
+    The command `methods` prints the names of such functions, and the settings of a result hold them.
     """
 
     @functools.wraps(combinator)
@@ -74,7 +74,7 @@ def composes(
 
 
 def content(value: Any) -> Hashable:
-    """A key that equal values have in common: an array by its entries, and by identity what cannot be hashed."""
+    """A hashable key that is equal for equal values; an array gives its entries, and an unhashable object its id."""
     if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, jax.core.Tracer):
         array = np.asarray(value)
         return type(value), str(array.dtype), array.shape, array.tobytes()

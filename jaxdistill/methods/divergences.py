@@ -52,7 +52,7 @@ class Rows(NamedTuple):
 
 
 def takes(domain: Domain) -> Callable[[_Divergence], _Divergence]:
-    """A decorator that states the domain of the number that a divergence takes; its name is chosen by `numbered`."""
+    """A decorator that states the domain of the number that a divergence takes; `numbered` gives the number a name."""
 
     def stated(divergence: _Divergence) -> _Divergence:
         divergence.domain = domain  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ def jensen_shannon_or_kl(rows: Rows, beta: jax.Array | float) -> jax.Array:
     beta KL(pi || pi_theta) near 0 and (1 - beta) KL(pi_theta || pi) near 1, and the whole KL at 0 and 1.
     """
     is_forward, is_reverse = beta == 0, beta == 1
-    # What is not selected must be finite in value and gradient, whatever beta and the floor are.
+    # A term that is not selected must still be finite in value and gradient, whatever beta and the floor are.
     inner = jensen_shannon(rows, jnp.where(is_forward | is_reverse, 0.5, beta))
     return jnp.where(is_forward, forward_kl(rows), jnp.where(is_reverse, _reverse_kl_where(is_reverse, rows), inner))
 
@@ -105,7 +105,7 @@ def normalised_jensen_shannon(rows: Rows, beta: jax.Array | float) -> jax.Array:
     """`jensen_shannon` divided by beta (1 - beta), which is KL(pi || m) / (1 - beta) + KL(pi_theta || m) / beta.
 
     It has no jump of scale: beta = 0 gives the forward KL divergence and beta = 1 the reverse one, with the teacher
-    floored. It is computed without a difference of nearly equal numbers, so every beta between them is precise.
+    floored. It is computed without a difference of nearly equal numbers, so it is precise for every beta.
     """
     is_reverse = beta == 1
     inner_beta = jnp.where(is_reverse, 0.5, beta)
@@ -116,7 +116,7 @@ def normalised_jensen_shannon(rows: Rows, beta: jax.Array | float) -> jax.Array:
 
 
 def _reverse_kl_where(is_used: jax.Array | bool, rows: Rows) -> jax.Array:
-    """The terms of `reverse_kl`; where they are not used they are finite even if a teacher's logarithm is not."""
+    """The terms of `reverse_kl` if they are used; otherwise finite numbers, even if the teacher's logarithm is not."""
     return reverse_kl(rows._replace(teacher_log_probs=jnp.where(is_used, rows.teacher_log_probs, 0)))
 
 

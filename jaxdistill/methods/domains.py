@@ -1,8 +1,8 @@
-"""The numbers that a function accepts by name: stated where the function is defined, checked where a number is given.
+"""The numbers that a function accepts: stated where the function is defined, and checked where a number is given.
 
-`reads` states the domains of the numbers that a function of a step reads from `step.params`. A combinator hands on the
-domains of the functions that it is given. So a `Method` knows the domain of each of its numbers, whatever its functions
-are composed of.
+`reads` states the domains of the numbers that a function of a step reads by name from `step.params`. The function that
+a combinator returns has the domains of the functions that it is composed of. So a `Method` has the domains of all
+numbers that its functions read.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ class Domain:
     """An interval of finite numbers, or the whole numbers in it.
 
     Attributes:
-      least, most: its ends; an infinite one is no bound.
+      least, most: its ends; an infinite end is no bound.
       open: which ends the interval leaves out: "", "least", "most" or "both".
       whole: whether it holds whole numbers only.
-      note: a sentence about the ends, such as what to use in place of a number that is left out; may be empty.
+      note: a sentence about the ends for error messages, such as which objective to use there instead; may be empty.
     """
 
     least: float = -math.inf
@@ -71,7 +71,7 @@ class Domain:
         )
 
     def check(self, name: str, value: Any) -> None:
-        """ValueError unless a number, or each of an array, is in the domain; traced numbers are not checked.
+        """Raises ValueError unless a number, or each entry of an array, is in the domain; a traced one is not checked.
 
         Students hold numbers in float32, so a number must be in the domain before and after it is rounded to float32.
         A number below 1.2e-38 counts as 0, as it does in compiled programs.
@@ -113,7 +113,7 @@ def reads(**domains: Domain) -> Callable[[_Function], _Function]:
 
 
 def domains_of(*functions: Any) -> dict[str, Domain]:
-    """The domains that functions state, by name; of a name that several state, the numbers that all of them accept."""
+    """The domains that functions state, by name; if several state the same name, the intersection of their domains."""
     joined: dict[str, Domain] = {}
     for function in functions:
         stated: Mapping[str, Domain] = getattr(function, "domains", {})

@@ -1,7 +1,7 @@
-"""Which numbers the update of a method depends on, and so which options have an effect on it.
+"""Finds the numbers on which the update of a method depends, and so the options that have an effect on it.
 
-The functions of a method are traced, and what their results do not depend on is known for certain: a divergence may
-read the teacher's logarithm and still have a gradient without it, as H(pi||pi_theta) + const. has.
+The functions of a method are traced to see what their results depend on. It is not enough to see which numbers they
+read: KL(pi||pi_theta) contains the logarithm of the teacher, and its gradient does not.
 """
 
 from typing import Any
@@ -59,7 +59,7 @@ def _dependencies(method: Method, num_actions: int, num_others: int) -> frozense
 
 
 def without_effect(name: str, method: Method, options: UpdateOptions, num_actions: int, num_others: int = 0) -> str:
-    """Why an option has no effect on the update of a method, as the end of a sentence; "" where it has, or may have.
+    """Why an option has no effect on the update of a method, as the end of a sentence; "" if it has or may have one.
 
     The estimator and the reduction are not examined: a method may fix them, and a grid of methods and estimators has
     cells that the estimator does not change.
@@ -90,7 +90,7 @@ def without_effect(name: str, method: Method, options: UpdateOptions, num_action
 
 
 def _discounts(method: Method, options: UpdateOptions) -> bool:
-    """Whether the return of a step adds anything of later steps that is discounted."""
+    """Whether the return of a step contains anything discounted from later steps."""
     if not method.has_return or method.bootstrap != "zero":
         return method.has_return
     return not np.all(np.equal(ESTIMATORS[options.estimator].continuation(options, 1.0, 0.0), 0))
@@ -119,11 +119,11 @@ def mass_below_floor(method: Method, floor: Any, probs: Any, num_others: int = 0
 
 
 NEGLIGIBLE_MASS = 1e-3
-"""A `mass_below_floor` up to here is not warned of."""
+"""The largest `mass_below_floor` for which there is no warning."""
 
 
 def floor_text(share: float, floor: Any) -> str:
-    """That a share of the teacher lies below a floor, and what to do, in words."""
+    """The text of the warning that a share of the teacher lies below a floor, with the remedy."""
     return (
         f"{share:.2g} of the teacher's probability lies below probability_floor {float(np.max(floor)):g}, which "
         "replaces it inside logarithms, so the student is drawn to these actions more than the teacher; lower "

@@ -1,4 +1,4 @@
-"""The condition under which a method can be trained or computed exactly: its episodes end."""
+"""Checks that the episodes of a method end or are cut, without which it cannot be trained or computed exactly."""
 
 import numpy as np
 
@@ -12,9 +12,9 @@ _REMEDIES = "give the world a time limit (mdps.with_time_limit(100)), a continue
 def check_episodes_end(method: Method, mdps: MDP, teacher: Teacher | None) -> None:
     """Raises ValueError if an episode of a method's control policy can get into a state from which it never ends.
 
-    A student and the uniform policy take every action with a positive probability. So only a control policy that is the
-    teacher's alone, in every episode or in some, can avoid an end that another policy reaches. Worlds with a time limit
-    cut their episodes.
+    Episodes of a world with a time limit are cut, so such a world is accepted. A student and the uniform policy take
+    every action with a positive probability, so they reach an end if any policy does. Only if the teacher acts alone,
+    in all episodes or in some of them, can it happen that an end exists and is never reached.
     """
     state = never_ending_state(mdps)
     if state is not None:

@@ -19,8 +19,10 @@ from jaxdistill.methods.domains import Domain, domains_of
 from jaxdistill.runtime import checks
 
 REDUCTIONS = ("mean", "sum")
-TRUNCATIONS = ("bootstrap", "end")
 """How the updates of an episode's steps become one."""
+
+TRUNCATIONS = ("bootstrap", "end")
+"""What cutting an episode at a time limit does to the returns of its steps."""
 
 BOOTSTRAPS = ("student", "teacher", "zero")
 """Whose value V(t+1) continues a return that is not sampled to its end."""
@@ -172,8 +174,8 @@ class Method:
       baseline: whether V_theta(t) is subtracted from Rhat_t.
       discount: in [0, 1] where the method fixes it, such as 0 for a reward that stays with its own step; None: the
         configuration's.
-      params: numbers that the functions read as `step.params[name]`, each one number or one for each MDP; they may
-        change without recompiling. They must be in their `domains`.
+      params: numbers that the functions read as `step.params[name]`; each is a single number, or an array with an entry
+        for each MDP. They may change without recompiling, and must be in their `domains`.
       needs_teacher: whether it looks at the teacher at all.
       description: one line for people.
     """
@@ -204,7 +206,7 @@ class Method:
         self.check_params()
 
     def __eq__(self, other: object) -> bool:
-        """True for methods of equal fields, such as a method and its copy; names and descriptions count."""
+        """True if all fields are equal, names and descriptions included, as those of a method and its copy are."""
         return isinstance(other, Method) and self._content() == other._content()
 
     def __hash__(self) -> int:
@@ -216,11 +218,11 @@ class Method:
 
     @property
     def domains(self) -> dict[str, Domain]:
-        """The domain of each number, by name, for which the functions state one."""
+        """The domains of the numbers, by name, that the functions state."""
         return domains_of(self.loss, self.reward, self.next_reward)
 
     def check_params(self) -> None:
-        """ValueError unless each number is in its domain, if one is stated; traced numbers are not checked."""
+        """Raises ValueError if a number is outside its stated domain; traced numbers are not checked."""
         for name, domain in self.domains.items():
             if name in self.params:
                 domain.check(f"Method {checks.shown(self.name)}: {name}", self.params[name])

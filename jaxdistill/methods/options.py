@@ -32,12 +32,12 @@ class UpdateOptions:
     Attributes:
       estimator: a name of `estimators.ESTIMATORS`.
       reduction: "mean" or "sum" over the steps of an episode.
-      truncation: what cutting an episode at its time limit does. "bootstrap": the value of the state where it was cut
-        takes the place of the return from there, as in Gymnasium, where truncated is not terminated. "end": nothing
-        follows, as after an end.
+      truncation: what cutting an episode at its time limit does to the returns of its steps. "bootstrap": the value of
+        the state where it was cut takes the place of the return from there (in the terms of Gymnasium, the episode is
+        truncated and not terminated). "end": the return from there is 0, as after an end.
       discount: in [0, 1].
-      probability_floor: the least teacher probability inside a logarithm, in [0, 1). The default changes nothing where
-        the teacher is positive, and stands for log 0 = -13.8 where it is not.
+      probability_floor: the least teacher probability inside a logarithm, in [0, 1). The default, 1e-6, changes nothing
+        where the teacher's probabilities are larger, and replaces log 0 by -13.8.
       loss_weight: factor of l.
       return_weight: factor of Rhat.
       trace_decay: lambda of the lambda-return, in [0, 1].

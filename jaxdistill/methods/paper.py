@@ -53,7 +53,7 @@ def teacher_value_reward(step: Step) -> jax.Array:
 
 
 def with_environment_reward(method: Method, name: str) -> Method:
-    """The method "+ R" under a name: its update plus the actor-critic update on the environment reward."""
+    """The method "+ R" with this name: its update plus the actor-critic update on the environment reward."""
     description = f"{method.description} Plus the environment reward.".strip()
     return with_reward(method, environment_reward, name=name, description=description)
 

@@ -8,11 +8,11 @@ from jaxdistill.methods.zoo import ZOO
 from jaxdistill.runtime import checks
 
 REWARD_ENDING = "_r"
-"""What the name of a method of `METHODS` ends with to mean the method plus the environment reward."""
+"""The ending that makes the name of a method of `METHODS` mean this method plus the environment reward."""
 
 
 def get(method: str | Method) -> Method:
-    """The method of a name, or a method itself.
+    """Returns the method with this name, or a method itself.
 
     Args:
       method: a name of `METHODS` or `ZOO`, a name of `METHODS` with the ending "_r", or a `Method`. The ending "_r"

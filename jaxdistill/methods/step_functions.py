@@ -56,7 +56,7 @@ def jensen_shannon(step: Step) -> jax.Array:
 
 @reads(**domains_of(JENSEN_SHANNON_OR_KL))
 def jensen_shannon_or_kl(step: Step) -> jax.Array:
-    """JSD_beta for beta in (0, 1), the forward KL divergence at beta = 0 and the reverse one at 1, as GKD has it."""
+    """JSD_beta for beta in (0, 1), the forward KL divergence at beta = 0 and the reverse KL at beta = 1, as in GKD."""
     return total(JENSEN_SHANNON_OR_KL)(step)
 
 

@@ -42,7 +42,7 @@ def _reward(name: str, reward: StepFn, gradient_of: str, source: str, **more: An
     return Objective(name, reward=reward, gradient_of=gradient_of, source=source, **more)
 
 
-_FLOOR = UpdateOptions.probability_floor  # of further policies, the same as that of the teacher
+_FLOOR = UpdateOptions.probability_floor  # the floor of further policies is the default floor of the teacher
 _FKL, _RKL, _EACH = "KL(pi||pi_theta)", "KL(pi_theta||pi)", IN_EACH_STATE
 
 _CONTROLS = (

@@ -1,7 +1,7 @@
 """Figures. This is the only package that imports matplotlib, and `jaxdistill` imports it only when a figure is drawn.
 
 `curves` draws learning curves, `grids` grid worlds, and `intervals` comparisons. `figures` makes and saves figures that
-look the same whatever the user's settings are, `styles` gives every method its look, and `labels` makes texts that
+do not depend on the user's settings, `styles` defines the look of every method, and `labels` makes texts that
 matplotlib can draw.
 """
 

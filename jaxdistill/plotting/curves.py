@@ -37,8 +37,7 @@ def plot_curves(
 ) -> Line2D:
     """Draws the mean over MDPs of the curves of one method, with a 95 % band (`statistics.mean_interval`).
 
-    A text in the panel gives the number of students whose curves have values that are not finite, which are left out of
-    the means, and says so if there is no band because there are too few MDPs for one.
+    A text in the panel reports a missing band, if there are too few different values for one.
 
     Args:
       ax: where to draw.
@@ -83,13 +82,13 @@ class _Notes(NamedTuple):
     no_band: bool = False  # whether a curve has no band because of too few MDPs
 
 
-# Numbers only: with the text that reports them, which refers to the panel, an entry would keep its own key and so the
-# figure alive.
+# The values are numbers only. The text object that reports them refers to its panel, so a value that held the text
+# would keep its own key, and with it the figure, alive.
 _NOTES: WeakKeyDictionary[Axes, _Notes] = WeakKeyDictionary()
 
 
 def _write_notes(ax: Axes, returns: np.ndarray, no_band: bool) -> None:
-    """Adds the curves `returns` [M, C] to the notes of the panel, and writes those that there are."""
+    """Adds the curves `returns` [M, C] to the notes of the panel, and draws the notes, if there are any."""
     notes = _NOTES.get(ax, _Notes())
     num_left_out = notes.num_left_out + int((~np.isfinite(returns).all(axis=1)).sum())
     notes = _Notes(num_left_out, notes.num_students + len(returns), notes.no_band or no_band)
@@ -141,12 +140,12 @@ def plot_result(
 ) -> Figure:
     """Draws the learning curves of a `results.Result`: means over MDPs with 95 % bands, and dotted references.
 
-    The figure looks the same whatever the user's matplotlib settings are, and it is not one of pyplot's. For another
-    look, or a window, make the axes: `with plt.style.context("dark_background"): result.plot(plt.subplots()[1])`.
+    The figure does not depend on the user's matplotlib settings, and it is not registered with pyplot. For another
+    look, or for a window, make the axes: `with plt.style.context("dark_background"): result.plot(plt.subplots()[1])`.
 
     Args:
       result: the result.
-      ax: axes to draw in, in the user's settings and without a legend; a colour that would be invisible on their
+      ax: axes to draw in, with the user's settings and without a legend; a colour that would be invisible on their
         background is replaced. By default those of a new figure with a legend.
       labels: methods to draw, in this order; by default all.
       quantity: "returns" or "lengths".

@@ -1,12 +1,12 @@
-"""How figures are made, drawn and saved, so that they look the same on every machine.
+"""Makes, draws and saves figures, so that they look the same on every machine.
 
 Matplotlib reads the user's settings (matplotlibrc, style sheets, `rcParams`) when a figure is made, when something is
-drawn into it, and again when it is saved. `style` replaces all of them by matplotlib's defaults and the look of this
-package, and a `StyledFigure` uses it for itself whenever it is drawn. It is not known to pyplot: it needs neither a
-window nor a backend, and it is freed with its last reference.
+drawn into it, and again when it is saved. `style` replaces all of these settings by matplotlib's defaults and the look
+of this package, and a `StyledFigure` applies it whenever the figure is drawn or saved. Such a figure is not registered
+with pyplot: it needs neither a window nor a backend, and it is freed with its last reference.
 
-A user who wants another look, such as a dark one, makes the axes himself. The functions of this package then draw in
-his settings, and change only the colours that would be invisible on his background.
+For another look, such as a dark one, users make the axes themselves. The functions of this package then draw with the
+users' settings, and change only colours that would be invisible on the background.
 """
 
 import functools
@@ -62,7 +62,7 @@ _RC = {
 def style() -> AbstractContextManager[None]:
     """Context manager in which figures get the look of this package; at its end the user's settings are restored.
 
-    It starts from matplotlib's defaults, so nothing that the user has set shows in a figure.
+    It starts from matplotlib's defaults, so the user's settings have no effect on the figure.
     """
     return matplotlib.style.context(["default", _RC | {"font.family": list(font_families())}])
 
@@ -73,7 +73,7 @@ def style_of(figure: Figure) -> AbstractContextManager[None]:
 
 
 def in_style_of_axes(draw: Draw) -> Draw:
-    """Decorator: runs a function, whose first argument is the axes to draw in, in `style_of` their figure."""
+    """A decorator that runs a function, whose first argument is the axes to draw in, in `style_of` their figure."""
 
     @functools.wraps(draw)
     def styled(ax: Axes, *args: Any, **kwargs: Any) -> Any:
@@ -100,7 +100,7 @@ class StyledFigure(Figure):
     def __init__(self, *args: Any, **kwargs: Any):
         with style():
             super().__init__(*args, **kwargs)
-        _StyledCanvas(self)  # which attaches itself
+        _StyledCanvas(self)  # attaches itself to the figure
 
     def draw(self, renderer: Any) -> None:
         with style():
@@ -143,8 +143,8 @@ def root_figure(ax: Axes) -> Figure:
 def add_legend(figure: Figure, num_cols: int | None = None) -> None:
     """Adds a legend below the panels: every label of the panels once, in order of appearance.
 
-    Lines with the same label and another look keep an entry each. A figure of this package becomes higher where the
-    legend would leave too little of it to the panels.
+    Lines with the same label and different looks have one entry each. A figure of this package becomes higher if the
+    legend would leave too little room for the panels.
 
     Args:
       figure: the figure.

@@ -31,7 +31,7 @@ def draw_grid(
 
     Args:
       mdp: one MDP (not a stack) with a `grid`.
-      ax: axes to draw in, in the user's settings, but with a white floor; by default those of a new figure in this
+      ax: axes to draw in, with the user's settings, but with white cells; by default those of a new figure in this
         package's style, in which the cells of any grid have the same size.
       policy: probabilities [S, A], drawn as arrows whose length is proportional to the probability of the move; the
         area of a dot is proportional to the probability of the actions that do nothing.
@@ -123,10 +123,10 @@ def _draw_heat(ax: Axes, name: str, heat: Any) -> None:
     label = {"values": "Value (return)", "visits": "Expected visits per episode"}[name]
     location, pad = ("bottom", 0.08) if _bar_is_below(heat.shape) else ("right", 0.02)
     if location == "bottom" and root_figure(ax).get_layout_engine() is None:
-        pad = 0.2  # nothing else then makes room for the ticks and the label between
+        pad = 0.2  # without a layout engine, this is the only room for the ticks and the label
     bar = ax.figure.colorbar(mesh, ax=ax, label=label, fraction=0.05, location=location, pad=pad)
     bar.outline.set_linewidth(0.6)
-    # These axes are made in the current settings, and those that they belong to may have been made in others.
+    # The axes of the bar are made with the current settings, but `ax` may have been made with others.
     ink = ax.xaxis.label.get_color()
     bar.ax.tick_params(which="both", colors=ink)
     for axis in (bar.ax.xaxis, bar.ax.yaxis):
@@ -134,7 +134,7 @@ def _draw_heat(ax: Axes, name: str, heat: Any) -> None:
 
 
 def _draw_cells(ax: Axes, grid: _Grid, filled_start: bool) -> None:
-    """Draws the floor, walls, terminals, the start (filled, or as an outline on a heat map) and the frame."""
+    """Draws the white background, walls, terminals, the start (an outline on a heat map) and the frame."""
 
     def cell(row: int, col: int, side: float = 1.0, **options: Any) -> None:
         ax.add_patch(patches.Rectangle((col - side / 2, row - side / 2), side, side, **options))

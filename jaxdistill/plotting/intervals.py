@@ -8,13 +8,13 @@ from jaxdistill.plotting.figures import new_figure, style
 from jaxdistill.plotting.styles import method_style, palette_indices
 
 _ROW_INCHES = 0.26
-_SHORT = 16  # characters of a name that leave room for more in the same line below a panel
+_SHORT = 16  # characters up to which a name is written in the same line as the text before it
 
 
 def plot_intervals(comparison: Any) -> Any:
-    """Draws mean, IQM, paired difference and probability of improvement, with 95 % intervals, as the table has them.
+    """Draws mean, IQM, paired difference and probability of improvement, with the 95 % intervals of the table.
 
-    "n/a" stands beside an estimate that has no interval, because the MDPs are too few for one.
+    An estimate without an interval, because there are too few MDPs, is marked "n/a".
 
     Args:
       comparison: the result of `compare`. The methods are listed from top to bottom in its order; the baseline has

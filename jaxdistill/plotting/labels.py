@@ -1,9 +1,9 @@
-"""The texts of figures: names are written letter by letter, and no text of a user can stop a figure from being drawn.
+"""The texts of figures: names are drawn as they are written, and no text of a user can make the drawing fail.
 
-Matplotlib gives some texts a meaning: it reads what stands between two dollar signs as a formula, and leaves a label
-that begins with "_" out of every legend. A name of a method must not depend on that: `literal` protects it. A title,
-or a label that is passed to a plot function, is written by its author for the figure, so it may hold a formula:
-`typeset` keeps the formulas that matplotlib can read.
+Matplotlib reads the text between two dollar signs as a formula, and leaves a label that begins with "_" out of every
+legend. For names of methods this would be wrong, and `literal` prevents it. A title, or a label that is passed to a
+plot function, is written for the figure, so it may contain a formula, and `typeset` keeps the formulas that matplotlib
+can read.
 """
 
 import functools
@@ -32,9 +32,9 @@ def font_families() -> tuple[str, ...]:
 def literal(name: str) -> str:
     r"""The text that makes matplotlib write `name` letter by letter, in figures and in every legend.
 
-    A character that no font can draw is written as in a Python string, such as \u4e2d; a name of more than 60
-    characters is cut in the middle, with "…"; lines break after at most 30. For a name without a visible
-    character it is "(no name)".
+    A character that no font can draw is written as in a Python string, such as \u4e2d. A name of more than 60
+    characters is shortened in the middle by "…", and lines have at most 30 characters. A name without a visible
+    character becomes "(no name)".
     """
     text = _drawable(name) if name.strip() else "(no name)"
     if len(text) > _LONGEST:
@@ -57,7 +57,7 @@ def typeset(text: str) -> str:
 
 def _typeset_line(line: str) -> str:
     num_dollars = line.count("$") - line.count(r"\$")
-    if num_dollars % 2 == 1 or num_dollars == 0:  # no formula for matplotlib
+    if num_dollars % 2 == 1 or num_dollars == 0:  # matplotlib finds no formula in such a text
         return _drawable(line)
     try:
         mathtext.MathTextParser("path").parse(line)

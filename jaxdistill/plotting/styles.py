@@ -1,4 +1,4 @@
-"""The look of methods: a colour, a line style, a marker and a label for each, and what they need to be visible.
+"""The look of methods: a colour, a line style, a marker and a label for each, with enough contrast to be visible.
 
 A method has the same colour, line style and marker in every figure. The colours are those of the petroff10 palette,
 which colour-blind readers can tell apart, and black. Line styles and markers distinguish the methods in print without
@@ -17,7 +17,7 @@ from matplotlib.colors import to_hex, to_rgb, to_rgba
 
 from jaxdistill.plotting.labels import literal
 
-# Written out, since a user may have a style of his own that is called petroff10.
+# The colours are written out, because a user may have another style with the name petroff10.
 PALETTE: tuple[str, ...] = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
@@ -55,7 +55,7 @@ LEAST_CONTRAST = 1.5  # of a curve and its background; on white, every colour ab
 def method_style(label: str, index: int = 0) -> MethodStyle:
     """Style of the method `label`; a method that is not in `STYLES` takes its style from the palette, at `index`.
 
-    Its label is then its name, letter by letter: neither a dollar sign nor a leading "_" has a meaning in it.
+    The label of such a method is its name as it is written, in which "$" and a leading "_" have no special meaning.
     """
     if label in STYLES:
         return STYLES[label]
@@ -64,10 +64,10 @@ def method_style(label: str, index: int = 0) -> MethodStyle:
 
 
 def palette_indices(labels: Sequence[str]) -> list[int]:
-    """The `index` for `method_style` of each method of a figure.
+    """The `index` of each method of a figure, as `method_style` takes it.
 
-    Methods that are not in `STYLES` get the colours that the others leave free. Once these are used up, they are
-    repeated with other line styles and markers.
+    Methods that are not in `STYLES` get the colours that the others do not use. If there are too few of these colours,
+    they are repeated with other line styles and markers.
     """
     known_colors = {STYLES[label].color for label in labels if label in STYLES}
     free = [i for i, color in enumerate(PALETTE) if color not in known_colors] or list(range(len(PALETTE)))
@@ -80,15 +80,15 @@ def palette_indices(labels: Sequence[str]) -> list[int]:
 
 
 def shades(number: int) -> list[str]:
-    """`number` colours from dark to light, for curves that belong to the steps of a quantity."""
+    """Returns `number` colours from dark to light, for curves that differ in the value of a quantity."""
     return [to_hex(color) for color in matplotlib.colormaps["viridis"](np.linspace(0, 0.9, number))]
 
 
 def visible_on(ax: Axes, color: str) -> str:
-    """`color`, or where it has a contrast below `LEAST_CONTRAST` with the background of `ax`, its counterpart.
+    """Returns `color`, or if its contrast with the background of `ax` is below `LEAST_CONTRAST`, another colour.
 
-    The counterpart has the same hue and the opposite lightness: white for black. Where that is as faint, it is black
-    or white.
+    The other colour has the same hue and the opposite lightness, such as white for black. If its contrast is too low as
+    well, it is black or white.
     """
     background = _background(ax)
     hue, lightness, saturation = colorsys.rgb_to_hls(*to_rgb(color))

@@ -30,9 +30,9 @@ class ComparisonRow(SummaryRow):
     # Probability of a better return than the baseline's in the same MDP; None for the baseline itself.
     improvement: Interval | None
     median: Interval | None  # median of the paired differences; None for the baseline
-    # Number of the 5 % of the MDPs with the largest absolute differences, and their share of the sum of all of them.
-    num_extreme: int
-    extreme_share: float  # in [0, 1]; nan for the baseline, and if all differences are 0
+    num_extreme: int  # the most extreme MDPs: the 5 % with the largest absolute differences; 0 for the baseline
+    # Their share of the sum of all absolute differences, in [0, 1]; nan for the baseline, and if all differences are 0.
+    extreme_share: float
     area: Interval  # mean over MDPs of the mean return over training
     reached: Reached | None  # None if `compare` was called without a level
 
@@ -46,7 +46,7 @@ class ComparisonRow(SummaryRow):
         return record
 
     def contradiction(self, baseline: str) -> str | None:
-        """A note if the mean difference and the probability of improvement point opposite ways; otherwise None."""
+        """A note if the mean difference and the probability of improvement have opposite directions; otherwise None."""
         if self.difference is None or self.improvement is None or self.median is None:
             return None
         if not self.difference.estimate * (self.improvement.estimate - 0.5) < 0:  # also for nan
@@ -61,7 +61,7 @@ class ComparisonRow(SummaryRow):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(Summary):
-    """A `Summary` with further columns and a figure. Its columns, by the names that `to_latex` takes:
+    """A `Summary` with further columns and a figure. These are its columns, by the names that `to_latex` takes:
 
     num_mdps: MDPs with a finite return.
     mean, iqm: over MDPs, with 95 % intervals (`mean_interval`, `iqm_interval` in `jaxdistill.statistics`).
@@ -72,9 +72,10 @@ class Comparison(Summary):
       of MDPs that reached it; "> 2000" if the median lies beyond the 2000 iterations trained.
     teacher: mean return of the method's teacher.
 
-    A note names every method whose mean difference and probability of improvement point opposite ways, with the median
-    of its differences and the share of them that the 5 % most extreme MDPs carry. The rows and `to_dataframe` hold
-    these numbers for all methods (median, num_extreme, extreme_share).
+    A note names every method whose mean difference and probability of improvement have opposite directions. It gives
+    the median of the differences, and the share of the sum of their absolute values that comes from the 5 % of the MDPs
+    with the largest ones. The rows and `to_dataframe` hold these numbers for all methods (median, num_extreme,
+    extreme_share).
 
     Each interval is for a single number. They are not corrected for multiple comparisons: among many methods, some
     differ from the baseline by chance.
@@ -244,7 +245,7 @@ def _level(reach: Any, num_mdps: int) -> tuple[np.ndarray | None, str]:
 
 
 def _notes(rows: Sequence[ComparisonRow], baseline: str) -> tuple[str, ...]:
-    """Notes below the table on intervals that are missing and on methods that are better and worse at once."""
+    """Notes below the table on missing intervals, and on methods for which mean difference and wins contradict."""
     notes = [note for row in rows if (note := row.contradiction(baseline)) is not None]
     if any(row.reached is not None and np.isnan(row.reached.low) for row in rows):
         notes.insert(0, "note: [n/a]: the interval of the iterations to a level, a median, needs 6 MDPs")

@@ -51,7 +51,7 @@ class Result:
     final_returns: np.ndarray  # [P, M] exact return of the final student
     teacher_returns: np.ndarray  # [P, M] exact return of each method's teacher, nan without one
     uniform_returns: np.ndarray  # [M] exact return of the uniform policy
-    optimal_returns: np.ndarray  # [M] exact return of the optimal policy
+    optimal_returns: np.ndarray  # [M] exact return of the best policy, within the time limit if there is one
     logits: np.ndarray | None = None  # [P, M, O, A] final students
     values: np.ndarray | None = None  # [P, M, O]
     measurements: np.ndarray | None = None  # [P, M, C, Q] values of `train(..., measure=...)`
@@ -284,7 +284,7 @@ class Stopped(KeyboardInterrupt):
         self.result = result
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.result,)  # an exception is otherwise made anew from its message
+        return type(self), (self.result,)  # by default an exception is unpickled from its message
 
 
 def concatenate(results: Sequence[Result], axis: str = "mdp") -> Result:

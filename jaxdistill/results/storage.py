@@ -89,7 +89,7 @@ def jsonable(value: Any) -> Any:
         return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):  # Python draws the order of a set anew in each process.
+    if isinstance(value, set | frozenset):  # The order of a set differs between processes.
         return [jsonable(item) for item in sorted(value, key=repr)]
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]

@@ -183,7 +183,7 @@ def _packed_snapshots(snapshots: Mapping[StudentId, StudentSnapshot]) -> dict[st
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Entry:
-    """One `resumable` block that a thread is in: its folder, the seconds between saves, and the thread."""
+    """A `resumable` block that a thread has entered: its folder, the seconds between saves, and the thread."""
 
     folder: Path
     seconds: float
@@ -194,10 +194,13 @@ _ENTRIES: list[_Entry] = []  # of all threads, in the order in which they were e
 
 
 def _active() -> _Entry | None:
-    """The block in which a training that begins now is saved; None: it is not saved.
+    """The block in whose folder a training that begins now is saved; None if it is not saved.
 
-    It is the innermost block of this thread or, for a thread that is in none, such as one of a thread pool, that of the
-    other threads. ValueError if several other threads are in blocks.
+    It is the innermost block of this thread. For a thread that has not entered a block, such as a worker of a thread
+    pool, it is the block of the only other thread that has.
+
+    Raises:
+      ValueError: this thread has not entered a block, and several other threads have.
     """
     innermost = {entry.thread: entry for entry in list(_ENTRIES)}
     thread = threading.get_ident()
@@ -216,17 +219,18 @@ def _active() -> _Entry | None:
 def resumable(folder: Any, *, seconds: float = 30.0) -> Iterator[Path]:
     """Inside, every training saves its state in `folder` and, where it was stopped before, goes on from it.
 
-    Stopped by Ctrl-C, by a signal, by a crash or by a lost machine: run the same program again. The results are equal
-    to those of an uninterrupted run, bit for bit (same kind of machine, same versions). A training is known by its
-    programs, all of its inputs, the versions and the kind of device: changed settings, worlds, teachers or losses
-    start one of their own. The folder is removed when the block is left without an exception, so save inside it:
+    After Ctrl-C, a signal, a crash or the loss of a machine, run the same program again. The results are equal to those
+    of an uninterrupted run, bit for bit (same kind of machine, same versions). A training is identified by its compiled
+    programs, all of its inputs, the versions and the kind of device: if settings, worlds, teachers or losses have
+    changed, a new training starts. The folder is removed when the block is left without an exception, so save the
+    results inside the block:
 
         with jaxdistill.resumable("run"):
             result = jaxdistill.train(key, mdps, teacher)
             result.save("result.npz")
 
-    Trainings in other threads that run meanwhile, such as those of a thread pool, are saved too. They must end inside
-    the block.
+    Trainings that run in other threads during the block, such as those of a thread pool, are saved too. They must end
+    before the block does.
 
     Args:
       folder: made if need be; each training takes a folder in it.

@@ -33,13 +33,13 @@ class HostError(ValueError):
 def on_host(value: Any = None) -> None:
     """Raises ValueError inside jit, scan and eval_shape, and inside any transformation of JAX that computes `value`.
 
-    There numbers are not known yet, and what runs on the host needs them.
+    Numbers are not known yet inside them, and a function that runs on the host needs the numbers.
     """
-    concrete((value, jnp.zeros(())))  # inside jit, new arrays are not known even if `value` is
+    concrete((value, jnp.zeros(())))  # a new array is unknown inside jit, even if `value` is known
 
 
 def concrete(value: Any) -> None:
-    """Raises ValueError if `value` holds a number that a transformation of JAX, such as jit, has still to compute."""
+    """Raises ValueError if `value` holds a number that is not known yet, inside a transformation of JAX such as jit."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
         raise HostError(_public_function())
 
@@ -55,14 +55,14 @@ def _public_function() -> str:
 
 
 def shown(value: Any) -> str:
-    """`value` in one line of at most 80 characters, for an error; raises that of `concrete` inside a transformation."""
+    """`value` in one line of at most 80 characters, for an error; raises ValueError as `concrete` does."""
     concrete(value)
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def shown_among(value: Any, valid: Iterable[str]) -> str:
-    """`value` in one line, followed by the nearest of the names in `valid` if it is near enough to be meant."""
+    """`value` in one line, followed by the most similar name in `valid` if it is similar enough to be a misspelling."""
     names = {name.lower(): name for name in valid}
     word = value.lower().replace("-", "_").replace(" ", "_") if isinstance(value, str) else ""
     near = difflib.get_close_matches(word, names, 1) if 0 < len(word) <= _LONGEST else []
@@ -73,7 +73,7 @@ def known(kind: str, value: Any, valid: Collection[str], introduction: str = "ch
     """Returns `value`; raises ValueError unless it is one of the names in `valid`.
 
     Args:
-      kind: what the names are names of, such as "method".
+      kind: the kind of thing that is named, such as "method".
       value: the argument.
       valid: the names, which the message lists after `introduction`.
       introduction: words before the list of the names.

@@ -1,4 +1,4 @@
-"""What a program that is started from a shell needs: errors of one line, exit codes, and output that cannot fail."""
+"""Runs a program that is started from a shell: errors are one line, and output that cannot be printed stops no work."""
 
 import codecs
 import contextlib
@@ -79,7 +79,8 @@ class _Output:
     """A standard stream that never raises: after an error it discards what is written, so that the work goes on.
 
     Attributes:
-      error: why the stream could not be written; None if it could, or if its reader has ended, as `head` does.
+      error: why the stream could not be written; None if it could, or if the program that reads it has ended early, as
+        `head` does.
     """
 
     def __init__(self, stream: TextIO):
@@ -111,12 +112,12 @@ class _Output:
         except OSError as error:
             if not isinstance(error, BrokenPipeError):
                 self.error = error
-            with open(os.devnull, "wb") as nowhere:  # what is in the buffers of Python goes there, too
+            with open(os.devnull, "wb") as nowhere:  # so that flushing the buffers of Python cannot fail
                 os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """The handler of characters that a terminal's encoding does not have: a spelling in ASCII, or a question mark."""
+    """Replaces characters that a terminal's encoding does not have by a spelling in ASCII, or by a question mark."""
     assert isinstance(error, UnicodeEncodeError)
     return "".join(_ASCII.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
@@ -126,7 +127,7 @@ codecs.register_error("jaxdistill", _in_ascii)
 
 @contextlib.contextmanager
 def _safe_output() -> Iterator[_Output]:
-    """Puts streams that never raise in the place of stdout and stderr, of which each may be missing; yields stdout."""
+    """Replaces stdout and stderr, each of which may be missing, by streams that never raise; yields that of stdout."""
     before = sys.stdout, sys.stderr
     streams = [stream if stream is not None else open(os.devnull, "w") for stream in before]  # noqa: SIM115
     outputs = [*map(_Output, streams)]

@@ -1,7 +1,7 @@
-"""Errors of a command in one line, from its first import on; this module imports nothing that can fail.
+"""Reports the errors of a command in one line, also those of its imports; this module imports nothing that can fail.
 
-JAX and matplotlib read variables of the environment when they are imported. So an import of a command can fail in
-surroundings of which `command.run` knows nothing yet.
+JAX and matplotlib read variables of the environment when they are imported. So an import can fail before `command.run`
+has begun, which reports all later errors.
 """
 
 import os
@@ -12,7 +12,7 @@ from types import TracebackType
 _MAX_MESSAGE = 1000  # characters of an error message, which may contain a flag's value of any length
 _COMMANDS = ("jaxdistill", "experiments")
 EXPECTED: tuple[type[BaseException], ...] = (ValueError, OSError, ImportError, MemoryError)
-"""Errors that say by themselves what was wrong."""
+"""Types of errors whose messages say what was wrong, so that a traceback is not needed."""
 
 
 def is_of_surroundings(error: BaseException) -> bool:
@@ -31,16 +31,16 @@ def print_line(message: str) -> None:
 
 
 def message(error: BaseException) -> str:
-    """What an error says, with its type unless that is expected."""
+    """The message of an error, after the name of its type unless it is one of `EXPECTED`."""
     return str(error) if isinstance(error, EXPECTED) and str(error) else f"{type(error).__name__}: {error}"
 
 
 def guard_imports() -> None:
-    """In a command of jaxdistill or the experiments, an import that fails ends the process with one line and code 2.
+    """Makes an import that fails end a command of jaxdistill or of the experiments with one line and exit code 2.
 
-    Other programs, which import jaxdistill, keep their tracebacks. `command.run` ends the guard.
+    Other programs that import jaxdistill keep their tracebacks. `command.run` calls `unguard`.
     """
-    if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv:  # Python imports the package of a command
+    if sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv:  # while Python imports the package
         program = sys.orig_argv[sys.orig_argv.index("-m") + 1].split(".")[0]
     else:
         program = os.path.basename(sys.argv[0]) if sys.argv else ""
@@ -49,13 +49,13 @@ def guard_imports() -> None:
 
 
 def unguard() -> None:
-    """Ends what `guard_imports` has begun."""
+    """Undoes `guard_imports`."""
     if sys.excepthook is _report:
         sys.excepthook = sys.__excepthook__
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Reports an error that nothing has caught, and ends the process."""
+    """Reports an error that was not caught, and ends the process; a bug keeps its traceback."""
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr, flush=True)
         os._exit(130)

@@ -25,7 +25,8 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 def from_command_line(text: str) -> str:
     """Returns the path in a command's argument, with ~ and with $VARIABLE and ${VARIABLE} replaced by their values.
 
-    A shell leaves both alone in --flag=~/folder and inside quotes. Raises ValueError if a variable is not set.
+    A shell does not replace ~ in --flag=~/folder, and neither of them inside quotes. Raises ValueError if a variable is
+    not set.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -39,7 +40,7 @@ def from_command_line(text: str) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Raises an OSError of one line unless a file can be written at `path`; what is there is not touched."""
+    """Raises an OSError of one line unless a file can be written at `path`; a file that is there does not change."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "cannot write: there is a folder of this name", str(path))
     temporary = _temporary(path)

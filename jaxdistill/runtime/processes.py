@@ -28,7 +28,7 @@ _SIGN_SECONDS = 1.0  # between two signs of life of a process
 _SILENT_SECONDS = 20.0  # without a sign of life until a process is taken for lost
 _POLL_SECONDS, _CONNECT_SECONDS = 0.05, 120
 _WITHOUT_LIMIT = 10**6  # seconds
-_FIRST_LINE_SECONDS, _LINE_SECONDS = 5.0, 60.0  # of a wait, until it is reported
+_FIRST_LINE_SECONDS, _LINE_SECONDS = 5.0, 60.0  # until a wait is reported for the first time, and then again
 # The variables by which JAX recognises that a launcher has started several processes, and the one with their number.
 _LAUNCHERS = {
     "JAX": ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
@@ -102,9 +102,9 @@ def connect(coordinator: str = "", num_processes: int = 0, process_id: int = -1)
 
 
 def _launcher() -> str:
-    """The launcher in `_LAUNCHERS` that has started this process as one of several; "" if there is none.
+    """The launcher in `_LAUNCHERS` that has started this process among others; "" if there is none.
 
-    Raises ValueError if there are several processes, and some of the variables are missing.
+    Raises ValueError if a launcher has started several processes and some of its variables are missing.
     """
     incomplete = []
     for name, variables in _LAUNCHERS.items():
@@ -125,10 +125,10 @@ def _launcher() -> str:
 
 
 def _initialize(what: str, place: tuple[str | None, int | None, int | None], detection: str | None) -> None:
-    """Starts JAX's coordination service; ConnectionError if not all processes have come in time.
+    """Starts JAX's coordination service; raises ConnectionError if not all processes have connected in time.
 
-    JAX ends the process where its own limit is exceeded. So it waits in a thread without one, and this function gives
-    up by itself; it says what it is waiting for.
+    JAX would end this process without an exception when its own time limit is exceeded. So JAX waits in a thread
+    without a limit, and this function raises the error after `_CONNECT_SECONDS`. Meanwhile it prints what it waits for.
     """
     global _is_connecting
     errors: list[Exception] = []
@@ -161,7 +161,7 @@ def _initialize(what: str, place: tuple[str | None, int | None, int | None], det
 
 @contextlib.contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Inside, a line on stderr says what is waited for: after some seconds, and then every minute."""
+    """Prints to stderr, within the block, what is waited for: after five seconds, and then every minute."""
     is_over = threading.Event()
 
     def say() -> None:

@@ -1,4 +1,4 @@
-"""Sums of products of arrays in full precision, whatever the device or the settings of JAX take for matrix products.
+"""Sums of products of arrays in full precision, on every device and under every setting of JAX.
 
 By default a GPU rounds the factors of a float32 product to 10 bits (TensorFloat-32), and jax_default_matmul_precision
 may ask for less.

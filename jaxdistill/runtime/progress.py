@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Prints a line to stderr, above a bar if there is one; of several processes, only the first one does."""
+    """Prints a line to stderr, above the progress bar if there is a bar; only the first of several processes prints."""
     if processes.is_writer() and sys.stderr is not None:
         tqdm.write(text, file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""The settings to which saved work belongs, in a file beside it, so that work of other settings never replaces it."""
+"""Keeps the settings of saved work in a file beside it, so that work of other settings never replaces it."""
 
 import json
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from jaxdistill.runtime.files import write_atomically
 
 
 def write(path: Path, settings: Mapping[str, Any], **more: Any) -> None:
-    """Writes the settings, and `more` beside them, as JSON."""
+    """Writes the settings and further entries, `more`, as JSON."""
     text = json.dumps({"settings": settings, **more}, indent=2)
     write_atomically(path, lambda file: file.writelines([text.encode(), b"\n"]))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The settings in a file of `write`; raises ValueError if it is damaged, OSError if there is none."""
+    """Returns the settings in a file of `write`; raises ValueError if it is damaged, OSError if there is none."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -23,12 +23,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def differences(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """Every setting that differs, with both values, such as "seed was 0, is 1"; empty if all are the same."""
+    """Lists every setting that differs, with both values, such as "seed was 0, is 1"; empty if all are the same."""
     current = as_saved(settings)
     names = [name for name in {**current, **saved} if current.get(name) != saved.get(name)]
     return ", ".join(f"{name} was {saved.get(name)}, is {current.get(name)}" for name in names)
 
 
 def as_saved(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as a file of `write` holds them, with the types of JSON."""
+    """Returns the settings as `read` would return them after `write`, with the types of JSON."""
     return dict(json.loads(json.dumps(settings)))

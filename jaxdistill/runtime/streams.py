@@ -1,8 +1,9 @@
-"""Random keys of every kind as Threefry keys, and draws that depend on the key alone.
+"""Converts random keys of every kind to Threefry keys, and draws numbers that depend on the key alone.
 
 JAX takes from its settings which generator `jax.random.key` uses (JAX_DEFAULT_PRNG_IMPL), how draws are laid out
-(jax_threefry_partitionable) and what is added to every seed (jax_random_seed_offset). None of them changes a number
-here: a key comes from `as_key` or `from_seed`, and whatever is drawn from it is drawn by the functions of this module.
+(jax_threefry_partitionable) and what is added to every seed (jax_random_seed_offset). None of these settings changes a
+number in this package, because every key comes from `as_key` or `from_seed`, and every draw is made by a function of
+this module.
 """
 
 import functools
@@ -26,16 +27,17 @@ _EXPECTED = "key must be one random key, such as jax.random.key(0)"
 def as_key(key: Any) -> jax.Array:
     """The typed Threefry key that stands for a random key of any kind.
 
-    A Threefry key stays as it is. A key of the generators "rbg" and "unsafe_rbg" has four words. Those of a seed repeat
-    the first two, and so do those of its splits and folds with "rbg": such a key becomes the Threefry key of these two,
-    so that a program has the same numbers whichever of them is JAX's default. Any other key of four words becomes the
-    Threefry key into which the first two, as a key, encrypt the last two.
+    A Threefry key is returned as it is. A key of the generators "rbg" and "unsafe_rbg" has four words. In a key that
+    was made from a seed, the last two words repeat the first two, and with "rbg" also in every key that was split or
+    folded from it. Such a key becomes the Threefry key of its first two words, so a program gives the same numbers
+    whichever generator is JAX's default. For any other key of four words, the first two are used as a Threefry key that
+    encrypts the last two; the result is the key.
 
     Args:
-      key: a typed key [], or the words of an old one, such as `jax.random.PRNGKey(0)`, uint32 [2] or [4].
+      key: a typed key [], or the words of an old-style key, such as `jax.random.PRNGKey(0)`, uint32 [2] or [4].
 
     Raises:
-      ValueError: one line, for anything else: several keys, a traced key, or a key of another generator.
+      ValueError: `key` is anything else, such as several keys, a traced key, or a key of another generator.
     """
     checks.on_host(key)
     is_typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -55,7 +57,7 @@ def as_key(key: Any) -> jax.Array:
 
 
 def from_seed(seed: int) -> jax.Array:
-    """The key `jax.random.key(seed)` of JAX's default settings; raises ValueError for a seed outside [0, 2^32)."""
+    """The key `jax.random.key(seed)` under JAX's default settings; raises ValueError for a seed outside [0, 2^32)."""
     return _from_words(np.array([0, checks.seed(seed)], np.uint32))
 
 
@@ -73,7 +75,7 @@ def _from_words(given: np.ndarray) -> jax.Array:
 
 
 def _as_by_default(draw: Callable[P, T]) -> Callable[P, T]:
-    """`draw` under the setting of JAX that decides how draws are laid out, which is part of a traced program, too."""
+    """Makes `draw` ignore the setting of JAX for the layout of draws, also where it is traced into a program."""
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> T:

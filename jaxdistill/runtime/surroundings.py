@@ -1,4 +1,4 @@
-"""What decides the numbers of a run beside its arguments: the versions of packages, the device, and JAX's settings."""
+"""What decides the numbers of a run besides its arguments: the versions of packages, the device, and JAX's settings."""
 
 import contextlib
 import importlib.metadata
@@ -23,12 +23,12 @@ def package_versions() -> dict[str, str]:
 
 
 def surroundings() -> dict[str, str | bool]:
-    """What of this process decides how its numbers are rounded, beside `package_versions`.
+    """The properties of this process that, besides `package_versions`, decide how its numbers are rounded.
 
     Returns:
-      platform: of the devices that train, such as "cpu" or "gpu".
-      device_kind: their kind, such as "NVIDIA H200"; XLA says only "cpu" for every processor.
-      processor: its architecture, such as "x86_64".
+      platform: the kind of the devices that train, such as "cpu" or "gpu".
+      device_kind: the name of their model, such as "NVIDIA H200"; XLA calls every processor "cpu".
+      processor: the architecture of the processor, such as "x86_64".
       float64: whether JAX computes in float64 by default (JAX_ENABLE_X64).
     """
     device = jax.local_devices()[0]
@@ -42,7 +42,7 @@ def surroundings() -> dict[str, str | bool]:
 
 @contextlib.contextmanager
 def default_promotion() -> Iterator[None]:
-    """JAX's default promotion of shapes and types within the block, for code of other packages that relies on it.
+    """Restores JAX's default promotion of shapes and types within the block, for code of other packages that needs it.
 
     Optimizers of optax multiply floats with a count of iterations, which jax_numpy_dtype_promotion="strict" forbids.
     """
@@ -51,5 +51,5 @@ def default_promotion() -> Iterator[None]:
 
 
 def xla_flags() -> str:
-    """XLA_FLAGS of this process, which may change how numbers are rounded, and say how many devices there are."""
+    """The XLA_FLAGS of this process, which may change how numbers are rounded and how many devices there are."""
     return os.environ.get("XLA_FLAGS", "")

@@ -89,7 +89,10 @@ class Task:
         return float(self.ticks[measured].sum() / expected) if expected else np.nan
 
     def identity(self) -> Iterator[bytes]:
-        """Everything that decides the numbers: the program with the user's functions, inputs, and what rounds."""
+        """Yields all that decides the numbers: the program with the user's functions, the inputs, and the surroundings.
+
+        The versions of packages and the device are part of it, because they decide how numbers are rounded.
+        """
         program, num_iterations = self.program, np.int32(self.num_iterations)
         lanes = jax.eval_shape(lambda: empty(program, self.worlds, self.blank_students(program.num_lanes)))
         until = np.zeros(program.num_lanes, np.int32)

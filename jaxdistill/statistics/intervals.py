@@ -5,11 +5,11 @@ Methods are compared on the *same* worlds: the difference is taken world by worl
 the spread between easy and hard worlds. Everything is computed in float64, and nothing is resampled, so the same data
 always give the same interval.
 
-The intervals of 95 % cover the truth in at least 93 % of the cases for normal, skewed (exponential, lognormal) and
-heavy-tailed worlds (Student's t with 3 degrees of freedom), for worlds of two values, and for differences that are 0 in
-most worlds. `tests/statistics/test_coverage.py` measures this. Where no formula does, the ends are nan. No interval can
-know of a kind of world that is absent: of a few worlds that lie far from all others there must be at least three on
-the average, since a kind that should occur three times is absent from 5 % of the samples.
+The intervals of 95 % contain the truth in at least 93 % of the samples if the values of the worlds are normal, skewed
+(exponential, lognormal) or heavy-tailed (Student's t with 3 degrees of freedom), if there are only two values, and for
+differences that are 0 in most worlds. `tests/statistics/test_coverage.py` measures this. The ends are nan where no
+formula reaches it. An interval cannot account for a kind of world that is absent from the sample. So a kind of rare
+worlds that lie far from all others must be expected at least three times: it is then absent from 5 % of the samples.
 """
 
 import functools
@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special, stats
 
-LEAST_MDPS = 8  # MDPs with different values that an interval of a mean needs
+LEAST_MDPS = 8  # the different values that an interval of a mean needs (`_num_different`)
 NO_INTERVAL = (
     f"[n/a]: the interval of a mean needs {LEAST_MDPS} different values, because fewer show too little of how values "
     "are distributed"
 )
-_TIE = 1e-6  # relative difference below which two values count as equal; rounding in float32 makes as much
+_TIE = 1e-6  # relative difference up to which two values count as equal; rounding in float32 can be as large
 
 
 class Interval(NamedTuple):
@@ -34,7 +34,7 @@ class Interval(NamedTuple):
     high: Any
 
     def __format__(self, form: str) -> str:
-        """Text of an interval of numbers such as "0.41 [0.35, 0.5]"; `form` is the format of each of the numbers."""
+        """The interval as text, such as "0.41 [0.35, 0.5]"; `form` is the format of each of its numbers."""
         ends = f"[{self.low:{form}}, {self.high:{form}}]" if np.isfinite(self.low) else "[n/a]"
         return f"{self.estimate:{form}} {ends}"
 
@@ -47,8 +47,8 @@ def iqm(x: Any, axis: int = -1) -> Any:
 def mean_interval(x: Any, axis: int = 0, confidence: float = 0.95) -> Interval:
     """Mean over MDPs with Student's interval, whose end on the side of the longer tail is moved outward.
 
-    Student's interval alone is too short on that side: of eight lognormal worlds it covers the mean in 83 % instead of
-    95 % of the cases. The same interval is the band of a learning curve.
+    Student's interval alone is too short on that side: for eight lognormal worlds it contains the mean in 83 % of the
+    samples and not in 95 %. The same interval is the band of a learning curve.
 
     Args:
       x: values, any shape; entries that are not finite are left out of the average.
@@ -57,8 +57,9 @@ def mean_interval(x: Any, axis: int = 0, confidence: float = 0.95) -> Interval:
 
     Returns:
       An `Interval` of float64 arrays without `axis`. The mean is nan where no entry is finite. The ends are nan where
-      fewer than `LEAST_MDPS` values differ, where of the values that are equal only one is counted. Normal worlds are
-      covered by 97 % if there are 8 to 10 of them, which is the price of covering skewed ones by 93 %.
+      there are fewer than `LEAST_MDPS` different values; of the values that equal the most common one, only one is
+      counted. So that the interval contains the mean of skewed worlds in 93 % of the samples, it is wider than needed
+      for others: it contains the mean of eight normal worlds in 97 %.
     """
     x = np.moveaxis(np.asarray(x, np.float64), axis, 0)
     finite = np.isfinite(x)
@@ -75,17 +76,18 @@ def mean_interval(x: Any, axis: int = 0, confidence: float = 0.95) -> Interval:
 def iqm_interval(x: Any, confidence: float = 0.95) -> Interval:
     """Interquartile mean of `x` [M] over MDPs with the interval of Tukey and McLaughlin for a trimmed mean.
 
-    Its error is that of the winsorised values, in which the lowest and the highest quarter are replaced by the values
-    next to them. Student's quantile is that of the MDPs in the middle half, and the end on the side of the longer tail
-    is moved outward as in `mean_interval`.
+    Its standard error is that of the winsorised values, in which the lowest and the highest quarter are replaced by the
+    values next to them. The degrees of freedom of Student's quantile are those of the MDPs in the middle half. The end
+    on the side of the longer tail is moved outward as in `mean_interval`.
 
     Args:
       x: one value per MDP; entries that are not finite are left out.
       confidence: in (0, 1).
 
     Returns:
-      An `Interval` of floats; nan without a finite value. The ends are nan for fewer than `LEAST_MDPS` MDPs, or if
-      fewer than half as many values differ in the middle half. Where many values are equal it covers more than 97 %.
+      An `Interval` of floats; nan without a finite value. The ends are nan for fewer than `LEAST_MDPS` MDPs, and for
+      fewer than half as many different values in the middle half. Where many values are equal, the interval contains
+      the IQM in more than 97 % of the samples.
     """
     x = np.asarray(x, np.float64)
     x = np.sort(x[np.isfinite(x)])
@@ -104,9 +106,9 @@ def iqm_interval(x: Any, confidence: float = 0.95) -> Interval:
 
 
 def _num_different(x: np.ndarray) -> int:
-    """Number of finite values in `x` [M], where of the values equal to the most common one only one is counted.
+    """Number of finite values in `x` [M]; of the values that equal the most common one, only one is counted.
 
-    The mean of values of which most are equal is as uncertain as that of the few others, so they are what counts.
+    If most values are equal, the uncertainty of the mean comes from the few others, so these are counted.
     """
     x = np.sort(x[np.isfinite(x)])
     if x.size == 0:
@@ -128,14 +130,14 @@ def _skewed_student(
     """Student's interval of a mean with its end on the side of the longer tail moved outward; all arguments [...].
 
     The end is moved by error * skewness * (2 t^2 + 1) / (6 sqrt(count)), the first term of the expansion by Cornish and
-    Fisher (Johnson 1978), and this 1 + 30 / `different` times, because few values show less skewness than there is. The
-    30 is chosen by simulation: with it lognormal worlds are covered by 93 % from eight worlds on. The other end stays,
-    so that the interval is never shorter than Student's.
+    Fisher (Johnson 1978), times 1 + 30 / `different`, because the skewness of a small sample is too small on average.
+    The 30 was chosen by simulation: with it, the intervals of eight or more lognormal worlds contain the mean in 93 %
+    of the samples. The other end is not moved, so that the interval is never shorter than Student's.
 
     Args:
       mean, error, skewness: the mean, its standard error, and the skewness of the values.
-      count, different: how many values there are, and how many differ (`_num_different`).
-      known: whether they are enough; the ends are nan where they are not.
+      count, different: the number of values, and the number of different values (`_num_different`).
+      known: whether the different values are enough for an interval; the ends are nan where they are not.
       confidence: in (0, 1).
     """
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -150,8 +152,8 @@ def _skewed_student(
 def median_ranks(count: int, confidence: float = 0.95) -> tuple[int, int] | None:
     """Positions in the sorted values, from 0, of the ends of an interval of the median; None if there are too few.
 
-    The interval is exact for any distribution: it covers the median with at least the confidence, and more where the
-    values are equal or few. 95 % need six values.
+    The interval is exact for any distribution: its probability of containing the median is at least `confidence`, and
+    larger if there are few values or equal ones. For 95 %, six values are needed.
     """
     rank = int(stats.binom.ppf((1 - confidence) / 2, count, 0.5))
     return (rank - 1, count - rank) if rank > 0 else None
@@ -167,7 +169,7 @@ def median_interval(x: Any, confidence: float = 0.95) -> Interval:
 
 
 def paired_difference(x: Any, y: Any) -> np.ndarray:
-    """x - y in every MDP: nan unless both are finite, and 0 for a tie.
+    """The difference x - y in every MDP: nan unless both are finite, and 0 for a tie.
 
     Values that differ by at most 1e-6, relative to their size if it is above 1, are a tie, because rounding can
     separate equal returns by that much.
@@ -182,18 +184,19 @@ def paired_difference(x: Any, y: Any) -> np.ndarray:
 def improvement_interval(x: Any, y: Any, confidence: float = 0.95) -> Interval:
     """Probability that x is better than y in an MDP, where a tie counts half, with the interval of Clopper and Pearson.
 
-    That interval is exact without ties. A tie says more than a win or a loss, because half a point is nearer to the
-    mean than 0 or 1. With ties the interval is therefore that of an effective number of worlds: as many as would make
-    the variance of the mean p (1 - p) / number (Korn and Graubard 1998). Two ties fewer than there are enter the
-    variance, so that a few ties do not promise too much.
+    That interval is exact without ties. With ties the variance of the mean is smaller than for wins and losses alone,
+    because a tie counts 1/2, which is nearer to the mean than 0 or 1. The interval is therefore that of an effective
+    number of worlds, for which p (1 - p) / number is this variance (Korn and Graubard 1998). The variance is computed
+    with two ties fewer than there are, so that the interval does not become too short because of a few ties.
 
     Args:
       x, y: [M], in the same MDPs; pairs that are not finite are left out.
       confidence: in (0, 1).
 
     Returns:
-      An `Interval` of floats in [0, 1]; nan without a finite pair. It covers at least 95 % for every p and number of
-      ties, and more than 97 % for fewer than about 50 worlds or for p near 0 or 1, because wins are whole numbers.
+      An `Interval` of floats in [0, 1]; nan without a finite pair. It contains the probability in at least 95 % of the
+      samples, whatever p and the number of ties are. For fewer than about 50 worlds, or for p near 0 or 1, it may do so
+      in more than 97 %, because the number of wins is a whole number.
     """
     difference = paired_difference(x, y)
     difference = difference[np.isfinite(difference)]
@@ -211,10 +214,10 @@ def improvement_interval(x: Any, y: Any, confidence: float = 0.95) -> Interval:
 
 
 def extreme_share(x: Any, fraction: float = 0.05) -> tuple[int, float]:
-    """Number of the most extreme MDPs, a `fraction` of all rounded up, and their share of the sum of |x|, in [0, 1].
+    """The number of the most extreme MDPs, a `fraction` of all, rounded up, and their share of the sum of |x|.
 
-    `x` [M] is one value per MDP, such as a paired difference; entries that are not finite are left out. The share is
-    nan if the sum is 0.
+    `x` [M] is one value per MDP, such as a paired difference; entries that are not finite are left out. The share is in
+    [0, 1], and nan if the sum is 0.
     """
     x = np.asarray(x, np.float64)
     sizes = np.sort(np.abs(x[np.isfinite(x)]))[::-1]

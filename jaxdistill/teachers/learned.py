@@ -41,7 +41,7 @@ def q_learning(
       discount: in [0, 1].
       num_iterations: number of episodes.
       max_episode_steps: the largest number of steps of an episode, after which it is cut, as by a world's time limit.
-      truncation: as in `Config`: "bootstrap", or "end" to learn as if a cut were an end.
+      truncation: as in `Config`: "bootstrap", or "end" to treat a cut as an end.
       progress: as in `train`.
 
     Raises:

@@ -281,6 +281,6 @@ def _with_values(mdps: MDP, probs: npt.ArrayLike, scores: npt.ArrayLike, discoun
     if not isinstance(name, str):
         raise ValueError(f"name must be a string, for labels; got {checks.shown(name)}.")
     probs, scores = jnp.asarray(probs, jnp.float32), jnp.asarray(scores, jnp.float32)
-    # By V_pi, targets bootstrap where an episode goes on or is cut. So it is the value in a world without time limit.
+    # Targets bootstrap from V_pi where an episode goes on or is cut, so V_pi is the value without the time limit.
     values = jnp.asarray(exact.policy_values(mdps.with_time_limit(None), probs, discount), jnp.float32)
     return Teacher(probs=probs, values=values, scores=scores, name=name, discount=discount)

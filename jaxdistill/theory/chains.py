@@ -1,4 +1,4 @@
-"""The Markov chain of states under a control policy, and linear systems with it.
+"""The Markov chain of states under a control policy, and the linear systems of its sums and visits.
 
 Two kinds of systems occur. A sum over the steps to come satisfies x = source + P x, and expected visits satisfy
 x = source + P^T x. In a stationary chain they are solved by elimination. In an `UnrolledMDP` a step leads from one
@@ -22,10 +22,10 @@ class TransitionMatrix:
     """The transition matrix of a chain, with a factor z for each step that follows another.
 
     Attributes:
-      matrix: [S, S'], P(the episode goes on in s' | s), without the factor; of one block of an `UnrolledMDP`.
+      matrix: [S, S'], P(the episode goes on in s' | s), without the factor; for an `UnrolledMDP`, that of one block.
       z: [], the factor.
-      horizon: the number of blocks that have a successor; 0 for a stationary chain.
-      reaches_cut: whether the last of them has one, the block in which episodes are cut.
+      horizon: the number of blocks from which a step leads to a next block; 0 for a stationary chain.
+      reaches_cut: whether episodes go on into the last block, in which they are cut; False if a cut is an end.
     """
 
     matrix: jax.Array
@@ -114,7 +114,7 @@ def chain_of(mdp: MDP, branch_probs: jax.Array, control: jax.Array, z: jax.Array
         taken = jnp.where(cut[:, None, None, None], 0, taken)
         factor = jnp.where(cut[mdp.successor], 1, factor)
         ends = jnp.where(cut, 1, ends)
-    # All blocks of an unrolled MDP have the same transitions, but for those into the block of the cut.
+    # All blocks of an unrolled MDP have the same transitions, except those into the block of the cut.
     is_successor = jax.nn.one_hot(mdp.successor[:size] % size, size, dtype=dtype)  # [S, K, S']
     matrix = einsum("sak,skn->sn", taken[:size, ..., 0], is_successor)
     transitions = TransitionMatrix(matrix, z, horizon, reaches_cut)

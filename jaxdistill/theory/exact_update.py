@@ -84,17 +84,17 @@ def expected_update(
     An action whose probability underflows to 0 in the precision of `logits` counts as never played.
 
     Args:
-      mdp: a single MDP with S states, A actions, K outcomes; every episode must end or be cut. Where a time limit cuts
-        episodes, the option `truncation` says what follows the last step. Inside a trace of `mdp` itself its
-        limit is not known, and the update is NaN if there is one.
+      mdp: a single MDP with S states, A actions, K outcomes; every episode must end or be cut. If a time limit cuts
+        episodes, the option `truncation` says what follows the last step. If `mdp` itself is traced, its limit is not
+        known, and the update is NaN if it has a limit.
       teacher: a single teacher, probs [S, A] and values [S].
       method: a name of `METHODS` or `ZOO`, or a `Method`.
       logits: [O, A]; the result is differentiable with respect to it.
       values: [O], V_theta; zeros if None.
       **options: fields of `ExactOptions`: estimator ("td"), reduction ("mean"), truncation ("bootstrap"), discount
         (0.99), probability_floor (1e-6), loss_weight (1), return_weight (1), trace_decay (0.95), num_nodes (64).
-        Methods are compared under shared options: where the method fixes an option, the method's value is used, and an
-        option that it does not use has no effect.
+        Several methods can be compared with the same options: if the method fixes an option, the method's value is
+        used, and an option that the method does not use has no effect.
 
     Returns:
       An `Update` of NumPy arrays, computed in float64. Inside `jit`, `grad` or `vmap` it has JAX arrays of the dtype of

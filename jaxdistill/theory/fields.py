@@ -58,7 +58,7 @@ def jacobian(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
 
 
 def problem(mdps: MDP, teacher: Teacher, options: ExactOptions, *used_methods: Method) -> tuple[MDP, Teacher]:
-    """The worlds and their teachers in float64, without time limits: as `precise` and then `unrolled` return them.
+    """The worlds and their teachers in float64, with time limits replaced (`precise`, and then `unrolled`).
 
     Raises ValueError unless they are valid and every episode of the methods ends or is cut.
     """
@@ -329,8 +329,8 @@ def check_method(
         undiscounted.
 
     Returns:
-      A `Report`; print it. It says so if a share of the teacher lies below `probability_floor`. Its tolerance is 1e-8,
-      or 1e-3 where JAX cannot compute in float64, which the report states.
+      A `Report`; print it. It mentions a share of the teacher of more than 0.001 below `probability_floor`. Its
+      tolerance is 1e-8, or 1e-3 where JAX cannot compute in float64, which the report states.
     """
     method = methods.get(method)
     if not isinstance(loss, Loss | None):

@@ -79,8 +79,8 @@ class FixedPoint:
     Attributes:
       logits, values: [..., O, A] and [..., O].
       speed: [...], the largest entry of the expected update at this point.
-      converged: [...], whether `speed` is below the tolerance and no probability of the student has underflowed; where
-        one has, the update counts its action as never played, so that a small update proves nothing.
+      converged: [...], whether `speed` is below the tolerance and no probability of the student has underflowed to 0.
+        An action whose probability has underflowed counts as never played, so a small update proves nothing then.
       stable: [...], whether small disturbances do not grow: no eigenvalue of the Jacobian has a positive real part.
       quality: `Quality` of [...].
     """

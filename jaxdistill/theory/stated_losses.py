@@ -80,7 +80,7 @@ The return is maximised, so the loss is minus the return.
 
 @composes
 def _weighted_cost(loss: StepFn | None, reward: StepFn | None, loss_weight: float, return_weight: float) -> StepFn:
-    """The cost loss_weight l_t - return_weight reward_t of a step, where None stands for 0."""
+    """The cost loss_weight l_t - return_weight reward_t of a step; a loss or reward that is None counts as 0."""
 
     def cost(step: Step) -> jax.Array:
         total = jnp.zeros((), step.student_logits.dtype)

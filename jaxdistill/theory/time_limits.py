@@ -1,9 +1,10 @@
-"""MDPs with a time limit as MDPs without one, in which the number of the step is part of the state.
+"""Converts MDPs with a time limit to MDPs without a limit, in which the number of the step is part of the state.
 
-A stationary policy in a world that cuts its episodes after L steps is not a stationary chain, because what follows a
-step depends on how many steps are left. With the number of the step in the state it is one. A step leads from one block
-of S states to the next, so linear systems of this chain are solved by a recursion over the L + 1 blocks, backward or
-forward in time, at L times the cost of one block. The agent does not act in the last block: there episodes are cut.
+In a world that cuts its episodes after L steps, the states under a stationary policy are not a stationary Markov chain,
+because what follows a step depends on how many steps are left. They are one if the number of the step is a part of the
+state. A step then leads from one block of S states to the next, so linear systems of this chain are solved by a
+recursion over the L + 1 blocks, backward or forward in time, at L times the cost of one block. The agent does not act
+in the last block, because there episodes are cut.
 """
 
 import dataclasses
@@ -29,8 +30,8 @@ class UnrolledMDP(MDP):
 
     Attributes:
       horizon: L, the largest time limit of the stack, in steps (static).
-      bootstraps: whether something follows a cut, the value of its state (static); otherwise all arrivals in the last
-        block are terminal.
+      bootstraps: whether the value of the state follows a cut (static); if not, all arrivals in the last block are
+        terminal.
     """
 
     horizon: int = dataclasses.field(default=0, metadata={"static": True})

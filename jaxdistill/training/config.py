@@ -18,7 +18,7 @@ from jaxdistill.runtime import checks
 Rate = float | Callable[[jax.Array], jax.Array] | np.ndarray | Sequence[float]
 RATES = ("learning_rate", "value_learning_rate")
 RATE = 0.1
-"""The rates of a configuration that sets none and has no optimizer."""
+"""The rate that replaces None in a configuration without an optimizer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,18 +33,19 @@ class Config(UpdateOptions):
       reduction: an episode's update is the "mean" or the "sum" over its steps.
       truncation: what cutting an episode at a time limit does to the returns of its steps, "bootstrap" or "end".
       learning_rate: of the logits, [M], or a schedule (iteration -> rate), such as `optax.linear_schedule`; None: 0.1,
-        or what `optimizer` does.
+        or the rate of `optimizer`.
       value_learning_rate: of V_theta, in the same forms.
       discount: in [0, 1], [M]; for training only, reported returns are undiscounted.
-      probability_floor: least teacher probability inside a logarithm, in [0, 1), [M]. `train` warns where a share of
-        the teacher lies below it.
+      probability_floor: least teacher probability inside a logarithm, in [0, 1), [M]. `train` warns if more than 0.001
+        of the teacher's probability lies below it.
       loss_weight, return_weight: factors of l and of Rhat, [M].
       trace_decay: lambda of the estimator "lambda", in [0, 1], [M].
       optimizer: an `optax.GradientTransformation` over {"logits": [O, A], "values": [O]} in place of SGD with the two
-        learning rates, which must then be None; slower, because it updates whole tables. It gets gradients and
-        parameters alone, so that one which needs the value of a loss, such as `optax.lbfgs()`, is refused.
-      max_episode_steps: an episode that reaches this length is cut (`truncation`), with a warning at the end. The
-        time limit of a world (`MDP.time_limit`) cuts too, without a warning, because it belongs to the world.
+        learning rates, which must then be None; slower, because it updates whole tables. It gets only gradients and
+        parameters, so an optimizer that needs the value of a loss, such as `optax.lbfgs()`, is refused.
+      max_episode_steps: an episode that reaches this length is cut (`truncation`), and a warning after the training
+        gives the number of cuts. The time limit of a world (`MDP.time_limit`) cuts episodes too, without a warning,
+        because it is a part of the world.
     """
 
     num_iterations: int = 30_000
@@ -84,7 +85,7 @@ class Config(UpdateOptions):
         return self if self.optimizer is not None else dataclasses.replace(self, **unset)
 
     def resolved(self, method: Method) -> Self:
-        """As in the base class, with the rates of `with_rates`."""
+        """The configuration with the options that the method fixes, and with the rates of `with_rates`."""
         return super().resolved(method).with_rates()
 
     @property
@@ -95,7 +96,7 @@ class Config(UpdateOptions):
 
 
 def per_world(name: str, value: Any, num_mdps: int) -> np.ndarray:
-    """A number of a configuration for each MDP, float32 [M]; ValueError unless it is one number or M of them."""
+    """A number of a configuration for each MDP, float32 [M]; raises ValueError unless it is one number or M numbers."""
     array = np.asarray(value, np.float32)
     if array.shape not in ((), (num_mdps,)):
         raise ValueError(f"{name} must be one number or one for each of the {num_mdps} MDPs; got shape {array.shape}.")
@@ -120,7 +121,7 @@ def _check_schedule(name: str, schedule: Any) -> None:
 
 
 def _check_optimizer(optimizer: Any) -> None:
-    """ValueError unless an optimizer makes updates of the tables from gradients and parameters alone."""
+    """Raises ValueError unless an optimizer needs only gradients and parameters to update the tables."""
     expected = "an optax.GradientTransformation, such as optax.adam(0.01), or None"
     if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
         raise ValueError(f"optimizer must be {expected}; got {checks.shown(optimizer)}.")
@@ -143,9 +144,9 @@ class Cell:
     Attributes:
       method: the method, or a name that `methods.get` knows.
       teacher: the teachers of the MDPs; None: the one that `train` was given.
-      changes: fields of `Config` that differ in this cell, such as {"estimator": "mc", "learning_rate": 0.05}. They
-        belong to this cell alone, so one that has no effect on its method is refused (`methods.effects`); the estimator
-        and the reduction are not, so that a grid of methods and estimators may have all of its cells.
+      changes: fields of `Config` that differ in this cell, such as {"estimator": "mc", "learning_rate": 0.05}. A field
+        that has no effect on the method is refused (`methods.effects`). The estimator and the reduction are not
+        examined, so that a grid of methods and estimators may have all of its cells.
     """
 
     method: str | Method

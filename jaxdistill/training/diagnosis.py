@@ -1,4 +1,4 @@
-"""Names the likely cause of a divergence from what was seen of it: functions, tables, rates and rewards."""
+"""Finds the likely cause of a divergence from the method's functions, the tables, the rates and the rewards."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.theory.exact_update import ExactOptions, Problem, check_size
 from jaxdistill.training.config import RATES, ResolvedCell
 
-_LARGE = 1e6  # where all finite parameters are smaller, the tables have not run away
-_EXTREME = 1e3  # a single factor above this is named by itself
+_LARGE = 1e6  # if all finite parameters are smaller, the cause is not that they have grown
+_EXTREME = 1e3  # a factor of the update above this is named as the cause
 _REMEDIES = {"rewards": "scale them down"}
 _RECENT = 1000  # iterations before the divergence at which a schedule is evaluated
 
@@ -29,7 +29,7 @@ def likely_cause(cell: ResolvedCell, mdps: MDP, index: int, iteration: int, larg
       cell: the cell of the student.
       mdps: the M stacked MDPs.
       index: the position of the student's MDP among them.
-      iteration: at which a parameter was not finite, counted from 1.
+      iteration: the iteration at which a parameter was not finite, counted from 1.
       largest: the size of the largest finite parameter at that iteration, from `largest_finite`.
     """
     config, method = cell.config, cell.method
@@ -64,7 +64,7 @@ def _factors(cell: ResolvedCell, mdps: MDP, index: int, rates: dict[str, float])
     if method.has_return:
         factors["value_learning_rate"] = rates["value_learning_rate"]
         factors["return_weight"] = _number(config.return_weight, index)
-    # Q-learning has no functions, and learns from the rewards too.
+    # The method of Q-learning has no functions, but it learns from the rewards too.
     if not has_functions or "reward" in cell.dependencies(mdps.num_actions):
         factors["rewards"] = float(np.abs(np.asarray(mdps.reward[index])).max())
     return factors
@@ -73,7 +73,7 @@ def _factors(cell: ResolvedCell, mdps: MDP, index: int, rates: dict[str, float])
 def _functions_are_finite(cell: ResolvedCell, mdps: MDP, index: int) -> bool:
     """Whether the method's functions are finite in every step that an untrained student can take in one MDP.
 
-    True as well where the MDP is too large to try them all.
+    Also True if the MDP is too large to try all of them.
     """
     mdp = mdps[index]
     try:
@@ -97,7 +97,7 @@ def _functions_are_finite(cell: ResolvedCell, mdps: MDP, index: int) -> bool:
 
 
 def _rate(config: Any, name: str, index: int, iteration: int) -> float:
-    """The rate of one MDP up to an iteration: the largest recent one of a schedule, or one that is not finite."""
+    """The rate of one MDP; of a schedule, the largest in the last iterations before `iteration`, or one not finite."""
     value = getattr(config, name)
     if not callable(value):
         return _number(value, index)
@@ -107,5 +107,5 @@ def _rate(config: Any, name: str, index: int, iteration: int) -> float:
 
 
 def _number(value: Any, index: int) -> float:
-    """The size of an option, which is one number or one for each MDP, for one MDP."""
+    """The size of an option for one MDP; the option is a single number, or one for each MDP."""
     return abs(float(value if np.ndim(value) == 0 else value[index]))

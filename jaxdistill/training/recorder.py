@@ -143,7 +143,7 @@ class Recorder:
         if self.without_return is not None:
             mdp, logits = self.without_return
             policy = exact.policy_from_table(mdp, jax.nn.softmax(jnp.asarray(logits)))
-            exact.episode_return(mdp, policy)  # It warns of the state and the reason.
+            exact.episode_return(mdp, policy)  # It warns that the return is NaN, with the state and the reason.
         mdps = self.mdps
         return Result(
             labels=tuple(cell.label for cell in self.cells),
@@ -172,7 +172,7 @@ class Recorder:
         ]
 
     def _causes(self) -> str:
-        """The likely causes of the divergences, in words; that of a method is judged by its first student."""
+        """The likely causes of the divergences, in words; the cause for a cell is that of its first student."""
         labels: dict[str, list[str]] = {}
         for index, cell in enumerate(self.cells):
             students = sorted(student for student in self.faults if student[0] == index)
@@ -213,7 +213,7 @@ class Recorder:
         return teacher_returns
 
     def _settings(self, steps: int, seconds: float, num_faults: int) -> dict[str, Any]:
-        """What made the result, as it is saved with it; `surroundings` and the versions say what rounded it."""
+        """The settings that are saved with the result, and the surroundings, which decide how numbers are rounded."""
         cells = {
             cell.label: {
                 "method": cell.method.name,
@@ -257,7 +257,7 @@ def _policies(mdps: MDP, logits: jax.Array) -> jax.Array:
 
 @functools.lru_cache(maxsize=8)  # so that a second run with the same measure does not compile again
 def _compiled_measure(measure: Measure) -> Callable[..., Mapping[str, Any]]:
-    """`measure` of the students with tables `logits` [B, O, A], in float64."""
+    """A function that calls `measure` in float64 for students with tables `logits` [B, O, A]."""
 
     @jax.jit
     def measured(mdps: MDP, teacher: Teacher, logits: jax.Array) -> Mapping[str, jax.Array]:

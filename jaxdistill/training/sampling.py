@@ -39,7 +39,7 @@ def sampled_updates(
       logits: [M, O, A].
       values: [M, O], V_theta; zeros if None.
       num_updates: N, of each method on each world.
-      **changes: fields of `Config` that decide an update, such as `estimator` and `discount`, shared by all methods.
+      **changes: fields of `Config` on which an update depends, such as `estimator` and `discount`, for all methods.
 
     Returns:
       By name of the method, an `Update` of NumPy arrays, logits [M, N, O, A] and values [M, N, O].
@@ -61,7 +61,7 @@ def sampled_updates(
     one_update = {"num_iterations": 1, "num_checkpoints": 1, "learning_rate": 1.0, "value_learning_rate": 1.0}
     for name in (*one_update, "optimizer"):
         if name in changes:
-            raise ValueError(f"sampled_updates takes one update per unit of learning rate; {name} cannot be set.")
+            raise ValueError(f"sampled_updates returns updates per unit of learning rate, so {name} cannot be set.")
     config = config_of(None, one_update | changes)
     for method in resolved_methods:
         check_zeros(method, teacher.probs, teacher.others, config.probability_floor)

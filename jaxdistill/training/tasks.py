@@ -148,7 +148,7 @@ def _make_task(
         _students(key, mdps, cell, program.rule, teacher_index)
         for cell, teacher_index in zip(cells, teacher_indices, strict=True)
     ]
-    # Where the expected length is not finite, episodes are as long as their time limit.
+    # If the expected length is not finite, episodes are assumed to be as long as their time limit.
     lengths = np.where(np.isnan(cost), np.inf, cost)
     steps = np.concatenate([np.clip(lengths, 1.0, _time_limits(mdps, cell.config)) for cell in cells])
 
@@ -194,7 +194,7 @@ def _students(key: jax.Array, mdps: MDP, cell: ResolvedCell, rule: Rule, teacher
     num, method, config = mdps.num_mdps, cell.method, cell.config
 
     def floats(name: str, value: Any) -> np.ndarray:
-        # The program multiplies by the schedule, and an optimizer replaces the rate.
+        # A schedule counts as 1, because the program multiplies by it. None is never used: an optimizer replaces it.
         return per_world(name, 1.0 if callable(value) or value is None else value, num)
 
     def function_index(functions: str, fn: Any) -> np.ndarray:

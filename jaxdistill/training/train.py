@@ -58,8 +58,9 @@ def train(
       progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
         same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
-      **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator. One that has no effect
-        on any of the methods is refused; a `config` may hold what its methods do not use, since trainings share it.
+      **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator. A field that has no
+        effect on any of the methods is refused. A `config` may hold such fields, because several trainings may share
+        it.
 
     Returns:
       A `Result`. Its curves are the undiscounted returns of the training episodes where the student acts itself, and
@@ -88,7 +89,8 @@ def train(
 def _run(key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progress: Progress) -> Result:
     """Trains the students of the recorder's cells and returns its result."""
     mdps, config, start = recorder.mdps, recorder.config, time.perf_counter()
-    # Students are ordered by the length of a good policy's episodes. With a discount no best policy goes on for ever.
+    # Students are ordered by the episode length of a good policy. With a discount, optimal values exist in every world,
+    # and a best policy does not walk in circles before it collects a reward.
     good_policy = exact.greedy(exact.optimal_action_values(mdps, 0.99), exact.TIE)
     lengths = exact.start_value(mdps, exact.expected_length(mdps, good_policy))
     optimal_returns = exact.optimal_return(mdps)
@@ -125,7 +127,7 @@ def _check_cells(cells: list[ResolvedCell], mdps: MDP, needs_teachers: bool) -> 
 
 
 def _check_effects(cells: list[ResolvedCell], changes: Mapping[str, Any], num_actions: int) -> None:
-    """ValueError unless every field set for one cell has an effect there, and each of `changes` in some cell."""
+    """Raises ValueError unless the fields set for a cell have an effect on it, and `changes` on at least one cell."""
     for cell in cells:
         for name in cell.changes:
             if reason := cell.without_effect(name, num_actions):
@@ -144,7 +146,7 @@ def _check_effects(cells: list[ResolvedCell], changes: Mapping[str, Any], num_ac
 
 
 def _warn_of_floors(cells: list[ResolvedCell]) -> None:
-    """Warns of every share of a teacher below the floor that is not negligible, once for all cells that have it."""
+    """Warns of each share of a teacher below the floor that is not negligible, once for all cells with this share."""
     labels: dict[str, list[str]] = {}
     for cell in cells:
         share = cell.mass_below_floor()
