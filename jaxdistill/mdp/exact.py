@@ -152,7 +152,7 @@ def _reason(mdp: MDP, world: int, state: int, policy: Any, discount: float) -> s
         return f"{reason}; use a discount below 1, or a time limit"
     if table is None and discount >= 1 and single.continue_prob >= 1:
         return "an infinite return may be possible from there; use a discount below 1, or a time limit"
-    return "its terms cancel so far, or its episodes are so long, that float64 has no nine digits of it"
+    return "its terms cancel so far, or its episodes are so long, that float64 cannot give nine digits of it"
 
 
 def uniform_policy(mdp: MDP) -> Any:

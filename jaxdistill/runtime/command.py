@@ -21,12 +21,12 @@ def run(work: Callable[[], None]) -> None:
     """Runs the work of a command, and ends the process unless it succeeds.
 
     An error that the user or the surroundings cause ends it with one line on stderr and exit code 2: every ValueError,
-    OSError and ImportError, and whatever other packages raise, such as JAX without the device that JAX_PLATFORMS names.
+    OSError and ImportError, and all errors of other packages, such as JAX without the device that JAX_PLATFORMS names.
     Any other error is a bug, which keeps its traceback. Ctrl-C and SIGTERM end it with exit code 130. `python -X dev`
     shows the traceback of every error.
 
     Args:
-      work: the command. It may raise a KeyboardInterrupt with a message of its own: what is saved and how to go on.
+      work: the command. It may raise a KeyboardInterrupt whose message says what is saved and how to resume.
     """
     errors.unguard()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # type: ignore[assignment]
@@ -76,7 +76,7 @@ def _whole_tracebacks() -> Iterator[None]:
 
 
 class _Output:
-    """A standard stream that never raises: after an error it discards what is written, so that the work goes on.
+    """A standard stream that never raises: after an error it discards the output, so that the work continues.
 
     Attributes:
       error: why the stream could not be written; None if it could, or if the program that reads it has ended early, as

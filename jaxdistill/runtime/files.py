@@ -19,7 +19,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise ValueError(f"{path} has no meaning here: the home folder is not known; write the whole path.") from None
+        raise ValueError(f"~ in {path}: the home folder is not known; write the whole path.") from None
 
 
 def from_command_line(text: str) -> str:
