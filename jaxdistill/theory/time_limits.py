@@ -59,7 +59,7 @@ def unrolled(mdps: MDP, teacher: Teacher, truncation: str) -> tuple[MDP, Teacher
     limits, num_states = np.asarray(mdps.time_limit), mdps.num_states
     horizon = int(limits.max())
     if horizon == NO_TIME_LIMIT:
-        raise ValueError("Either all MDPs of an exact computation have a time limit or none; compute the two kinds separately.")
+        raise ValueError("Either all MDPs of an exact computation have a time limit or none; compute them separately.")
     if (horizon + 1) * num_states * mdps.num_outcomes > _LARGEST_TABLE:
         raise ValueError(
             f"{num_states} states with a time limit of {horizon} steps are too many for an exact expected update; use "

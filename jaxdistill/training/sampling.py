@@ -61,7 +61,7 @@ def sampled_updates(
     one_update = {"num_iterations": 1, "num_checkpoints": 1, "learning_rate": 1.0, "value_learning_rate": 1.0}
     for name in (*one_update, "optimizer"):
         if name in changes:
-            raise ValueError(f"sampled_updates returns updates per unit of learning rate, so {name} cannot be set.")
+            raise ValueError(f"sampled_updates returns updates per unit of learning rate; {name} cannot be set.")
     config = config_of(None, one_update | changes)
     for method in resolved_methods:
         check_zeros(method, teacher.probs, teacher.others, config.probability_floor)
