@@ -135,13 +135,13 @@ def _irregular_states(
     if num_states > LARGEST_DENSE:
         return jnp.ones(num_states, bool), jnp.ones(num_states, bool)
     reach = _reachable(chain)
-    can_end = jnp.any(reach & ((chain.ending > 0) | is_invalid), axis=1)
+    can_end = jnp.any(reach & ((chain.ending > 0) | is_invalid)[None], axis=1)
     is_recurrent = ~can_end & ~jnp.any(reach & ~reach.T, axis=1)
     if transpose:
         is_nan = (is_recurrent & jnp.any(reach & (source != 0)[:, None], axis=0)) | jnp.any(is_invalid)
     else:
-        diverges = is_invalid | (is_recurrent & jnp.any(reach & (source != 0), axis=1))
-        is_nan = jnp.any(reach & diverges, axis=1)
+        diverges = is_invalid | (is_recurrent & jnp.any(reach & (source != 0)[None], axis=1))
+        is_nan = jnp.any(reach & diverges[None], axis=1)
     return is_recurrent | is_invalid, is_nan
 
 

@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.runtime.products import matmul
+from jaxdistill.runtime.surroundings import default_promotion
 
 _BLOCK = 32  # States that are eliminated one by one before they are inserted into all other equations together.
 
 
+@default_promotion()
 def resolve(matrix: jax.Array, source: jax.Array, transpose: bool = False) -> jax.Array:
     """x [S] or [S, N] with x = source + matrix @ x, for probabilities [S, S]; differentiable, may be batched.
 
@@ -55,7 +57,7 @@ def eliminate(matrix: jax.Array, leak: jax.Array, source: jax.Array, transpose: 
         equations = jax.lax.dynamic_slice_in_dim(rows, first, block, 0)
         inside = jax.lax.dynamic_slice_in_dim(by_block, first, block, 0)
         own_leak = jax.lax.dynamic_slice_in_dim(leak, first, block)
-        outside = equations.at[:, :size].multiply(~is_inside)
+        outside = equations.at[:, :size].multiply(~is_inside[None])
         # The chain leaves the block by ending or to a state that has not been eliminated.
         to_later = jnp.sum(by_block.T if transpose else outside[:, :size], 1, where=is_later[None])
         parts = [outside, own_leak[:, None]]
@@ -83,7 +85,7 @@ def _eliminate_each(system: jax.Array, leak: jax.Array, source: jax.Array, trans
         leaving = leak[k] + jnp.sum(jnp.where(states > k, onward, 0))
         row = rows[k] / leaving
         new_leak = leak + leak[k] * (row[:num_states] if transpose else rows[:, k] / leaving)
-        return jnp.where(columns == k, 0, rows + rows[:, k, None] * row), new_leak
+        return jnp.where(columns[None] == k, 0, rows + rows[:, k, None] * row[None]), new_leak
 
     rows = jnp.concatenate([system, source], axis=1)
     return jax.lax.fori_loop(0, num_states, eliminate_state, (rows, leak))[0][:, num_states:]

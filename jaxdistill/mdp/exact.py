@@ -36,6 +36,7 @@ from jaxdistill.mdp.endings import never_ending_state as never_ending_state
 from jaxdistill.mdp.mdp import MDP, NO_TIME_LIMIT
 from jaxdistill.mdp.precision import as_float64, float64, is_traced, placed
 from jaxdistill.runtime import checks
+from jaxdistill.runtime.surroundings import default_promotion
 
 Scalar = jax.Array | float
 P = ParamSpec("P")
@@ -58,6 +59,7 @@ def _over_stack(**axes: str) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
         signature = inspect.signature(fn)
 
         @functools.wraps(fn)
+        @default_promotion()
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
             scalars = signature.bind(*args, **kwargs).arguments
             mdp = _without_unused_parts(scalars.pop("mdp"))

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
 
+from jaxdistill.runtime.surroundings import default_promotion
+
 _WITH_FLOAT64 = ("cpu", "gpu")  # A TPU computes float64 by pairs of float32, with fewer digits and a smaller range.
 
 
@@ -52,6 +54,7 @@ def in_float64(fn: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], jax.
     """
 
     @functools.wraps(fn)
+    @default_promotion()
     def wrapper(static: Hashable, arrays: Any) -> jax.Array:
         return _hidden(_compiled(fn, static))(jax.tree.map(jnp.asarray, arrays))
 

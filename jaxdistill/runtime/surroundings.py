@@ -42,9 +42,10 @@ def surroundings() -> dict[str, str | bool]:
 
 @contextlib.contextmanager
 def default_promotion() -> Iterator[None]:
-    """Restores JAX's default promotion of shapes and types within the block, for code of other packages that needs it.
+    """Restores JAX's default promotion of shapes and types within the block, or within the function that it decorates.
 
     Optimizers of optax multiply floats with a count of iterations, which jax_numpy_dtype_promotion="strict" forbids.
+    Exact sums multiply probabilities by masks.
     """
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
