@@ -49,7 +49,7 @@ def possible_outcomes(outcome_probs: np.ndarray, policy: np.ndarray | None = Non
     """
     is_outcome = outcome_probs > 0
     if policy is None:
-        is_possible = is_outcome.any(-2)
+        is_possible = np.asarray(is_outcome.any(-2))
         return is_possible if is_outcome.ndim == 4 else is_possible[:, None]
     # Products of probabilities could underflow to 0; counts of possible actions do not.
     is_action, is_outcome = (policy > 0).astype(np.float32), is_outcome.astype(np.float32)

@@ -67,12 +67,13 @@ def _terminated_as_interrupted() -> Iterator[None]:
 @contextlib.contextmanager
 def _whole_tracebacks() -> Iterator[None]:
     """Keeps JAX from removing its frames, which show whether an error was raised in JAX."""
-    before = jax.config.jax_traceback_filtering
-    jax.config.update("jax_traceback_filtering", "off")
+    config: Any = jax.config  # Older type stubs lack its settings.
+    before = config.jax_traceback_filtering
+    config.update("jax_traceback_filtering", "off")
     try:
         yield
     finally:
-        jax.config.update("jax_traceback_filtering", before)
+        config.update("jax_traceback_filtering", before)
 
 
 class _Output:

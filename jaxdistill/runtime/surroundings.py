@@ -31,12 +31,12 @@ def surroundings() -> dict[str, str | bool]:
       processor: the architecture of the processor, such as "x86_64".
       float64: whether JAX computes in float64 by default (JAX_ENABLE_X64).
     """
-    device = jax.local_devices()[0]
+    device, config = jax.local_devices()[0], cast(Any, jax.config)  # Older type stubs lack its settings.
     return {
         "platform": device.platform,
         "device_kind": device.device_kind,
         "processor": platform.machine(),
-        "float64": bool(jax.config.jax_enable_x64),
+        "float64": bool(config.jax_enable_x64),
     }
 
 
