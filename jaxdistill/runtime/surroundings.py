@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -31,7 +32,8 @@ def surroundings() -> dict[str, str | bool]:
       processor: the architecture of the processor, such as "x86_64".
       float64: whether JAX computes in float64 by default (JAX_ENABLE_X64).
     """
-    device, config = jax.local_devices()[0], cast(Any, jax.config)  # Older type stubs lack its settings.
+    device = jax.local_devices()[0]
+    config: Any = jax.config  # Older type stubs lack its settings.
     return {
         "platform": device.platform,
         "device_kind": device.device_kind,
