@@ -149,7 +149,9 @@ def run_compare(args: argparse.Namespace) -> None:
             saved = ""
             if isinstance(stop, Stopped):
                 saved = f"{_finished(stop.result)}, saved in {stop.result.save(results_path)}; "
-            raise KeyboardInterrupt(f"{saved}the same command goes on from {state}") from None
+            has_saves = any(path.is_dir() for path in state.iterdir())  # Each training saves into a folder of its own.
+            way_on = f"goes on from {state}" if has_saves else "begins anew, because no student had begun"
+            raise KeyboardInterrupt(f"{saved}the same command {way_on}") from None
         result.save(results_path)
     _deliver(result, compare(result, baseline, reach=args.reach), results_path)
 

@@ -1,5 +1,6 @@
 """Checks, before any training or exact computation, that a method's functions return numbers that are finite."""
 
+import difflib
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,12 @@ def check_functions(method: Method, num_actions: int, num_others: int = 0) -> No
             raise ValueError(
                 f"Method {checks.shown(method.name)} reads the number {name!r}, which must be {domain}, but it is not "
                 f"in its params; give params={{{name!r}: ...}}."
+            )
+    for name in method.params:
+        near = difflib.get_close_matches(name, method.domains, 1) if name not in method.domains else []
+        if near:
+            raise ValueError(
+                f"Method {checks.shown(method.name)} does not read the number {name!r}; did you mean {near[0]!r}?"
             )
     checked = _CHECKED.setdefault(method, set())
     if (num_actions, num_others) in checked:

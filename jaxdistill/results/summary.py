@@ -87,14 +87,17 @@ class Summary:
     __repr__ = __str__
 
     def to_markdown(self, columns: Sequence[str] | None = None) -> str:
-        """The table in Markdown, without a trailing newline; `columns` as in `to_latex`."""
+        """The table and its notes in Markdown, without a trailing newline; `columns` as in `to_latex`."""
         header, *lines = self._cells(columns)
         rule = [":--"] + ["--:"] * (len(header) - 1)
         escaped = [[cell.replace("|", r"\|") for cell in line] for line in [header, rule, *lines]]
-        return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
+        table = "\n".join("| " + " | ".join(line) + " |" for line in escaped)
+        return "\n\n".join([table, *self.notes])
 
     def to_latex(self, columns: Sequence[str] | None = None) -> str:
         """The table as a LaTeX tabular with the rules of the package booktabs, without a trailing newline.
+
+        The notes follow as comments.
 
         Args:
           columns: names of columns in this order, such as ["mean", "difference"]; None for all. ValueError for an
@@ -104,7 +107,8 @@ class Summary:
         body = [[_latex(label), *map(_latex_numbers, cells)] for label, *cells in lines]
         rows = [" & ".join(line) + r" \\" for line in [list(map(_latex, header)), *body]]
         rules = [r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}", r"\toprule", rows[0], r"\midrule"]
-        return "\n".join([*rules, *rows[1:], r"\bottomrule", r"\end{tabular}"])
+        notes = [f"% {note}" for note in self.notes]
+        return "\n".join([*rules, *rows[1:], r"\bottomrule", r"\end{tabular}", *notes])
 
     def to_dataframe(self) -> Any:
         """One row per method as a pandas DataFrame: every estimate with its `_low` and `_high` column."""

@@ -66,7 +66,7 @@ class Config(UpdateOptions):
         for name in RATES:
             value = getattr(self, name)
             if callable(value):
-                _check_schedule(name, value)
+                _check_schedule(name, value, self.num_iterations)
             elif value is not None:
                 check_number(name, value, 0, np.inf)
         check_options(self, per_world=True)
@@ -110,14 +110,22 @@ def config_of(config: Any, changes: Mapping[str, Any]) -> Config:
     return updated(config or Config(), changes, "a configuration has")
 
 
-def _check_schedule(name: str, schedule: Any) -> None:
-    """ValueError unless a schedule returns one number for an iteration."""
+def _check_schedule(name: str, schedule: Any, num_iterations: int) -> None:
+    """ValueError unless a schedule returns one number for an iteration, and no negative one where it is tried.
+
+    It is tried at up to 100 iterations. A rate that is not finite is named when a student meets it.
+    """
     try:
         rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
     except Exception as error:
         raise ValueError(f"{name} fails on an iteration, int32 []: {checks.why(error)}.") from error
     if getattr(rate, "shape", None) != () or rate.dtype.kind not in "iuf":
         raise ValueError(f"{name} must return one number for an iteration; got {checks.shown(rate)}.")
+    iterations = np.unique(np.linspace(0, num_iterations - 1, 100).astype(np.int32))
+    rates = np.asarray(jax.vmap(schedule)(jnp.asarray(iterations)))
+    if (rates < 0).any():
+        first = int(np.argmax(rates < 0))
+        raise ValueError(f"{name} must be >= 0; its schedule is {rates[first]:g} at iteration {iterations[first]}.")
 
 
 def _check_optimizer(optimizer: Any) -> None:

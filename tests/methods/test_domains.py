@@ -10,7 +10,7 @@ import pytest
 
 from jaxdistill import METHODS, ZOO, Method, check_method, expected_update, flows, stack, train
 from jaxdistill.cli.commands import run_methods
-from jaxdistill.methods import Domain, combinators, reads
+from jaxdistill.methods import Domain, check_functions, combinators, reads
 from jaxdistill.methods import step_functions as fns
 from tests import small
 
@@ -192,3 +192,11 @@ def test_the_command_line_lists_the_domains(capsys):
         for param, domain in ZOO[name].domains.items():
             assert f"{param} {ZOO[name].params[param]:g} ({domain})" in text
             assert domain.note in text
+
+
+def test_a_number_that_is_misspelt_is_refused():
+    """A number that the functions do not read, and whose name is almost that of one which they read."""
+    method = dataclasses.replace(ZOO["gkd"], params={"beta": 0.5, "betta": 0.9})
+    with pytest.raises(ValueError, match="does not read the number 'betta'; did you mean 'beta'"):
+        check_functions(method, 3)
+    check_functions(dataclasses.replace(ZOO["gkd"], params={"beta": 0.5, "temperature": 0.9}), 3)

@@ -261,3 +261,12 @@ def test_a_floor_that_is_zero_to_the_processor_is_refused():
     """Numbers below the smallest normal one are flushed to 0, and the logarithm of the teacher would be -inf."""
     with pytest.raises(ValueError, match="takes the logarithm of a teacher probability that is 0"):
         train(KEY, WORLDS, teachers.optimal(WORLDS), "entropy_regularised", probability_floor=1e-40)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "value_learning_rate"])
+def test_a_schedule_that_becomes_negative_is_refused(name):
+    """A schedule is data that is used later, so it is tried where the configuration is made."""
+    falling = lambda iteration: 0.1 - 0.01 * iteration  # noqa: E731
+    assert Config(num_iterations=10, **{name: falling})
+    with pytest.raises(ValueError, match=rf"^{name} must be >= 0; its schedule is -0.01 at iteration 11\.$"):
+        Config(num_iterations=12, **{name: falling})
