@@ -14,6 +14,7 @@ from jaxdistill.mdp import Teacher
 from jaxdistill.methods import Method, UpdateOptions, effects
 from jaxdistill.methods.options import check_number, check_options, updated
 from jaxdistill.runtime import checks
+from jaxdistill.runtime.surroundings import default_promotion
 
 Rate = float | Callable[[jax.Array], jax.Array] | np.ndarray | Sequence[float]
 RATES = ("learning_rate", "value_learning_rate")
@@ -110,6 +111,7 @@ def config_of(config: Any, changes: Mapping[str, Any]) -> Config:
     return updated(config or Config(), changes, "a configuration has")
 
 
+@default_promotion()
 def _check_schedule(name: str, schedule: Any, num_iterations: int) -> None:
     """ValueError unless a schedule returns one number for an iteration, and no negative one where it is tried.
 
@@ -128,6 +130,7 @@ def _check_schedule(name: str, schedule: Any, num_iterations: int) -> None:
         raise ValueError(f"{name} must be >= 0; its schedule is {rates[first]:g} at iteration {iterations[first]}.")
 
 
+@default_promotion()
 def _check_optimizer(optimizer: Any) -> None:
     """Raises ValueError unless an optimizer needs only gradients and parameters to update the tables."""
     expected = "an optax.GradientTransformation, such as optax.adam(0.01), or None"

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import MDP, Teacher, from_text, teachers, train
+from jaxdistill import MDP, Config, Teacher, from_text, teachers, train
 from jaxdistill.engine import packing, tick, xla
 from jaxdistill.scheduling import block, chunks, pool
 from jaxdistill.training import tasks
@@ -51,7 +51,10 @@ def many(name: str) -> tuple[MDP, Teacher]:
 def run(name, methods, *, rows=slice(None), key=KEY, **changes):
     mdps, teacher = many(name)
     options = RATES[name] | {"num_iterations": NUM_ITERATIONS, "num_checkpoints": NUM_BINS} | changes
-    return train(key, mdps[rows], teacher[rows], methods, **options)
+    fields = {field.name for field in dataclasses.fields(Config)}  # in a Config, which methods may share
+    config = Config(**{name: value for name, value in options.items() if name in fields})
+    others = {name: value for name, value in options.items() if name not in fields}
+    return train(key, mdps[rows], teacher[rows], methods, config, **others)
 
 
 @functools.cache

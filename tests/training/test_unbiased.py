@@ -57,7 +57,7 @@ def check(methods, worlds, estimator, reduction, teachers=None, **more):
         for i, (mdp, teacher) in enumerate(zip(worlds, teachers, strict=True)):
             exact = expected_update(mdp, teacher, method, jnp.asarray(logits[i]), jnp.asarray(values[i]), **changes)
             exact = np.concatenate([exact.logits, np.asarray(exact.values)[:, None]], axis=1)
-            update = updates[method.name][i]
+            update = updates[method.name][i].astype(np.float64)  # a mean of float32 would be rounded
             error = update.mean(0) - exact
             standard_error = update.std(0, ddof=1) / np.sqrt(len(update))
             excess = np.abs(error) - 4 * standard_error
