@@ -18,8 +18,8 @@ from tests import reference, small
 
 NUM_SEEDS, NUM_REFERENCE_SEEDS, NUM_ITERATIONS, NUM_BINS = 512, 80, 60, 4
 RATES = {  # large, but where sums over long episodes do not make the spread of tables heavy-tailed
-    "grid": {"learning_rate": 0.4, "value_learning_rate": 0.2, "discount": 0.9},
-    "aliased": {"learning_rate": 0.1, "value_learning_rate": 0.05, "discount": 0.9},
+    "grid": {"learning_rate": 0.4, "value_learning_rate": 0.2, "discount": 0.9, "probability_floor": 0.01},
+    "aliased": {"learning_rate": 0.1, "value_learning_rate": 0.05, "discount": 0.9, "probability_floor": 0.01},
 }
 KEY = jax.random.key(3)
 
@@ -156,7 +156,8 @@ def test_a_row_of_a_batch_is_the_student_alone(name, estimator, reduction, metho
     assert_same(whole.select(labels=[method], mdps=[row]), alone)
     mdps, teacher = many(name)
     options = RATES[name] | {"num_iterations": NUM_ITERATIONS, "num_checkpoints": NUM_BINS}
-    single = train(KEY, mdps[row], teacher[row], method, estimator=estimator, reduction=reduction, **options)
+    config = Config(estimator=estimator, reduction=reduction, **options)
+    single = train(KEY, mdps[row], teacher[row], method, config)
     assert_same(alone, single)
 
 

@@ -112,7 +112,10 @@ def late_root(step):
 
 LARGE_REWARDS = dataclasses.replace(WORLDS, reward=np.full_like(WORLDS.reward, 3e38))
 CAUSES = {
-    "schedule": (dict(learning_rate=lambda i: 0.1 / (5.0 - i)), "the schedule of learning_rate gave inf; correct it"),
+    "schedule": (
+        dict(learning_rate=lambda i: 0.1 / abs(5.0 - i)),
+        "the schedule of learning_rate gave inf; correct it",
+    ),
     "function at once": (
         dict(methods=jaxdistill.Method("log of zero", loss=log_of_zero)),
         "a function of the method log of zero is NaN or infinite for an untrained student; look for log 0 and 0/0",
