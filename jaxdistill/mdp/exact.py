@@ -34,7 +34,7 @@ import numpy as np
 from jaxdistill.mdp import optimum, sums
 from jaxdistill.mdp.endings import never_ending_state as never_ending_state
 from jaxdistill.mdp.mdp import MDP, NO_TIME_LIMIT
-from jaxdistill.mdp.precision import as_float64, float64, is_traced, placed
+from jaxdistill.mdp.precision import as_float64, float64, placed
 from jaxdistill.runtime import checks
 from jaxdistill.runtime.surroundings import default_promotion
 
@@ -65,7 +65,7 @@ def _over_stack(**axes: str) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
             mdp = _without_unused_parts(scalars.pop("mdp"))
             arrays = {name: scalars.pop(name) for name in axes if scalars.get(name) is not None}
             stacked, shared = _checked_arrays(mdp, arrays, axes)
-            if is_traced((mdp, arrays, scalars)):
+            if checks.is_traced((mdp, arrays, scalars)):
                 return _map_over_stack(fn, mdp, stacked, shared, scalars)
             if "discount" in scalars:
                 scalars["discount"] = checks.number("discount", scalars["discount"], 0, 1)
@@ -83,7 +83,7 @@ def _over_stack(**axes: str) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
 def _without_unused_parts(mdp: MDP) -> MDP:
     """The MDP without its grid, and with None as its time limit if it is known to have none."""
     limit = mdp.time_limit
-    is_unlimited = limit is None or not (is_traced(limit) or mdp.has_time_limit)
+    is_unlimited = limit is None or not (checks.is_traced(limit) or mdp.has_time_limit)
     changes: dict[str, Any] = {"grid": None} | ({"time_limit": None} if is_unlimited else {})
     return dataclasses.replace(mdp, **changes)
 

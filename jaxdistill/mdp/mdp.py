@@ -115,9 +115,7 @@ class MDP:
 
     def _limit_text(self) -> str:
         """The time limits in words; "" without any, and inside a trace, where they are unknown."""
-        is_known = isinstance(self.time_limit, np.ndarray | jax.Array) and not isinstance(
-            self.time_limit, jax.core.Tracer
-        )
+        is_known = isinstance(self.time_limit, np.ndarray | jax.Array) and not checks.is_traced(self.time_limit)
         if not is_known or not self.has_time_limit:
             return ""
         limits = np.unique(np.asarray(self.time_limit))

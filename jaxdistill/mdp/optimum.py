@@ -9,6 +9,7 @@ from jaxdistill.mdp import chains
 from jaxdistill.mdp.mdp import MDP
 from jaxdistill.mdp.precision import in_float64
 from jaxdistill.mdp.sums import chain_of, continuation, distributions
+from jaxdistill.runtime.products import einsum
 
 _SHORT_ITERATION = 64  # Sweeps of value iteration before the first policy iteration: enough for almost every MDP.
 _LONG_ITERATION = 10_000  # Sweeps before the second one, which only MDPs with never-ending episodes need.
@@ -22,7 +23,7 @@ def action_values(mdp: MDP, values: jax.Array, discount: jax.Array | float, rewa
     # The end of an episode has no value, whatever the state to which the last step leads.
     returns = reward + jnp.where(going_on > 0, going_on * values[mdp.successor], 0)
     spec = "sk,ak->sa" if mdp.outcome_probs.ndim == 2 else "sk,sak->sa"
-    return jnp.einsum(spec, returns, distributions(mdp.outcome_probs), precision=jax.lax.Precision.HIGHEST)
+    return einsum(spec, returns, distributions(mdp.outcome_probs))
 
 
 @in_float64

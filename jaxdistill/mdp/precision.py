@@ -30,11 +30,6 @@ def placed(tree: Any) -> Any:
     return tree if jax.default_backend() in _WITH_FLOAT64 else jax.device_get(tree)
 
 
-def is_traced(tree: Any) -> bool:
-    """Whether the numbers of some leaf of a pytree are not known yet, inside a transformation of JAX."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
-
-
 def as_float64(tree: Any) -> Any:
     """The pytree with its floating-point leaves in float64, or in float32 where 64 bits are off."""
 

@@ -9,6 +9,7 @@ from jaxdistill.mdp import chains
 from jaxdistill.mdp.chains import Chain
 from jaxdistill.mdp.mdp import MDP, NO_TIME_LIMIT
 from jaxdistill.mdp.precision import in_float64
+from jaxdistill.runtime.products import einsum
 
 SUM_TOLERANCE = 1e-4  # The sum of a row of probabilities may differ from 1 by this much.
 
@@ -44,7 +45,7 @@ def outcome_weights(mdp: MDP, policy: jax.Array) -> jax.Array:
     """Probability [S, K] of each outcome under `policy` [S, A]."""
     spec = "sa,ak->sk" if mdp.outcome_probs.ndim == 2 else "sa,sak->sk"
     probs = distributions(policy), distributions(mdp.outcome_probs)
-    return jnp.einsum(spec, *probs, precision=jax.lax.Precision.HIGHEST)
+    return einsum(spec, *probs)
 
 
 def continuation(mdp: MDP, discount: jax.Array | float) -> jax.Array:

@@ -86,7 +86,7 @@ def check_zeros(
       label: the name of the method in the message; None: its own.
     """
     arrays = (teacher_probs, others, floor, *method.params.values())
-    if not method.needs_teacher or any(isinstance(x, jax.core.Tracer) for x in arrays):
+    if not method.needs_teacher or checks.is_traced(arrays):
         return
     shape = (-1, 1, *np.shape(teacher_probs)[-2:])
     policies = np.asarray(teacher_probs, np.float32).reshape(shape)
@@ -94,7 +94,7 @@ def check_zeros(
         further = np.asarray(others, np.float32).reshape(len(policies), -1, *shape[2:])
         policies = np.concatenate([policies, further], axis=1)
     numbers = {"probability_floor": floor, **method.params}
-    table = np.stack([_per_mdp(name, x, len(policies)) for name, x in numbers.items()], axis=-1)
+    table = np.stack([checks.per_world(name, x, len(policies)) for name, x in numbers.items()], axis=-1)
     num_zeros = (policies == 0).sum(-1)
     # Only the teacher has this floor; those of further policies are numbers of the method. Compiled programs treat a
     # number below the smallest normal number as 0.
@@ -108,14 +108,6 @@ def check_zeros(
                 f"{label or method.name} takes the logarithm of a {policy} probability that is 0; set {floor_name} "
                 f"> 0 (the default is 1e-6) or use a {policy} that is positive everywhere."
             )
-
-
-def _per_mdp(name: str, value: Any, num_mdps: int) -> np.ndarray:
-    """One number for each MDP, float32 [M]; raises ValueError unless `value` is one number or M numbers."""
-    array = np.asarray(value, np.float32)
-    if array.shape not in ((), (num_mdps,)):
-        raise ValueError(f"{name} must be one number or one for each of the {num_mdps} MDPs; got shape {array.shape}.")
-    return np.broadcast_to(array, num_mdps)
 
 
 def _rows_to_try(num_zeros: np.ndarray, numbers: np.ndarray) -> list[tuple[int, int]]:

@@ -40,8 +40,13 @@ def on_host(value: Any = None) -> None:
 
 def concrete(value: Any) -> None:
     """Raises ValueError if `value` holds a number that is not known yet, inside a transformation of JAX such as jit."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+    if is_traced(value):
         raise HostError(_public_function())
+
+
+def is_traced(tree: Any) -> bool:
+    """Whether some leaf of a pytree stands for unknown numbers, inside a transformation of JAX."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _public_function() -> str:
@@ -130,6 +135,14 @@ def number(name: str, value: Any, least: float = -np.inf, most: float = np.inf) 
             allowed = f"in [{least:g}, {most:g}]" if np.isfinite(most) else f"finite and >= {least:g}"
         raise ValueError(f"{name} must be {allowed}; got {shown(value)}.")
     return float(array)
+
+
+def per_world(name: str, value: Any, num_mdps: int) -> np.ndarray:
+    """One number for each MDP, float32 [M]; raises ValueError unless `value` is one number or M numbers."""
+    array = np.asarray(value, np.float32)
+    if array.shape not in ((), (num_mdps,)):
+        raise ValueError(f"{name} must be one number or one for each of the {num_mdps} MDPs; got shape {array.shape}.")
+    return np.array(np.broadcast_to(array, num_mdps))
 
 
 def seed(value: Any) -> int:

@@ -93,23 +93,17 @@ class Chain(NamedTuple):
     start: jax.Array
 
 
-def is_cut(mdp: MDP) -> jax.Array | None:
-    """Whether the episode is cut in each state, bool [S]; None for an MDP without a time limit."""
-    if not isinstance(mdp, UnrolledMDP):
-        return None
-    return jnp.arange(mdp.num_states) >= mdp.num_states - mdp.block_size
-
-
 def chain_of(mdp: MDP, branch_probs: jax.Array, control: jax.Array, z: jax.Array) -> Chain:
     """The chain of a single MDP under a control policy [S, A], with a factor z for each step that follows another.
 
     `branch_probs` is [S, A, K, E], the probability of a branch given state and action.
     """
     taken, dtype = control[:, :, None, None] * branch_probs, branch_probs.dtype
-    cut, factor = is_cut(mdp), jnp.broadcast_to(z, mdp.successor.shape)
+    factor = jnp.broadcast_to(z, mdp.successor.shape)
     ends = jnp.sum(taken[..., 1], axis=(1, 2))
     horizon, reaches_cut, size = 0, True, mdp.num_states
-    if isinstance(mdp, UnrolledMDP) and cut is not None:
+    if isinstance(mdp, UnrolledMDP):
+        cut = mdp.is_cut
         horizon, reaches_cut, size = mdp.horizon, mdp.bootstraps, mdp.block_size
         taken = jnp.where(cut[:, None, None, None], 0, taken)
         factor = jnp.where(cut[mdp.successor], 1, factor)

@@ -19,12 +19,12 @@ import numpy as np
 from jaxdistill import methods
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, NO_TIME_LIMIT, Teacher
-from jaxdistill.mdp.precision import float64, is_traced
+from jaxdistill.mdp.precision import float64
 from jaxdistill.methods import Method, Step, UpdateOptions, make_step
 from jaxdistill.methods.options import check_options, updated
 from jaxdistill.runtime import checks
 from jaxdistill.runtime.products import einsum, tensordot
-from jaxdistill.theory.chains import Chain, chain_of, is_cut
+from jaxdistill.theory.chains import Chain, chain_of
 from jaxdistill.theory.precision import precise
 from jaxdistill.theory.time_limits import UnrolledMDP, unrolled
 
@@ -103,7 +103,7 @@ def expected_update(
     Raises:
       ValueError: tables that do not fit, an unknown method or option, or an MDP too large for the dense computation.
     """
-    if is_traced((mdp, teacher, logits, values, options)):
+    if checks.is_traced((mdp, teacher, logits, values, options)):
         return solve_update(make_problem(mdp, teacher, method, logits, values, options))
     _check_tables(mdp, teacher, logits, values)
     tables = [x if x is None else np.asarray(x, np.float64) for x in (logits, values)]
@@ -151,7 +151,7 @@ def make_problem(
     method = methods.get(method)
     exact = exact_options(options)
     logits, values = _check_tables(mdp, teacher, logits, values)
-    if isinstance(mdp.time_limit, jax.core.Tracer):
+    if checks.is_traced(mdp.time_limit):
         logits = jnp.where(mdp.time_limit == NO_TIME_LIMIT, logits, jnp.nan)
     else:
         methods.check_episodes_end(method, mdp, teacher)
@@ -204,7 +204,7 @@ def _table(name: str, table: Any) -> jax.Array:
         table = jnp.asarray(checks.reals(name, table))
     if not jnp.issubdtype(table.dtype, jnp.floating):
         table = jnp.asarray(checks.reals(name, table), float)
-    if not isinstance(table, jax.core.Tracer) and not np.isfinite(table).all():
+    if not checks.is_traced(table) and not np.isfinite(table).all():
         raise ValueError(f"{name} must be finite; it holds NaN or infinity.")
     return table
 
@@ -392,11 +392,10 @@ class Problem:
 
         The value of the state takes the place of H_t, because nothing is sampled after the cut.
         """
-        cut = is_cut(self.mdp)
-        if cut is None:
+        if not isinstance(self.mdp, UnrolledMDP):
             return jnp.zeros((self.mdp.num_states, self.mdp.num_actions), self.dtype)
         returns = self.next_rewards() + self.options.discount * self.bootstrap_values()[:, None]
-        return jnp.where(cut[:, None], returns, 0)
+        return jnp.where(self.mdp.is_cut[:, None], returns, 0)
 
 
 def _weighted_update(problem: Problem, branches: Branches, control: jax.Array, z: jax.Array) -> Update:

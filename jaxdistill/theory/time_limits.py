@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.mdp import MDP, NO_TIME_LIMIT, Teacher
@@ -41,6 +42,11 @@ class UnrolledMDP(MDP):
     def block_size(self) -> int:
         """Number of states S of the original MDP."""
         return self.num_states // (self.horizon + 1)
+
+    @property
+    def is_cut(self) -> jax.Array:
+        """Whether the episode is cut in each state, bool [S (L + 1)]: in those of the last block."""
+        return jnp.arange(self.num_states) >= self.num_states - self.block_size
 
 
 def unrolled(mdps: MDP, teacher: Teacher, truncation: str) -> tuple[MDP, Teacher]:

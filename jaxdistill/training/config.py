@@ -96,14 +96,6 @@ class Config(UpdateOptions):
         return -(-np.arange(1, c + 1) * self.num_iterations // c)
 
 
-def per_world(name: str, value: Any, num_mdps: int) -> np.ndarray:
-    """A number of a configuration for each MDP, float32 [M]; raises ValueError unless it is one number or M numbers."""
-    array = np.asarray(value, np.float32)
-    if array.shape not in ((), (num_mdps,)):
-        raise ValueError(f"{name} must be one number or one for each of the {num_mdps} MDPs; got shape {array.shape}.")
-    return np.array(np.broadcast_to(array, num_mdps))
-
-
 def config_of(config: Any, changes: Mapping[str, Any]) -> Config:
     """`config`, or the default if None, with `changes`; ValueError unless they are a `Config` and fields of one."""
     if not isinstance(config, Config | None):
@@ -202,7 +194,7 @@ class ResolvedCell:
         """The share of the teacher below the floor, as `effects.mass_below_floor` says it; None without a teacher."""
         if self.teacher is None:
             return None
-        floor = per_world("probability_floor", self.config.probability_floor, len(self.teacher.probs))
+        floor = checks.per_world("probability_floor", self.config.probability_floor, len(self.teacher.probs))
         return effects.mass_below_floor(self.method, floor, self.teacher.probs, self.num_others)
 
 

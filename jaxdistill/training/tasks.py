@@ -21,11 +21,11 @@ from jaxdistill.mdp import MDP
 from jaxdistill.methods import METHODS, Method, UpdateOptions
 from jaxdistill.methods.method import BOOTSTRAPS
 from jaxdistill.methods.options import number_fields, word_fields
-from jaxdistill.runtime import streams
+from jaxdistill.runtime import checks, streams
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.scheduling.pool import lane_width
 from jaxdistill.scheduling.task import Task
-from jaxdistill.training.config import RATES, Config, ResolvedCell, per_world
+from jaxdistill.training.config import RATES, Config, ResolvedCell
 
 _MAX_RECORD = 2**17  # steps that a student records where its estimator needs it: 2 MiB
 
@@ -195,7 +195,7 @@ def _students(key: jax.Array, mdps: MDP, cell: ResolvedCell, rule: Rule, teacher
 
     def floats(name: str, value: Any) -> np.ndarray:
         # A schedule counts as 1, because the program multiplies by it. None is never used: an optimizer replaces it.
-        return per_world(name, 1.0 if callable(value) or value is None else value, num)
+        return checks.per_world(name, 1.0 if callable(value) or value is None else value, num)
 
     def function_index(functions: str, fn: Any) -> np.ndarray:
         return np.full(num, -1 if fn is None else getattr(rule, functions).index(fn), np.int32)
