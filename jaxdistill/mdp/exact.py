@@ -239,6 +239,15 @@ def action_values(mdp: MDP, values: jax.Array, discount: Scalar = 1.0, reward: j
 
 
 @_over_stack(reward="SK")
+def optimal_policy(mdp: MDP, discount: Scalar = 1.0, reward: jax.Array | None = None) -> jax.Array:
+    """A deterministic policy [S, A] with the `optimal_values`, in an MDP without time limit; arguments as there."""
+    reward = mdp.reward if reward is None else reward
+    no_limit: dict[str, Any] = {"time_limit": None}
+    actions = optimum.best_actions(None, (dataclasses.replace(mdp, **no_limit), discount, reward))
+    return jax.nn.one_hot(actions, mdp.num_actions, dtype=reward.dtype)
+
+
+@_over_stack(reward="SK")
 def optimal_values(mdp: MDP, discount: Scalar = 1.0, reward: jax.Array | None = None) -> jax.Array:
     """V*(s), the largest V(s) of any policy in an MDP without time limit, [S].
 
@@ -250,9 +259,7 @@ def optimal_values(mdp: MDP, discount: Scalar = 1.0, reward: jax.Array | None = 
     reward = mdp.reward if reward is None else reward
     no_limit: dict[str, Any] = {"time_limit": None}
     unlimited = dataclasses.replace(mdp, **no_limit)
-    actions = optimum.best_actions(None, (unlimited, discount, reward))
-    policy = jax.nn.one_hot(actions, mdp.num_actions, dtype=reward.dtype)
-    return sums.total(sums.Problem(unlimited, policy, discount, reward))
+    return sums.total(sums.Problem(unlimited, optimal_policy(unlimited, discount, reward), discount, reward))
 
 
 @_over_stack(reward="SK")

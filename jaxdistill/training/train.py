@@ -89,11 +89,10 @@ def train(
 def _run(key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progress: Progress) -> Result:
     """Trains the students of the recorder's cells and returns its result."""
     mdps, config, start = recorder.mdps, recorder.config, time.perf_counter()
-    # Students are ordered by the episode length of a good policy. With a discount, optimal values exist in every world,
-    # and a best policy does not walk in circles before it collects a reward.
-    good_policy = exact.greedy(exact.optimal_action_values(mdps, 0.99), exact.TIE)
-    lengths = exact.start_value(mdps, exact.expected_length(mdps, good_policy))
-    optimal_returns = exact.optimal_return(mdps)
+    policy = exact.optimal_policy(mdps)
+    lengths = exact.start_value(mdps, exact.expected_length(mdps, policy))  # by which students are ordered
+    has_limit = mdps.has_time_limit
+    optimal_returns = exact.optimal_return(mdps) if has_limit else exact.episode_return(mdps, policy)
 
     def pauses(cell: ResolvedCell) -> list[int]:
         """Iterations at which parameters are needed; the curves of a student that does not act are exact."""

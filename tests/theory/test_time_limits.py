@@ -16,26 +16,15 @@ from jaxdistill.theory.precision import float64
 from jaxdistill.theory.time_limits import UnrolledMDP, unrolled
 from jaxdistill.theory.variance import assess
 from tests import reference
-from tests.theory.enumeration import exact_in_binary, random_student, softmax
+from tests.theory.enumeration import random_student, short_episodes, softmax
 
 LIMIT, DISCOUNT, DECAY = 3, 0.7, 0.6
 
 
 def limited_world(limit: int | None = LIMIT) -> tuple[MDP, Teacher]:
-    """3 states, of which two share a row, 2 actions and 2 outcomes; most episodes are cut."""
-    mdp = MDP.from_arrays(
-        successor=[[0, 1], [2, 0], [2, 1]],
-        reward=[[1.0, -0.5], [0.5, 2.0], [-1.0, 0.75]],
-        terminal=[[False, False], [False, True], [False, False]],
-        outcome_probs=exact_in_binary([[[0.8, 0.2], [0.3, 0.7]], [[0.5, 0.5], [1, 0]], [[0.1, 0.9], [0.6, 0.4]]]),
-        continue_prob=0.875,
-        start=[0, 1],
-        start_probs=[0.625, 0.375],
-        observation=[0, 1, 1],
-        time_limit=limit,
-    )
-    probs = exact_in_binary([[0.3, 0.7], [0.0, 1.0], [0.45, 0.55]])
-    return mdp, Teacher(probs, jnp.array([0.5, -0.25, 1.0]), probs)
+    """The world of 3 states, 2 actions and 2 outcomes, two of whose states share a row; most episodes are cut."""
+    mdp, teacher = short_episodes(is_aliased=True)
+    return dataclasses.replace(mdp, continue_prob=jnp.float32(0.875)).with_time_limit(limit), teacher
 
 
 def episodes(world: reference.World, policy) -> Iterator[tuple[float, list[reference.Step], list]]:
