@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdistill.methods import effects
 from jaxdistill.methods.method import Method, loss_gradient, make_step
 from jaxdistill.runtime import checks
 from jaxdistill.runtime.files import one_line
@@ -27,19 +28,20 @@ def check_functions(method: Method, num_actions: int, num_others: int = 0) -> No
                 f"Method {checks.shown(method.name)} reads the number {name!r}, which must be {domain}, but it is not "
                 f"in its params; give params={{{name!r}: ...}}."
             )
+    checked = _CHECKED.setdefault(method, set())
+    if (num_actions, num_others) not in checked:
+        for field in ("loss", "reward", "next_reward"):
+            if getattr(method, field) is not None:
+                _check_function(method, field, num_actions, num_others)
+        checked.add((num_actions, num_others))
+    dependencies = effects.dependencies(method, num_actions, num_others)
     for name in method.params:
-        near = difflib.get_close_matches(name, method.domains, 1) if name not in method.domains else []
+        is_read = name in method.domains or f"params.{name}" in dependencies
+        near = [] if is_read else difflib.get_close_matches(name, method.domains, 1, cutoff=0.75)
         if near:
             raise ValueError(
                 f"Method {checks.shown(method.name)} does not read the number {name!r}; did you mean {near[0]!r}?"
             )
-    checked = _CHECKED.setdefault(method, set())
-    if (num_actions, num_others) in checked:
-        return
-    for field in ("loss", "reward", "next_reward"):
-        if getattr(method, field) is not None:
-            _check_function(method, field, num_actions, num_others)
-    checked.add((num_actions, num_others))
 
 
 def _check_function(method: Method, field: str, num_actions: int, num_others: int) -> None:

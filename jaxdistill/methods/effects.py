@@ -10,16 +10,19 @@ from weakref import WeakKeyDictionary
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.methods.method import Method, Step, loss_gradient, make_step
 from jaxdistill.methods.options import UpdateOptions
 
-_DEPENDENCIES: WeakKeyDictionary[Method, dict[tuple[int, int], frozenset[str]]] = WeakKeyDictionary()
+_DEPENDENCIES: WeakKeyDictionary[Method, dict[tuple[Any, ...], frozenset[str]]] = WeakKeyDictionary()
 
 
 def dependencies(method: Method, num_actions: int, num_others: int = 0) -> frozenset[str]:
     """The names of the arguments of `make_step` on which the rewards or the gradient of the loss of a method depend.
+
+    A number of the method is named with its group: "params.beta".
 
     Args:
       method: a method whose functions have been checked (`check_functions`).
@@ -27,9 +30,10 @@ def dependencies(method: Method, num_actions: int, num_others: int = 0) -> froze
       num_others: number of further policies of the teacher.
     """
     by_size = _DEPENDENCIES.setdefault(method, {})
-    if (num_actions, num_others) not in by_size:
-        by_size[num_actions, num_others] = _dependencies(method, num_actions, num_others)
-    return by_size[num_actions, num_others]
+    size = (num_actions, num_others, *method.params)
+    if size not in by_size:
+        by_size[size] = _dependencies(method, num_actions, num_others)
+    return by_size[size]
 
 
 def _dependencies(method: Method, num_actions: int, num_others: int) -> frozenset[str]:
@@ -50,12 +54,10 @@ def _dependencies(method: Method, num_actions: int, num_others: int) -> frozense
         return [*outputs, loss_gradient(method.loss, step)] if method.loss is not None else outputs
 
     jaxpr = jax.make_jaxpr(results)(*(value for _, value in leaves)).jaxpr
-    needed = {id(variable) for variable in jaxpr.outvars}
-    for equation in reversed(jaxpr.eqns):  # what an equation reads is needed if one of its results is
-        if any(id(variable) in needed for variable in equation.outvars):
-            needed |= {id(variable) for variable in equation.invars}
-    names = [path[0].key for path, _ in leaves]
-    return frozenset(name for name, variable in zip(names, jaxpr.invars, strict=True) if id(variable) in needed)
+    # This follows the results backwards, also through compiled functions that the method calls.
+    _, is_used = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    names = [".".join(part.key for part in path) for path, _ in leaves]
+    return frozenset(name for name, used in zip(names, is_used, strict=True) if used)
 
 
 def without_effect(name: str, method: Method, options: UpdateOptions, num_actions: int, num_others: int = 0) -> str:
