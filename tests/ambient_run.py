@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 import jaxdistill as jd
 from experiments import common, gaussian_mixtures
+from jaxdistill.mdp import exact
 from jaxdistill.theory import quality
 from jaxdistill.training.sampling import sampled_updates
 from jaxdistill.worlds import corridor
@@ -98,6 +100,23 @@ def students(key):
     }
 
 
+def derivatives(mdp, probs):
+    """Derivatives of an exact sum: forward, backward, of a batch, and of second order."""
+
+    def values(probs):
+        return exact.policy_values(mdp, probs, discount=0.9)
+
+    def sum_of_values(probs):
+        return jnp.sum(values(probs))
+
+    return [
+        jax.jacfwd(values)(probs),
+        jax.jacrev(values)(probs),
+        jax.vmap(jax.grad(sum_of_values))(jnp.stack([probs, probs])),
+        jax.grad(lambda x: jnp.sum(jax.grad(sum_of_values)(x)))(probs),
+    ]
+
+
 def theory(key):
     """Exact answers about one method."""
     mdps, teacher = jd.fields.random_problems(key, 2, num_states=3, num_actions=2)
@@ -109,7 +128,9 @@ def theory(key):
     return {
         "expected_update": jd.expected_update(mdps[0], teacher[0], "n_distill", logits[0]),
         "check_method": str(jd.check_method("n_distill", key=key, num_mdps=2)),
+        "derivatives": derivatives(mdps[0], teacher.probs[0]),
         "flow": flow,
+        "fixed_point": jd.flows.fixed_point(mdps, teacher, "n_distill", logits, max_steps=5),
         "assess": assessed,
         "quality": quality.quality(mdps, teacher, logits),
         "gaussian_mixtures": [fits.kls, fits.all.means],

@@ -62,17 +62,30 @@ def before_step(chain: Chain, visits: jax.Array) -> jax.Array:
     return jnp.zeros_like(visits).at[chain.successor].add(chain.onward * visits[:, None])
 
 
-def total(chain: Chain, source: jax.Array, transpose: bool, may_be_cut: bool) -> jax.Array:
+def total(chain: Chain, source: jax.Array, transpose: bool, may_be_cut: bool, common_only: bool = False) -> jax.Array:
     """sum_t P^t source over the steps of an episode, or sum_t (P^T)^t source, [S].
 
-    `may_be_cut` is False where it is known that the chain has no time limit.
+    Args:
+      chain, source: the chain and the source [S].
+      transpose: whether P^T takes the place of P.
+      may_be_cut: False where it is known that the chain has no time limit.
+      common_only: whether all sums are nan unless every step can be the last one and the Krylov method is accurate.
+        Almost every chain is so, and the program for the others takes three times as long to compile.
     """
+    endless_total = _common_total if common_only else _endless_total
     if not may_be_cut:
-        return _endless_total(chain, source, transpose)
+        return endless_total(chain, source, transpose)
     is_cut = chain.time_limit < NO_TIME_LIMIT
     return jax.lax.cond(
-        is_cut, lambda: _cut_total(chain, source, transpose), lambda: _endless_total(chain, source, transpose)
+        is_cut, lambda: _cut_total(chain, source, transpose), lambda: endless_total(chain, source, transpose)
     )
+
+
+def _common_total(chain: Chain, source: jax.Array, transpose: bool) -> jax.Array:
+    """The total over all steps if every step can be the last one and the Krylov method is accurate; else nan."""
+    longest = 1 / jnp.min(chain.ending)
+    v, is_accurate = _by_krylov(chain, source, transpose, longest)
+    return jnp.where(is_accurate & (longest <= _LONG), v, jnp.nan)
 
 
 def _cut_total(chain: Chain, source: jax.Array, transpose: bool) -> jax.Array:
@@ -166,19 +179,19 @@ def _can_reach(chain: Chain, goal: jax.Array) -> jax.Array:
 
 def _solve(chain: Chain, source: jax.Array, transpose: bool) -> jax.Array:
     """The solution of v = source + P v, or with P^T, for a chain that ends from every state; nan if inaccurate."""
-    v, is_accurate = _by_krylov(chain, source, transpose)
+    v, is_accurate = _by_krylov(chain, source, transpose, _longest_episode(chain))
     if len(source) <= LARGEST_DENSE:
         v, is_accurate = only_if(~is_accurate, lambda _: _by_elimination(chain, source, transpose), (v, is_accurate))
     return jnp.where(is_accurate, v, jnp.nan)
 
 
-def _by_krylov(chain: Chain, source: jax.Array, transpose: bool) -> tuple[jax.Array, jax.Array]:
+def _by_krylov(chain: Chain, source: jax.Array, transpose: bool, longest: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A solution by stabilised bi-conjugate gradients with iterative refinement, and whether it is accurate.
 
     One round is usually enough. The rounds end when the residual is rounding, or after a round that does not halve it.
+    `longest` is a bound on the mean length of an episode from any state.
     """
     step, size = (before_step, jnp.sum) if transpose else (after_step, jnp.max)
-    longest = _longest_episode(chain)
 
     def matvec(v: jax.Array) -> jax.Array:
         return v - step(chain, v)

@@ -41,8 +41,9 @@ def resolve(matrix: jax.Array, source: jax.Array, transpose: bool = False) -> ja
 def eliminate(matrix: jax.Array, leak: jax.Array, source: jax.Array, transpose: bool) -> jax.Array:
     """The solution [S, N] for `source` [S, N] and probabilities [S, S] whose rows sum to 1 - leak [S]."""
     num_states, num_columns = source.shape
-    block = min(_BLOCK, num_states)
-    padding = -num_states % block  # Added states end at once and are not visited.
+    if num_states <= _BLOCK:
+        return _eliminate_each(matrix.T if transpose else matrix, leak, source, transpose)
+    padding = -num_states % _BLOCK  # Added states end at once and are not visited.
     system = jnp.pad(matrix.T if transpose else matrix, (0, padding))
     source, leak = jnp.pad(source, ((0, padding), (0, 0))), jnp.pad(leak, (0, padding), constant_values=1)
     size = num_states + padding
@@ -51,12 +52,12 @@ def eliminate(matrix: jax.Array, leak: jax.Array, source: jax.Array, transpose: 
     def eliminate_block(i: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """The equations of a block, solved for its states, are inserted into all other equations."""
         rows, leak = carry
-        first = i * block
-        is_later, is_inside = positions >= first + block, (positions >= first) & (positions < first + block)
-        by_block = jax.lax.dynamic_slice_in_dim(rows, first, block, 1)  # [size, block]
-        equations = jax.lax.dynamic_slice_in_dim(rows, first, block, 0)
-        inside = jax.lax.dynamic_slice_in_dim(by_block, first, block, 0)
-        own_leak = jax.lax.dynamic_slice_in_dim(leak, first, block)
+        first = i * _BLOCK
+        is_later, is_inside = positions >= first + _BLOCK, (positions >= first) & (positions < first + _BLOCK)
+        by_block = jax.lax.dynamic_slice_in_dim(rows, first, _BLOCK, 1)  # [size, block]
+        equations = jax.lax.dynamic_slice_in_dim(rows, first, _BLOCK, 0)
+        inside = jax.lax.dynamic_slice_in_dim(by_block, first, _BLOCK, 0)
+        own_leak = jax.lax.dynamic_slice_in_dim(leak, first, _BLOCK)
         outside = equations.at[:, :size].multiply(~is_inside[None])
         # The chain leaves the block by ending or to a state that has not been eliminated.
         to_later = jnp.sum(by_block.T if transpose else outside[:, :size], 1, where=is_later[None])
@@ -69,7 +70,7 @@ def eliminate(matrix: jax.Array, leak: jax.Array, source: jax.Array, transpose: 
         return jax.lax.dynamic_update_slice_in_dim(rows, solved, first, 0), new_leak
 
     rows = jnp.concatenate([system, source], axis=1)
-    rows, _ = jax.lax.fori_loop(0, size // block, eliminate_block, (rows, leak))
+    rows, _ = jax.lax.fori_loop(0, size // _BLOCK, eliminate_block, (rows, leak))
     return rows[:num_states, size:]
 
 

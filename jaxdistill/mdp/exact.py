@@ -66,11 +66,14 @@ def _over_stack(**axes: str) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
             arrays = {name: scalars.pop(name) for name in axes if scalars.get(name) is not None}
             stacked, shared = _checked_arrays(mdp, arrays, axes)
             if checks.is_traced((mdp, arrays, scalars)):
-                return _map_over_stack(fn, mdp, stacked, shared, scalars)
+                return _map_over_stack(fn, sums.is_common_only(), mdp, stacked, shared, scalars)
             if "discount" in scalars:
                 scalars["discount"] = checks.number("discount", scalars["discount"], 0, 1)
             with float64():
-                result = jax.device_get(_map_over_stack(fn, *placed((mdp, stacked, shared)), scalars))
+                inputs = (*placed((mdp, stacked, shared)), scalars)
+                result = jax.device_get(_map_over_stack(fn, True, *inputs))
+                if not np.isfinite(result).all():  # some world is not a common one
+                    result = jax.device_get(_map_over_stack(fn, False, *inputs))
             if np.isnan(result).any():
                 _warn_of_nan(fn.__name__, np.asarray(result), mdp, arrays, scalars)
             return result
@@ -104,16 +107,23 @@ def _checked_arrays(mdp: MDP, arrays: dict[str, Any], axes: dict[str, str]) -> t
     return stacked, shared
 
 
-@functools.partial(jax.jit, static_argnames="fn")
-def _map_over_stack(fn: Callable[..., Any], mdp: MDP, stacked: dict, shared: dict, scalars: dict) -> jax.Array:
-    """Calls `fn` once for a single MDP, and once for each MDP of a stack with its entries of the `stacked` arrays."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _map_over_stack(
+    fn: Callable[..., Any], common_only: bool, mdp: MDP, stacked: dict, shared: dict, scalars: dict
+) -> jax.Array:
+    """Calls `fn` once for a single MDP, and once for each MDP of a stack with its entries of the `stacked` arrays.
+
+    With `common_only`, a result may be nan because the world is not a common one (`chains.total`).
+    """
     mdp, stacked, shared, scalars = as_float64((mdp, stacked, shared, scalars))
-    if not mdp.is_stacked:
-        return fn(mdp, **shared, **scalars)
 
     def call(mdp_and_arrays: tuple[MDP, dict]) -> jax.Array:
         single_mdp, arrays = mdp_and_arrays
-        return fn(single_mdp, **arrays, **shared, **scalars)
+        with sums.common_only(common_only):
+            return fn(single_mdp, **arrays, **shared, **scalars)
+
+    if not mdp.is_stacked:
+        return call((mdp, {}))
 
     # A block works until its slowest MDP is done. So one MDP at a time is fastest on CPU, where launching is cheap.
     block = _BLOCK_ELEMENTS // (mdp.num_states * max(mdp.num_actions, mdp.num_outcomes, mdp.num_states))
@@ -243,8 +253,10 @@ def optimal_policy(mdp: MDP, discount: Scalar = 1.0, reward: jax.Array | None = 
     """A deterministic policy [S, A] with the `optimal_values`, in an MDP without time limit; arguments as there."""
     reward = mdp.reward if reward is None else reward
     no_limit: dict[str, Any] = {"time_limit": None}
-    actions = optimum.best_actions(None, (dataclasses.replace(mdp, **no_limit), discount, reward))
-    return jax.nn.one_hot(actions, mdp.num_actions, dtype=reward.dtype)
+    unlimited = dataclasses.replace(mdp, **no_limit)
+    actions = optimum.best_actions(sums.is_common_only(), (unlimited, discount, reward))
+    is_known = (actions >= 0)[:, None]
+    return jnp.where(is_known, jax.nn.one_hot(actions, mdp.num_actions, dtype=reward.dtype), jnp.nan)
 
 
 @_over_stack(reward="SK")

@@ -27,19 +27,26 @@ def action_values(mdp: MDP, values: jax.Array, discount: jax.Array | float, rewa
 
 
 @in_float64
-def best_actions(static: None, arrays: tuple[MDP, Any, jax.Array]) -> jax.Array:
+def best_actions(common_only: Any, arrays: tuple[MDP, Any, jax.Array]) -> jax.Array:
     """The action of a best policy in each state, int [S]; time limits are ignored.
+
+    With `common_only`, all actions are -1 unless the chains of all policies that are tried are common ones
+    (`chains.total`).
 
     The first policy is the greedy one of a short value iteration, which starts from 0. Policy iteration then improves
     it. Where the values are not finite and discount * continue_prob is 1, both are repeated with a long value
     iteration, whose last half shows which values grow for ever and which ones fall for ever.
     """
-    del static
     mdp, discount, reward = arrays
     zeros = jnp.zeros(mdp.num_states)
 
     def backup(_: jax.Array, values: jax.Array) -> jax.Array:
         return jnp.max(action_values(mdp, values, discount, reward), axis=-1)
+
+    if common_only:
+        values = jax.lax.fori_loop(0, _SHORT_ITERATION, backup, zeros)
+        actions = jnp.argmax(action_values(mdp, values, discount, reward), axis=-1)
+        return _common_policy_iteration(mdp, discount, reward, actions)
 
     def unsettled(carry: tuple) -> jax.Array:
         _, is_finite, num_sweeps = carry
@@ -79,6 +86,38 @@ def values_within_limit(static: None, arrays: tuple[MDP, Any, jax.Array]) -> jax
     return jax.lax.while_loop(unfinished, sweep, initial)[0]
 
 
+def _values_of(mdp: MDP, discount: Any, reward: jax.Array, actions: jax.Array, common_only: bool) -> jax.Array:
+    """The values [S] of the policy that plays `actions`, int [S]."""
+    probs = distributions(mdp.outcome_probs)
+    weights = probs[actions] if probs.ndim == 2 else probs[jnp.arange(mdp.num_states), actions]
+    source = jnp.sum(weights * reward, axis=-1)
+    chain = chain_of(mdp, weights, discount)
+    return chains.total(chain, source, transpose=False, may_be_cut=False, common_only=common_only)
+
+
+def _common_policy_iteration(mdp: MDP, discount: Any, reward: jax.Array, actions: jax.Array) -> jax.Array:
+    """Improves a policy, int [S], until no action is better; all actions are -1 if a chain was not a common one."""
+    states = jnp.arange(mdp.num_states)
+
+    def improve(carry: tuple) -> tuple:
+        actions, values, _, count = carry
+        is_first = count == 0  # `actions` have not been evaluated yet.
+        rounding = _ROUNDING * jnp.max(jnp.abs(values))
+        q = action_values(mdp, values, discount, reward)
+        is_better = (jnp.max(q, axis=-1) > q[states, actions] + rounding) & ~is_first
+        new_actions = jnp.where(is_better, jnp.argmax(q, axis=-1), actions)
+        new_values = _values_of(mdp, discount, reward, new_actions, common_only=True)
+        # Without the second condition, rounding would make the policy change for ever between equal actions.
+        has_improved = is_first | (jnp.any(is_better) & jnp.any(new_values > values + rounding))
+        is_kept = has_improved | jnp.any(jnp.isnan(new_values))
+        kept = jnp.where(is_kept, new_actions, actions), jnp.where(is_kept, new_values, values)
+        return *kept, has_improved, count + 1
+
+    initial = (actions, jnp.zeros(mdp.num_states), jnp.bool_(True), jnp.int32(0))
+    actions, values, _, _ = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < _MAX_POLICIES), improve, initial)
+    return jnp.where(jnp.all(jnp.isfinite(values)), actions, -1)
+
+
 def _policy_iteration(
     mdp: MDP, discount: Any, reward: jax.Array, actions: jax.Array, grows: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -87,13 +126,7 @@ def _policy_iteration(
     A value that is nan counts as plus infinity where `grows` holds, bool [S], and as minus infinity elsewhere.
     """
     states = jnp.arange(mdp.num_states)
-    probs = distributions(mdp.outcome_probs)
     idle, idle_action = _idle_states(mdp, discount, reward)
-
-    def values_of(actions: jax.Array) -> jax.Array:
-        weights = probs[actions] if probs.ndim == 2 else probs[states, actions]
-        source = jnp.sum(weights * reward, axis=-1)
-        return chains.total(chain_of(mdp, weights, discount), source, transpose=False, may_be_cut=False)
 
     def leads_to(goal: jax.Array) -> jax.Array:
         return action_values(mdp, goal.astype(reward.dtype), discount, jnp.zeros_like(reward)) > 0
@@ -110,7 +143,7 @@ def _policy_iteration(
         # Staying for ever where nothing is collected has the value 0, which the values of a single step do not show.
         new_actions = jnp.where(idle & ~(best_q >= -_ROUNDING * scale), idle_action, new_actions)
         new_actions = jnp.where(is_first, actions, new_actions)
-        new_values = values_of(new_actions)
+        new_values = _values_of(mdp, discount, reward, new_actions, common_only=False)
         is_first_finite = jnp.isfinite(new_values) & ~jnp.isfinite(values)
         is_first_infinite = jnp.isinf(best_q) & (best_q > old_q)
         # Without this, rounding would make the policy change for ever between equal actions.

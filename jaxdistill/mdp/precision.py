@@ -49,7 +49,6 @@ def in_float64(fn: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], jax.
     """
 
     @functools.wraps(fn)
-    @default_promotion()
     def wrapper(static: Hashable, arrays: Any) -> jax.Array:
         return _hidden(_compiled(fn, static))(jax.tree.map(jnp.asarray, arrays))
 
@@ -67,7 +66,7 @@ def _hidden(compute: Callable[[Any], jax.Array]) -> Callable[[Any], jax.Array]:
 
     @custom_vmap
     def call(arrays: Any) -> jax.Array:
-        with _enable_x64():
+        with _enable_x64(), default_promotion():  # a batch is traced after `wrapper` has returned
             result = compute(arrays)
         is_floating = jnp.issubdtype(result.dtype, jnp.floating)
         return result.astype(_largest_float()) if is_floating else result

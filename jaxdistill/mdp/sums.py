@@ -1,5 +1,8 @@
 """Sums over the episodes of a policy in an MDP, computed in float64 also inside a trace, and differentiable."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +13,27 @@ from jaxdistill.mdp.chains import Chain
 from jaxdistill.mdp.mdp import MDP, NO_TIME_LIMIT
 from jaxdistill.mdp.precision import in_float64
 from jaxdistill.runtime.products import einsum
+from jaxdistill.runtime.surroundings import default_promotion
 
 SUM_TOLERANCE = 1e-4  # The sum of a row of probabilities may differ from 1 by this much.
+
+
+_COMMON_ONLY = contextvars.ContextVar("common_only", default=False)
+
+
+@contextlib.contextmanager
+def common_only(flag: bool) -> Iterator[None]:
+    """Whether sums and optimal policies traced in the block are nan for all but common chains (`chains.total`)."""
+    token = _COMMON_ONLY.set(flag)
+    try:
+        yield
+    finally:
+        _COMMON_ONLY.reset(token)
+
+
+def is_common_only() -> bool:
+    """Whether the innermost block of `common_only` says so."""
+    return _COMMON_ONLY.get()
 
 
 class Problem(NamedTuple):
@@ -72,14 +94,13 @@ def total(problem: Problem) -> jax.Array:
 
     Derivatives are those of a world without time limit, and nan with one.
     """
-    return _total(None, problem)
+    return _total(is_common_only(), problem)
 
 
 @in_float64
-def _total(static: None, problem: Problem) -> jax.Array:
-    del static
+def _total(common_only: Any, problem: Problem) -> jax.Array:
     chain, source = _chain_and_source(problem)
-    return chains.total(chain, source, problem.source is None, problem.mdp.time_limit is not None)
+    return chains.total(chain, source, problem.source is None, problem.mdp.time_limit is not None, common_only)
 
 
 @in_float64
@@ -100,6 +121,7 @@ def _chain_and_source(problem: Problem) -> tuple[Chain, jax.Array]:
 
 
 @total.defjvp
+@default_promotion()  # a derivative is taken after the function that was called has returned
 def _total_jvp(primals: tuple[Problem], tangents: tuple[Problem]) -> tuple[jax.Array, jax.Array]:
     """The derivative dv of v = source + P v is the solution of dv = (d source + dP v) + P dv."""
     problem, is_backward = primals[0], primals[0].source is None

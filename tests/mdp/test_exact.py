@@ -1,5 +1,6 @@
 """Exact values, visits and episode lengths against linear solves in float64, and against enumeration."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.mdp import MDP, exact, stack
+from jaxdistill.mdp.precision import float64
 
 # (states, actions, outcomes, whether outcome probabilities depend on the state, continue_prob)
 SIZES = [(3, 2, 2, True, 0.9), (5, 3, 20, False, 0.99)]  # Gathers of 20 outcomes are not unrolled.
@@ -255,6 +257,32 @@ def loop_mdp(reward, continue_prob=1.0):
 
 
 @pytest.mark.filterwarnings("ignore:exact")
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+def test_the_program_for_common_worlds_is_exact_or_not_finite(discount):
+    """So that the program for all worlds is run where, and only where, it is needed."""
+    mdps = stack([random_mdp(seed, SIZES[0]) for seed in range(5)])
+    uncommon = dataclasses.replace(mdps, continue_prob=np.array([0.9, 1, 0.9, 1 - 1e-7, 1], np.float32))
+    policy = np.stack([random_policy(seed, mdps) for seed in range(5)])
+
+    def answers(mdps, common_only):
+        functions = [
+            *((fn, {"policy": policy}) for fn in (exact.policy_values, exact.occupancy)),
+            *((fn, {}) for fn in (exact.optimal_values, exact.optimal_policy)),
+        ]
+        with float64():
+            return [
+                np.asarray(exact._map_over_stack(fn.__wrapped__, common_only, mdps, arrays, {}, {"discount": discount}))
+                for fn, arrays in functions
+            ]
+
+    for common, full in zip(answers(mdps, True), answers(mdps, False), strict=True):
+        np.testing.assert_allclose(common, full, rtol=1e-12, atol=1e-12)
+    for common, full in zip(answers(uncommon, True), answers(uncommon, False), strict=True):
+        is_given = np.isfinite(common.reshape(5, -1)).all(1)
+        assert is_given.tolist() == [True, discount < 1, True, discount < 1, discount < 1]
+        np.testing.assert_allclose(common[is_given], full[is_given], rtol=1e-12, atol=1e-12)
+
+
 def test_endless_episodes_give_inf_or_nan_in_their_states_only():
     half = np.full((4, 2), 0.5, np.float32)
     mdp = loop_mdp(1.0)

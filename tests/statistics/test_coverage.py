@@ -20,6 +20,28 @@ from jaxdistill import statistics
 
 LEAST = 0.93
 NUM_MDPS = (2, 3, 5, 7, 8, 10, 20, 50, 100, 300, 1000)
+LOSSES = 0.3  # the share of the values below 0 of a lognormal on both sides
+
+
+def both_sides(rng: np.random.Generator, size: tuple[int, ...], scale: float) -> np.ndarray:
+    """Lognormal values, of which a share of `LOSSES` is multiplied by -`scale`."""
+    return rng.lognormal(size=size) * np.where(rng.random(size) < LOSSES, -scale, 1)
+
+
+class BothSides(NamedTuple):
+    """The distribution of `both_sides`, with the two functions of a distribution of SciPy that are used here."""
+
+    scale: float
+
+    def cdf(self, x: float) -> float:
+        assert x == 0
+        return LOSSES
+
+    def ppf(self, p: np.ndarray) -> np.ndarray:
+        losses = -self.scale * stats.lognorm(1).ppf(1 - np.minimum(p / LOSSES, 1))
+        return np.where(p < LOSSES, losses, stats.lognorm(1).ppf(np.maximum((p - LOSSES) / (1 - LOSSES), 0)))
+
+
 BASE = {
     "normal": lambda rng, size: rng.normal(size=size),
     "t with 3 degrees": lambda rng, size: rng.standard_t(3, size=size),
@@ -27,11 +49,14 @@ BASE = {
     "lognormal": lambda rng, size: rng.lognormal(size=size),
     "minus lognormal": lambda rng, size: -rng.lognormal(size=size),
     "uniform": lambda rng, size: rng.random(size),
+    "lognormal on both sides": lambda rng, size: both_sides(rng, size, 1),
+    "lognormal on both sides, losses twice as large": lambda rng, size: both_sides(rng, size, 2),
     "1": lambda rng, size: np.ones(size),
 }
 MEANS = {
     "normal": 0, "t with 3 degrees": 0, "exponential": 1, "lognormal": np.exp(0.5), "minus lognormal": -np.exp(0.5),
-    "uniform": 0.5, "1": 1,
+    "uniform": 0.5, "1": 1, "lognormal on both sides": 0.4 * np.exp(0.5),
+    "lognormal on both sides, losses twice as large": 0.1 * np.exp(0.5),
 }  # fmt: skip
 # Each case is a kind of world, and the share of worlds in which it is drawn; the others are 0, which is a tie.
 CASES = [(kind, 1.0) for kind in BASE if kind != "1"]
@@ -50,7 +75,8 @@ def quantile(kind: str, share: float, p: np.ndarray) -> np.ndarray:
     """Quantiles of a case in closed form."""
     law = {
         "normal": stats.norm, "t with 3 degrees": stats.t(3), "exponential": stats.expon, "lognormal": stats.lognorm(1),
-        "uniform": stats.uniform,
+        "uniform": stats.uniform, "lognormal on both sides": BothSides(1),
+        "lognormal on both sides, losses twice as large": BothSides(2),
     }  # fmt: skip
     if kind == "minus lognormal":
         return -law["lognormal"].ppf(1 - p)
@@ -141,7 +167,8 @@ def improvement_coverage(num_mdps: int, tie_shares: tuple[float, ...], ps: np.nd
 def test_intervals_cover(name):
     """1000 draws: a standard error of 0.008 at a coverage of 93 %. Student's t covers 83 % of 8 lognormal worlds."""
     for num_mdps in (2, 8, 30):
-        for kind, share in [("normal", 1.0), ("lognormal", 1.0), ("exponential", 0.35), ("1", 0.5)]:
+        for kind, share in [("normal", 1.0), ("lognormal", 1.0), ("exponential", 0.35), ("1", 0.5),
+                            ("lognormal on both sides, losses twice as large", 0.5)]:  # fmt: skip
             result = STATISTICS[name](kind, share, num_mdps, num_draws=1000)
             assert result.suffices(2 * 0.008), f"{name} of {num_mdps} {kind} in {share:.0%}: {result}"
             assert (result.printed > 0.99) == (num_mdps > 2) or share < 1

@@ -21,13 +21,15 @@ def test_mean_interval_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_end_at_the_longer_tail_is_moved(seed):
+def test_the_ends_are_moved_for_skewed_values(seed):
     """By the formula of the docstring, with the mean, error and skewness of SciPy; mirrored values, mirrored ends."""
-    x = np.random.default_rng(seed).exponential(size=10 + seed)
-    n, t = x.size, stats.t.ppf(0.975, x.size - 1)
+    x = np.r_[np.random.default_rng(seed).exponential(size=10 + seed), np.zeros(2 * seed)]
+    num_different = 10 + seed + (seed > 0)
+    n, t = x.size, stats.t.ppf(0.975, num_different - 1)
     skewness = stats.skew(x, bias=False)
-    moved = (1 + 30 / n) * skewness * (2 * t**2 + 1) / (6 * np.sqrt(n))
-    ends = x.mean() + np.array([-t - max(-moved, 0), t + max(moved, 0)]) * stats.sem(x)
+    moved = (1 + 30 / num_different) * skewness * (2 * t**2 + 1) / (6 * np.sqrt(n))
+    assert moved > 0
+    ends = x.mean() + np.array([-t - moved / 2, t + moved]) * stats.sem(x)
     np.testing.assert_allclose(statistics.mean_interval(x), [x.mean(), *ends])
     mean, low, high = statistics.mean_interval(-x)
     np.testing.assert_allclose([-mean, -high, -low], statistics.mean_interval(x))
