@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib
 import inspect
 import json
 from collections.abc import Callable
@@ -220,6 +221,7 @@ def _results_path(args: argparse.Namespace) -> Path:
         raise ValueError(f"There is no folder {path.parent}; make it, or use another --out.")
     for suffix in (".npz", ".png", ".pdf", "_intervals.png", "_intervals.pdf"):
         check_writable(stem.with_name(stem.name + suffix))
+    importlib.import_module("jaxdistill.plotting")  # so that a fault of matplotlib's settings shows before the training
     return path
 
 

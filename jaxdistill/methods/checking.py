@@ -11,7 +11,6 @@ import numpy as np
 from jaxdistill.methods import effects
 from jaxdistill.methods.method import Method, loss_gradient, make_step
 from jaxdistill.runtime import checks
-from jaxdistill.runtime.files import one_line
 
 _CHECKED: WeakKeyDictionary[Method, set[tuple[int, int]]] = WeakKeyDictionary()
 
@@ -62,8 +61,6 @@ def _check_function(method: Method, field: str, num_actions: int, num_others: in
     try:
         output = jax.eval_shape(call, *(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes))
     except Exception as error:
-        if isinstance(error, ValueError) and checks.why(error) == one_line(error):
-            raise
         raise ValueError(f"{name} fails on a Step of {num_actions} actions: {checks.why(error)}.") from error
     # Only what can be differentiated may be a loss.
     kinds = (jnp.floating,) if field == "loss" else (jnp.floating, jnp.integer, jnp.bool_)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxdistill.methods import numerics
 from jaxdistill.methods.composed import composes
 from jaxdistill.methods.divergences import Rows
-from jaxdistill.methods.domains import FINITE, NUM_ACTIONS, POSITIVE, Domain, domains_of, reads
+from jaxdistill.methods.domains import FINITE, NUM_ACTIONS, POSITIVE, TEMPERATURE, Domain, domains_of, reads
 from jaxdistill.methods.method import Method, Step, StepFn
 from jaxdistill.runtime import checks
 
@@ -55,8 +55,9 @@ def rows_of_other(step: Step, index: int) -> Rows:
     """
     if step.other_probs.shape[0] <= index:
         raise ValueError(
-            f"This method compares with further policy {index}, and the teacher has {step.other_probs.shape[0]}; "
-            "give it others [N, S, A], such as the reference policy or a second teacher."
+            f"it needs {index + 1} further {'policy' if index == 0 else 'policies'} of the teacher, which has "
+            f"{step.other_probs.shape[0]}; give it with teachers.with_others(teacher, other), such as the reference "
+            "policy or a second teacher"
         )
     probs = step.other_probs[index]
     log_probs = numerics.log_floored(probs, step.params["floor"])
@@ -160,7 +161,7 @@ def _with_tail(log_probs: jax.Array, inside: jax.Array, divide: bool) -> jax.Arr
 
 
 @composes
-@reads(temperature=POSITIVE)
+@reads(temperature=TEMPERATURE)
 def tempered(terms: Terms, scaled: bool = False) -> Terms:
     """The terms of both policies raised to the power 1 / `params["temperature"]` and normalised.
 

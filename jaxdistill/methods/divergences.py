@@ -21,6 +21,8 @@ from jaxdistill.methods.numerics import capped, kl_terms, log_positive
 
 _Divergence = TypeVar("_Divergence", bound=Callable[..., Any])
 
+_SMALL = 1e-6  # nearer to an end where the gradient vanishes, float32 cannot tell a weight from the end
+
 ALPHA_POWER = Domain(0, 1, "both", note="It tends to the reverse KL at 0 and to the forward KL at 1.")
 """The domain of the power of an alpha divergence."""
 
@@ -73,10 +75,14 @@ def reverse_kl(rows: Rows) -> jax.Array:
 
 
 @takes(
-    Domain(0, 1, "both", note="At 0 and 1 the gradient vanishes; use gkd or jsd_normalised, whose limits are the KLs.")
+    Domain(
+        _SMALL,
+        1 - _SMALL,
+        note="At 0 and 1 the gradient vanishes; use gkd or jsd_normalised, whose limits are the KLs.",
+    )
 )
 def jensen_shannon(rows: Rows, beta: jax.Array | float) -> jax.Array:
-    """The generalised Jensen-Shannon divergence beta KL(pi || m) + (1 - beta) KL(pi_theta || m), beta in (0, 1).
+    """The generalised Jensen-Shannon divergence beta KL(pi || m) + (1 - beta) KL(pi_theta || m), 0 < beta < 1.
 
     The mixture m is beta pi + (1 - beta) pi_theta. The divergence is of order beta KL(pi || pi_theta) near beta = 0 and
     of order (1 - beta) KL(pi_theta || pi) near beta = 1, so at both ends it is 0 for all policies.
@@ -136,16 +142,16 @@ def _log_mixture_ratio(weight: jax.Array, rest: jax.Array, log_ratio: jax.Array)
     return jnp.where(is_limit, excess, jnp.where(is_moderate, moderate, small) / weight)
 
 
-@takes(Domain(0, 1, "most", note="At 1 the gradient vanishes."))
+@takes(Domain(0, 1 - _SMALL, note="At 1 the gradient vanishes."))
 def skew_forward_kl(rows: Rows, skew: jax.Array | float) -> jax.Array:
-    """The skew forward KL divergence KL(pi || skew pi + (1 - skew) pi_theta), skew in [0, 1)."""
+    """The skew forward KL divergence KL(pi || skew pi + (1 - skew) pi_theta), 0 <= skew < 1."""
     pi = rows.teacher_probs
     return kl_terms(p=pi, log_p=log_positive(pi), log_q=mixture_log_probs(rows, skew))
 
 
-@takes(Domain(0, 1, "both", note="At 0 it is the objective reverse_kl; at 1 the gradient vanishes."))
+@takes(Domain(_SMALL, 1 - _SMALL, note="At 0 it is the objective reverse_kl; at 1 the gradient vanishes."))
 def skew_reverse_kl(rows: Rows, skew: jax.Array | float) -> jax.Array:
-    """The skew reverse KL divergence KL(pi_theta || (1 - skew) pi + skew pi_theta), skew in (0, 1)."""
+    """The skew reverse KL divergence KL(pi_theta || (1 - skew) pi + skew pi_theta), 0 < skew < 1."""
     probs, log_probs = rows.student_probs, rows.student_log_probs
     return kl_terms(p=probs, log_p=log_probs, log_q=mixture_log_probs(rows, 1 - skew))
 

@@ -81,15 +81,16 @@ class Domain:
         given = checks.numbers(name, value)
         rounded = given.astype(np.float32).astype(np.float64)
         rounded = np.where(np.abs(rounded) < _FLOAT32.tiny, 0, rounded)
-        if self._holds(given) and self._holds(rounded):
+        is_inside = self._holds(given, self.least, self.most)
+        if is_inside and self._holds(rounded, float(np.float32(self.least)), float(np.float32(self.most))):
             return
-        reason = ", which is outside in float32" if self._holds(given) else ""
+        reason = ", which is outside in float32" if is_inside else ""
         note = f" {self.note}" if self.note else ""
         raise ValueError(f"{name} must be {self}; got {checks.shown(value)}{reason}.{note}")
 
-    def _holds(self, numbers: np.ndarray) -> bool:
-        above = numbers > self.least if self._is_open("least") else numbers >= self.least
-        below = numbers < self.most if self._is_open("most") else numbers <= self.most
+    def _holds(self, numbers: np.ndarray, least: float, most: float) -> bool:
+        above = numbers > least if self._is_open("least") else numbers >= least
+        below = numbers < most if self._is_open("most") else numbers <= most
         is_kind = (numbers == np.round(numbers)) if self.whole else np.isfinite(numbers)
         return bool((above & below & is_kind & np.isfinite(numbers)).all())
 
@@ -99,6 +100,7 @@ class Domain:
 
 FINITE, POSITIVE, SHARE = Domain(), Domain(0, open="least"), Domain(0, 1)
 FLOOR = Domain(0, 1, open="most")
+TEMPERATURE = Domain(1e-3, 1e3)  # beyond, policies are deterministic or uniform up to rounding, and gradients vanish
 NUM_ACTIONS = Domain(1, whole=True, note="A k above the number of actions means all of them.")
 
 

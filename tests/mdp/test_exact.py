@@ -256,7 +256,6 @@ def loop_mdp(reward, continue_prob=1.0):
     return MDP.from_arrays(successor, rewards, terminal, np.eye(2), continue_prob=continue_prob)
 
 
-@pytest.mark.filterwarnings("ignore:exact")
 @pytest.mark.parametrize("discount", [1.0, 0.9])
 def test_the_program_for_common_worlds_is_exact_or_not_finite(discount):
     """So that the program for all worlds is run where, and only where, it is needed."""
@@ -283,6 +282,7 @@ def test_the_program_for_common_worlds_is_exact_or_not_finite(discount):
         np.testing.assert_allclose(common[is_given], full[is_given], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:exact")
 def test_endless_episodes_give_inf_or_nan_in_their_states_only():
     half = np.full((4, 2), 0.5, np.float32)
     mdp = loop_mdp(1.0)

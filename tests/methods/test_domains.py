@@ -25,7 +25,7 @@ def outside(domain):
         below = [domain.least - 0.3, -1e30, np.nextafter(domain.least, -1)]
         numbers += below + [domain.least, 1e-40 + domain.least] * (domain.open in ("least", "both"))
     if np.isfinite(domain.most):
-        above = [domain.most + 0.5, 1e30, np.nextafter(domain.most, 2)]
+        above = [domain.most + 0.5, 1e30, np.nextafter(domain.most, np.inf)]
         numbers += above + [domain.most, domain.most - 1e-9] * (domain.open in ("most", "both"))
     return numbers + [1.5, 2.001] * domain.whole
 
@@ -104,7 +104,8 @@ def test_ends_where_nothing_is_trained_point_to_what_to_use_instead():
         assert changed("gkd", beta=beta)() and changed("jsd_normalised", beta=beta)()
     refused(changed("top_d", alpha=1.0), "1 is the objective k1_reward")
     refused(changed("skew_forward_kl", skew=1), "At 1 the gradient vanishes")
-    refused(changed("jsd", beta=1 - 1e-12), "got 0.999999999999, which is outside in float32")
+    refused(changed("jsd", beta=1 - 1e-12), "beta must be in [1e-06, 0.999999]; got 0.999999999999.")
+    refused(changed("top_d", alpha=1 - 1e-12), "got 0.999999999999, which is outside in float32")
 
 
 # --- Methods of one's own -----------------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ def test_domains_follow_the_functions_through_combinators():
     warm = combinators.total(combinators.tempered(combinators.clipped(fns.FORWARD_KL)))
     reward = combinators.negated(combinators.weighted(fns.k1, "clip"))
     method = Method("warm", loss=warm, reward=reward, params={"temperature": 2.0, "clip": 0.5})
-    assert method.domains == {"temperature": Domain(0, open="least"), "clip": Domain(0, open="least")}
+    assert method.domains == {"temperature": Domain(1e-3, 1e3), "clip": Domain(0, open="least")}
     renamed = combinators.total(combinators.numbered(lambda rows, x: rows.log_ratio * x, "x"))
     assert Method("m", renamed, params={"x": 1e30}).domains == {}
 
