@@ -104,13 +104,16 @@ class Settings:
     probability_floor: float = 1e-6  # log pi(a) is log max(pi(a), floor)
     trace_decay: float = 0.95  # lambda of the estimator "lambda"
     truncation: str = "bootstrap"  # what the time limit does, or "end"
+    loss_visits: str = "every"  # visits of a row in an episode that count, or "once": the last one
+    return_visits: str = "every"
+    fixed_length: float = 60.0  # of the reduction "fixed"
 
     def __post_init__(self) -> None:
         only_td = self.method in ("td_v0", "td_vpi")  # they replace the bootstrap of TD(1)
         if self.method not in METHODS or self.estimator not in (("td",) if only_td else ("mc", "td", "lambda")):
             raise ValueError(f"no method {self.method!r} with estimator {self.estimator!r}")
-        if self.reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}")
+        if self.reduction not in ("mean", "sum", "fixed"):
+            raise ValueError(f"reduction must be 'mean', 'sum' or 'fixed', got {self.reduction!r}")
 
 
 class Step(NamedTuple):
@@ -303,17 +306,21 @@ def episode_update(
     """The update that one episode gives a student with `policy` [O][A] and `values` [O]."""
     rhat = pseudo_rewards(world, teacher, settings, policy, episode, cut)
     targets, advantages = targets_and_advantages(world, settings, values, episode, rhat, cut)
-    weight = 1.0 / len(episode) if settings.reduction == "mean" else 1.0
+    weight = {"mean": 1.0 / len(episode), "sum": 1.0, "fixed": 1.0 / settings.fixed_length}[settings.reduction]
     update = Update({}, {})
-    for step, target, advantage in zip(episode, targets, advantages, strict=True):
-        o = world.observation[step.state]
+    rows = [world.observation[step.state] for step in episode]
+    for t, (step, target, advantage) in enumerate(zip(episode, targets, advantages, strict=True)):
+        o = rows[t]
+        is_last = o not in rows[t + 1 :]
+        has_loss = is_last or settings.loss_visits == "every"
+        has_return = is_last or settings.return_visits == "every"
         pi_theta = policy[o]
         grad_l = loss_gradient(teacher, settings, step.state, pi_theta, values[o])
         row = update.logits.setdefault(o, [0.0] * len(pi_theta))
         for a, prob in enumerate(pi_theta):
             grad_log_pi = (1.0 if a == step.action else 0.0) - prob
-            row[a] += weight * (-grad_log_pi * advantage + grad_l[a])
-        update.values[o] = update.values.get(o, 0.0) + weight * (target - values[o])
+            row[a] += weight * (-grad_log_pi * advantage * has_return + grad_l[a] * has_loss)
+        update.values[o] = update.values.get(o, 0.0) + weight * (target - values[o]) * has_return
     return update
 
 

@@ -73,6 +73,7 @@ class Training(Processes):
     num_checkpoints: int = option(100, "points of each learning curve")
     seed: int = option(0, "seed of the worlds, the teachers and the students")
     reduction: str = update_option("reduction")
+    fixed_length: float = update_option("fixed_length")
     learning_rate: float = option(0.1, "step size of the student's logits")
     value_learning_rate: float = option(0.1, "step size of the student's value table")
     discount: float = update_option("discount")

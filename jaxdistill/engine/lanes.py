@@ -32,7 +32,7 @@ class Program:
       num_checkpoints: C bins of the learning curves.
       max_steps: the largest time limit of any student's episodes, in steps.
       bootstraps_at_cut: whether the last target of an episode that is cut bootstraps; if not, a cut counts as an end.
-      reduction: "mean" or "sum", how the updates of an episode's steps become one.
+      reduction: how the updates of an episode's steps become one, a name of `methods.method.REDUCTIONS`.
       ring: a power of two, iterations whose scale is remembered; `settle` must run once in ring - 2 iterations.
       schedule, value_schedule: iteration -> factor of the learning rates, or None for constant rates.
       optimizer: gradient transformation over {"logits": [O, A], "values": [O]}, or None for plain SGD.

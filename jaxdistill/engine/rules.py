@@ -8,11 +8,12 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.estimators.estimator import Row
 from jaxdistill.methods import Method, Step, StepFn, UpdateOptions, loss_gradient, make_step, numerics, score
 from jaxdistill.methods.method import BOOTSTRAPS
@@ -77,12 +78,15 @@ class Rule(abc.ABC):
     Attributes:
       num_actions: A.
       next_rewards: the functions by which the action of step t + 1 decides a part of rhat_t.
-      num_parts: arrays that make up a row.
     """
 
     num_actions: int
     next_rewards: tuple[StepFn, ...]
-    num_parts: ClassVar[int]
+
+    @property
+    @abc.abstractmethod
+    def num_parts(self) -> int:
+        """Arrays that make up a row."""
 
     @property
     @abc.abstractmethod
@@ -142,7 +146,7 @@ class Rule(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class StudentRule(Rule):
-    """Rows of students, in two parts of equal width: [logits A | V | stamp], [direction A + 1].
+    """Rows of students, in two parts of equal width: [logits A | V | stamp], [direction A + 1 | is credited].
 
     Parameters stay fixed within an episode. So a step adds its direction to the second part, and the first visit of a
     later episode adds `scale * direction` to the parameters. `stamp` is the iteration that the direction belongs to.
@@ -150,11 +154,17 @@ class StudentRule(Rule):
     The parts are separate arrays, padded to whole vectors of the processor, because XLA computes an array that is
     concatenated from several others entry by entry, with a branch for each.
 
+    If the last visit of a row in an episode counts alone, its direction takes the place of earlier ones. An estimator
+    that walks backward credits it first, and `is credited` then keeps it. Where this holds for the loss alone, or for
+    the return alone, the other one has its direction in the second part, and this one in a third part.
+
     Attributes:
       num_actions: A.
       losses, rewards, next_rewards: the distinct functions of the methods that share the program.
       mixes: whether any control policy is not the student's own.
       num_others: further policies in a teacher's row.
+      loss_visits, return_visits: see `UpdateOptions`.
+      walks_backward: whether the last step of an episode is credited first; only set where a row counts once.
     """
 
     losses: tuple[StepFn, ...]
@@ -162,7 +172,13 @@ class StudentRule(Rule):
     next_rewards: tuple[StepFn, ...]
     mixes: bool
     num_others: int = 0
-    num_parts: ClassVar[int] = 2
+    loss_visits: str = "every"
+    return_visits: str = "every"
+    walks_backward: bool = False
+
+    @property
+    def num_parts(self) -> int:
+        return 2 if self.loss_visits == self.return_visits else 3
 
     @property
     def num_params(self) -> int:
@@ -180,12 +196,12 @@ class StudentRule(Rule):
         return row[0][..., self.num_params]
 
     def refresh(self, row: Row, scale: jax.Array, iteration: jax.Array) -> Row:
-        params, direction = row
+        params, *directions = row
         place, now = jnp.arange(self.width, dtype=jnp.int32), iteration.astype(params.dtype)
         stale = self.stamp(row) != now
         rate = jnp.where(place < self.num_actions, scale[0], scale[1])
-        params = params + jnp.where(stale, rate * direction, 0)
-        return jnp.where(place == self.num_params, now, params), jnp.where(stale, 0, direction)
+        params = params + jnp.where(stale, rate * functools.reduce(jnp.add, directions), 0)
+        return jnp.where(place == self.num_params, now, params), *(jnp.where(stale, 0, x) for x in directions)
 
     def weights(self, row: Row, teacher_row, student: Student, control: jax.Array) -> jax.Array:
         logits = row[0][: self.num_actions]
@@ -228,15 +244,32 @@ class StudentRule(Rule):
         has_return = ((student.reward >= 0) | (student.next_reward >= 0)).astype(value.dtype)
         gradient = _select(self.losses, student.loss, lambda fn: loss_gradient(fn, step), step.student_logits)
         advantage = has_return * options.return_weight * (target - student.baseline * value)
-        direction = advantage * score(step) - options.loss_weight * gradient
-        return self._add(row, direction, has_return * (target - value))
+        return_direction, value_direction = advantage * score(step), has_return * (target - value)
+        if self.num_parts == 2:
+            total = self._spread(return_direction - options.loss_weight * gradient, value_direction)
+            return row[0], self._visited(row[1], total, self.loss_visits)
+        loss = self._spread(-options.loss_weight * gradient, jnp.zeros_like(value))
+        returned = self._spread(return_direction, value_direction)
+        every, once = (loss, returned) if self.loss_visits == "every" else (returned, loss)
+        return row[0], self._visited(row[1], every, "every"), self._visited(row[2], once, "once")
 
     def credit_more(self, student: Student, row: Row, step: Step, bonus) -> Row:
-        """Adds to a credited row what a target larger by `bonus` would have added."""
-        return self._add(row, student.options.return_weight * bonus * score(step), bonus)
+        """Adds to the visit that was credited last what a target larger by `bonus` would have added."""
+        more = self._spread(student.options.return_weight * bonus * score(step), bonus)
+        part = 2 if self.num_parts == 3 and self.return_visits == "once" else 1
+        return *row[:part], row[part] + more, *row[part + 1 :]
 
-    def _add(self, row: Row, direction: jax.Array, value_direction: jax.Array) -> Row:
-        return row[0], row[1] + numerics.spread([direction, value_direction], self.width)
+    def _spread(self, direction: jax.Array, value_direction: jax.Array) -> jax.Array:
+        return numerics.spread([direction, value_direction], self.width)
+
+    def _visited(self, part: jax.Array, direction: jax.Array, visits: str) -> jax.Array:
+        """The part of a row with the direction of one more visit."""
+        if visits == "every":
+            return part + direction
+        if not self.walks_backward:
+            return direction
+        is_flag = jnp.arange(self.width, dtype=jnp.int32) == self.num_params
+        return jnp.where(part[self.num_params] > 0, part, jnp.where(is_flag, 1, direction))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +277,10 @@ class QLearningRule(Rule):
     """Rows of Q-learning, of one part: [Q A], updated after every step, epsilon-greedy with ties shared (App. A.4)."""
 
     next_rewards: tuple[StepFn, ...] = ()
-    num_parts: ClassVar[int] = 1
+
+    @property
+    def num_parts(self) -> int:
+        return 1
 
     @property
     def num_params(self) -> int:
@@ -291,8 +327,11 @@ class QLearningRule(Rule):
         return (q + jnp.where(is_action, student.learning_rate * (target - q), 0),)
 
 
-def student_rule(num_actions: int, methods: tuple[Method, ...], num_others: int = 0) -> StudentRule:
+def student_rule(
+    num_actions: int, methods: tuple[Method, ...], num_others: int = 0, options: UpdateOptions | None = None
+) -> StudentRule:
     """The rule that serves every one of `methods`; `num_others`: further policies in a teacher's row."""
+    options = UpdateOptions() if options is None else options
 
     def distinct(fns):
         return tuple(dict.fromkeys(fn for fn in fns if fn is not None))
@@ -304,9 +343,15 @@ def student_rule(num_actions: int, methods: tuple[Method, ...], num_others: int 
         next_rewards=distinct(m.next_reward for m in methods),
         mixes=any(not m.control.is_student for m in methods),
         num_others=num_others,
+        loss_visits=options.loss_visits,
+        return_visits=options.return_visits,
+        walks_backward="once" in (options.loss_visits, options.return_visits)
+        and ESTIMATORS[options.estimator].records_episode,
     )
 
 
-def q_learning_rule(num_actions: int, methods: tuple[Method, ...], num_others: int = 0) -> QLearningRule:
+def q_learning_rule(
+    num_actions: int, methods: tuple[Method, ...], num_others: int = 0, options: UpdateOptions | None = None
+) -> QLearningRule:
     """The rule of Q-learning, with the arguments of `student_rule`."""
     return QLearningRule(num_actions)

@@ -237,7 +237,8 @@ class Machine:
     def _scale(self, state: LaneState, length: jax.Array) -> jax.Array:
         """The factors of this iteration's directions, for logits and value, [W, 2]."""
         program, student = self.program, state.student
-        scale = jnp.ones_like(length) / length if program.reduction == "mean" else jnp.ones_like(length)
+        divisors = {"mean": length, "sum": jnp.ones_like(length), "fixed": student.options.fixed_length}
+        scale = jnp.ones_like(length) / divisors[program.reduction]
         scale = jnp.stack([scale, scale], axis=-1)
         if program.optimizer is not None:
             return scale
@@ -256,14 +257,15 @@ def apply_optimizer(program: Program, lanes: Lanes) -> Lanes:
     n, a = rule.num_params, rule.num_actions
 
     def update(rows: Row, scale: jax.Array, opt_state: Any) -> tuple[Row, Any]:
-        stored, direction = rows
+        stored, *parts = rows
+        direction = functools.reduce(jnp.add, parts)
         params = as_params(program, rows)
         gradients = {"logits": -scale[0] * direction[:, :a], "values": -scale[1] * direction[:, a]}
         with default_promotion():
             updates, opt_state = optimizer.update(gradients, opt_state, params)
             params = optax.apply_updates(params, updates)
         stored = jnp.concatenate([params["logits"], params["values"][:, None], stored[:, n:]], axis=1)
-        return (stored, jnp.zeros_like(direction)), opt_state
+        return (stored, *map(jnp.zeros_like, parts)), opt_state
 
     rows = by_lane(program, lanes.tables.rows)
     new_rows, new_opt_state = jax.vmap(update)(rows, state.scale, state.opt_state)

@@ -72,13 +72,15 @@ def without_effect(name: str, method: Method, options: UpdateOptions, num_action
       options: the options with what the method fixes in its place.
       num_actions, num_others: as for `dependencies`.
     """
-    if name in ("return_weight", "value_learning_rate", "trace_decay") and not method.has_return:
+    if name in ("return_weight", "return_visits", "value_learning_rate", "trace_decay") and not method.has_return:
         return "which has no return"
     if name == "trace_decay" and name not in ESTIMATORS[options.estimator].numbers:
         return f"whose estimator is {options.estimator!r}"
+    if name == "fixed_length" and options.reduction != "fixed":
+        return f"whose reduction is {options.reduction!r}"
     if name == "trace_decay" and method.discount == 0:
         return "which fixes the discount at 0"
-    if name == "loss_weight" and method.loss is None:
+    if name in ("loss_weight", "loss_visits") and method.loss is None:
         return "which has no loss"
     if name == "discount" and method.discount is not None:
         return f"which fixes it at {method.discount:g}"

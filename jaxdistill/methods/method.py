@@ -18,7 +18,8 @@ from jaxdistill.methods.composed import content
 from jaxdistill.methods.domains import Domain, domains_of
 from jaxdistill.runtime import checks
 
-REDUCTIONS = ("mean", "sum")
+VISITS = ("every", "once")
+REDUCTIONS = ("mean", "sum", "fixed")
 """How the updates of an episode's steps become one."""
 
 TRUNCATIONS = ("bootstrap", "end")
@@ -168,8 +169,8 @@ class Method:
         value), such as -l(t+1) of Theorem 2; 0 when the episode ended. None: 0.
       control: q.
       estimator: a name of `estimators.ESTIMATORS` where the method fixes it (TD + V_pi); None: the configuration's.
-      reduction: "mean" (normalised by the episode's length) or "sum" over steps where the method fixes it; None: the
-        configuration's.
+      reduction: "mean" (normalised by the episode's length), "sum" over steps or "fixed" (the sum divided by the option
+        `fixed_length`) where the method fixes it; None: the configuration's.
       bootstrap: the V(t+1) of estimators that bootstrap: "student" V_theta, "teacher" V_pi, or "zero".
       baseline: whether V_theta(t) is subtracted from Rhat_t.
       discount: in [0, 1] where the method fixes it, such as 0 for a reward that stays with its own step; None: the
@@ -186,7 +187,7 @@ class Method:
     next_reward: StepFn | None = None
     control: Control = STUDENT
     estimator: str | None = None
-    reduction: Literal["mean", "sum"] | None = None
+    reduction: Literal["mean", "sum", "fixed"] | None = None
     bootstrap: Literal["student", "teacher", "zero"] = "student"
     baseline: bool = True
     discount: float | None = None
@@ -273,7 +274,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "next_reward": (_is_function, "a function of a Step or None"),
     "control": (lambda value: isinstance(value, Control), "a Control such as STUDENT"),
     "estimator": (_is_estimator, f"{', '.join(map(repr, ESTIMATORS))} or None"),
-    "reduction": (_is_one_of(*REDUCTIONS, None), "'mean', 'sum' or None"),
+    "reduction": (_is_one_of(*REDUCTIONS, None), "'mean', 'sum', 'fixed' or None"),
     "bootstrap": (_is_one_of(*BOOTSTRAPS), "'student', 'teacher' or 'zero'"),
     "baseline": (_is_bool, "True or False"),
     "discount": (_is_discount, "in [0, 1] or None"),

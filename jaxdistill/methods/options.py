@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxdistill.estimators import ESTIMATORS
-from jaxdistill.methods.method import REDUCTIONS, TRUNCATIONS, Method
+from jaxdistill.methods.method import REDUCTIONS, TRUNCATIONS, VISITS, Method
 from jaxdistill.runtime import checks
 
 
@@ -31,7 +31,11 @@ class UpdateOptions:
 
     Attributes:
       estimator: a name of `estimators.ESTIMATORS`.
-      reduction: "mean" or "sum" over the steps of an episode.
+      reduction: how the updates of an episode's steps become one: their "mean"; their "sum"; or "fixed", their sum
+        divided by `fixed_length`, whatever the length of the episode.
+      loss_visits, return_visits: which visits of a row of the student in an episode count, for the loss, and for the
+        return with the fit of V_theta. "every": all of them. "once": the last one, as in `table[rows] += updates` of
+        NumPy where `rows` holds a number several times. The divisor of the reduction is the same for both.
       truncation: what cutting an episode at its time limit does to the returns of its steps. "bootstrap": the value of
         the state where it was cut takes the place of the return from there (in the terms of Gymnasium, the episode is
         truncated and not terminated). "end": the return from there is 0, as after an end.
@@ -41,26 +45,33 @@ class UpdateOptions:
       loss_weight: factor of l.
       return_weight: factor of Rhat.
       trace_decay: lambda of the lambda-return, in [0, 1].
+      fixed_length: the number of steps by which the reduction "fixed" divides, >= 1.
     """
 
     estimator: str = _words(
         "td", f"how returns are estimated, where the method leaves it open: {', '.join(ESTIMATORS)}"
     )
-    reduction: str = _words("mean", "an episode's update is the mean or the sum over its steps")
+    reduction: str = _words(
+        "mean", "an episode's update: the mean or the sum over its steps, or fixed, the sum / fixed_length"
+    )
+    loss_visits: str = _words(
+        "every", "visits of a row in an episode that count for the loss: every, or once, the last"
+    )
+    return_visits: str = _words("every", "visits of a row in an episode that count for the return and the fit of V")
     truncation: str = _words("bootstrap", "an episode cut by a time limit: bootstrap from its last state, or end")
     discount: Any = _number(0.99, 0, 1, "discount of the returns in training, in [0, 1]")
     probability_floor: Any = _number(1e-6, 0, np.nextafter(1, 0), "least teacher probability inside a log, in [0, 1)")
     loss_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the loss")
     return_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the return")
     trace_decay: Any = _number(0.95, 0, 1, "lambda of the lambda-return, in [0, 1]; for the estimator lambda")
+    fixed_length: Any = _number(60.0, 1, np.inf, "steps by which the reduction fixed divides, >= 1")
 
     def resolved(self, method: Method) -> Self:
         """These options, with those that the method fixes replaced by the method's values."""
         fixed = {name: getattr(method, name) for name in ("estimator", "reduction", "discount")}
         changes = {name: value for name, value in fixed.items() if value is not None}
-        if "estimator" in changes:  # the numbers of another estimator have no meaning then
-            changes |= foreign_numbers(changes["estimator"])
-        return dataclasses.replace(self, **changes)
+        words = {name: changes.get(name, getattr(self, name)) for name in ("estimator", "reduction")}
+        return dataclasses.replace(self, **changes, **unused_numbers(**words))
 
 
 def number_fields() -> dict[str, tuple[float, float]]:
@@ -74,10 +85,11 @@ def word_fields() -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(UpdateOptions) if field.metadata.get("static"))
 
 
-def foreign_numbers(estimator: str) -> dict[str, float]:
-    """The numbers of all other estimators, by name, with their defaults."""
-    names = {name for other in ESTIMATORS.values() if other.name != estimator for name in other.numbers}
-    names -= set(ESTIMATORS[estimator].numbers)
+def unused_numbers(estimator: str, reduction: str) -> dict[str, float]:
+    """The numbers that have no meaning with an estimator and a reduction, by name, with their defaults."""
+    names = {name for other in ESTIMATORS.values() for name in other.numbers} - set(ESTIMATORS[estimator].numbers)
+    if reduction != "fixed":
+        names.add("fixed_length")
     return {name: getattr(UpdateOptions, name) for name in sorted(names)}
 
 
@@ -89,18 +101,20 @@ def check_options(options: UpdateOptions, *, per_world: bool = False) -> None:
       per_world: whether a number may be an array with one entry for each world.
     """
     words = {"estimator": ESTIMATORS, "reduction": REDUCTIONS, "truncation": TRUNCATIONS}
+    words |= dict.fromkeys(("loss_visits", "return_visits"), VISITS)
     for name, valid in words.items():
         checks.one_of(name, getattr(options, name), valid)
-    foreign = foreign_numbers(options.estimator)
+    unused = unused_numbers(options.estimator, options.reduction)
     for name, (least, most) in number_fields().items():
         value = getattr(options, name)
         if isinstance(value, jax.core.Tracer):
             continue
         check_number(name, value, least, most) if per_world else checks.number(name, value, least, most)
-        if name in foreign and np.any(np.asarray(value) != foreign[name]):
-            owner = next(other.name for other in ESTIMATORS.values() if name in other.numbers)
+        if name in unused and np.any(np.asarray(value) != unused[name]):
+            word = "reduction" if name == "fixed_length" else "estimator"
+            owner = next((other.name for other in ESTIMATORS.values() if name in other.numbers), "fixed")
             raise ValueError(
-                f"{name} has an effect with estimator {owner!r} only; got estimator {options.estimator!r}. Set both."
+                f"{name} has an effect with {word} {owner!r} only; got {word} {getattr(options, word)!r}. Set both."
             )
 
 

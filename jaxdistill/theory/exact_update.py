@@ -57,8 +57,8 @@ class ExactOptions(UpdateOptions):
     num_nodes: int = dataclasses.field(default=64, metadata={"static": True})
 
     def nodes_needed(self, method: Method) -> int:
-        """The number of nodes for a method: one for the sum over steps, which needs no integral."""
-        return 1 if self.resolved(method).reduction == "sum" else self.num_nodes
+        """The number of nodes for a method: one unless its reduction is the mean, which is an integral."""
+        return self.num_nodes if self.resolved(method).reduction == "mean" else 1
 
 
 def exact_options(changes: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> ExactOptions:
@@ -92,7 +92,8 @@ def expected_update(
       logits: [O, A]; the result is differentiable with respect to it.
       values: [O], V_theta; zeros if None.
       **options: fields of `ExactOptions`: estimator ("td"), reduction ("mean"), truncation ("bootstrap"), discount
-        (0.99), probability_floor (1e-6), loss_weight (1), return_weight (1), trace_decay (0.95), num_nodes (64).
+        (0.99), probability_floor (1e-6), loss_weight (1), return_weight (1), trace_decay (0.95), fixed_length
+        (60), num_nodes (64).
         Several methods can be compared with the same options: if the method fixes an option, the method's value is
         used, and an option that the method does not use has no effect.
 
@@ -130,9 +131,8 @@ def _expected_update(
     chex.assert_shape([values, teacher.values], [(mdp.num_observations,), (mdp.num_states,)])
     problem = Problem(method, options, mdp, teacher, logits, values)
     branches = problem.branches()
-    if options.reduction == "sum":
-        nodes, node_weights = np.ones(1), np.ones(1)
-    else:
+    nodes, node_weights = np.ones(1), np.ones(1)
+    if options.reduction == "mean":
         nodes, node_weights = np.polynomial.legendre.leggauss(options.num_nodes)
         nodes, node_weights = (nodes + 1) / 2, node_weights / 2
     update_at_node = functools.partial(_weighted_update, problem, branches)
@@ -141,7 +141,8 @@ def _expected_update(
         updates = jax.vmap(update_at_node, in_axes=(None, 0))(control, jnp.asarray(nodes, logits.dtype))
         weights = weight * jnp.asarray(node_weights, logits.dtype)
         total = jax.tree.map(lambda sums, terms, w=weights: sums + tensordot(w, terms, 1), total, updates)
-    return total
+    divisor = options.fixed_length if options.reduction == "fixed" else 1
+    return jax.tree.map(lambda x: x / divisor, total)
 
 
 def make_problem(
@@ -383,9 +384,11 @@ class Problem:
         probs = jax.nn.softmax(self.logits)[self.mdp.observation]
         return jnp.eye(self.mdp.num_actions, dtype=self.dtype)[None] - probs[:, None]
 
-    def chain(self, branches: Branches, control: jax.Array, z: jax.Array) -> Chain:
+    def chain(
+        self, branches: Branches, control: jax.Array, z: jax.Array, avoided_row: jax.Array | None = None
+    ) -> Chain:
         """The chain of states under a control policy [S, A], with a factor z for each step that follows another."""
-        return chain_of(self.mdp, branches.probs, control, z)
+        return chain_of(self.mdp, branches.probs, control, z, avoided_row)
 
     def returns_at_cut(self) -> jax.Array:
         """X_t where the episode is cut before step t, for the action drawn there, [S, A]; 0 in all other states.
@@ -400,22 +403,68 @@ class Problem:
 
 def _weighted_update(problem: Problem, branches: Branches, control: jax.Array, z: jax.Array) -> Update:
     """E[z^(T-1) sum_t direction_t] for episodes of the control policy [S, A]."""
-    mdp, method, options = problem.mdp, problem.method, problem.options
     chain = problem.chain(branches, control, z)
-    constant, slope = problem.previous_return(branches)
-    at_cut = jnp.sum(control * problem.returns_at_cut(), axis=1)
-    later_return = chain.transitions.sum_ahead(einsum("sake,sake->s", chain.weight, constant) + at_cut, slope)
-
-    # E[z^(number of later steps) Rhat_t 1(action and branch) | s].
-    target = (chain.weight * branches.reward).at[..., 0].add(chain.onward * later_return[mdp.successor][:, None])
     visits = chain.transitions.visits(chain.start)  # sum_t z^t P(s_t = s)
-    value = chain.weight * problem.values[mdp.observation][:, None, None, None]
-    has_return = 1.0 if method.has_return else 0.0
-    advantage = has_return * options.return_weight * (target - (value if method.baseline else 0))
-    direction = einsum("s,sake,sab->sb", visits, advantage, problem.scores())
-    descent = einsum("s,sake,sakeb->sb", visits, chain.weight, branches.loss_gradient)
-    value_direction = has_return * einsum("s,sake->s", visits, target - value)
-    return Update(
-        jnp.zeros_like(problem.logits).at[mdp.observation].add(direction - options.loss_weight * descent),
-        jnp.zeros_like(problem.values).at[mdp.observation].add(value_direction),
-    )
+    every = _Part(problem, branches, control, visits, chain)
+    words = problem.options.loss_visits, problem.options.return_visits
+    if "once" not in words:
+        return _difference(every.of_return(), every.of_loss())
+
+    def once(row: jax.Array) -> tuple[Update, Update]:
+        """The parts of the steps in the states of a row from which the episode does not come to it again."""
+        is_row = problem.mdp.observation == row
+        last = _Part(problem, branches, control, visits * is_row, problem.chain(branches, control, z, row))
+        return last.of_loss(), last.of_return()
+
+    rows = jnp.arange(problem.logits.shape[0], dtype=jnp.int32)
+    loss_once, return_once = jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.lax.map(once, rows))
+    loss = loss_once if words[0] == "once" else every.of_loss()
+    return _difference(return_once if words[1] == "once" else every.of_return(), loss)
+
+
+def _difference(first: Update, second: Update) -> Update:
+    return jax.tree.map(jnp.subtract, first, second)
+
+
+class _Part(NamedTuple):
+    """A part of the expected update.
+
+    Attributes:
+      problem, branches, control: as for `_weighted_update`.
+      visits: [S], the expected visits that count.
+      chain: the chain by which what follows a visit is weighted.
+    """
+
+    problem: Problem
+    branches: Branches
+    control: jax.Array
+    visits: jax.Array
+    chain: Chain
+
+    def of_return(self) -> Update:
+        """E[z^(T-1) sum_t (advantage_t grad log pi_theta(a_t), target_t - V_theta(t))]."""
+        problem, branches, chain = self.problem, self.branches, self.chain
+        mdp, method, options = problem.mdp, problem.method, problem.options
+        constant, slope = problem.previous_return(branches)
+        at_cut = jnp.sum(self.control * problem.returns_at_cut(), axis=1)
+        later_return = chain.transitions.sum_ahead(einsum("sake,sake->s", chain.weight, constant) + at_cut, slope)
+        # E[z^(number of later steps) Rhat_t 1(action and branch) | s].
+        target = (chain.weight * branches.reward).at[..., 0].add(chain.onward * later_return[mdp.successor][:, None])
+        value = chain.weight * problem.values[mdp.observation][:, None, None, None]
+        has_return = 1.0 if method.has_return else 0.0
+        advantage = has_return * options.return_weight * (target - (value if method.baseline else 0))
+        direction = einsum("s,sake,sab->sb", self.visits, advantage, problem.scores())
+        return self._by_row(direction, has_return * einsum("s,sake->s", self.visits, target - value))
+
+    def of_loss(self) -> Update:
+        """E[z^(T-1) sum_t grad l_t], with the weight of the loss; that of V_theta is 0."""
+        descent = einsum("s,sake,sakeb->sb", self.visits, self.chain.weight, self.branches.loss_gradient)
+        return self._by_row(self.problem.options.loss_weight * descent, jnp.zeros_like(self.visits))
+
+    def _by_row(self, logits: jax.Array, values: jax.Array) -> Update:
+        """Directions by state, [S, A] and [S], added by row of the student."""
+        problem, observation = self.problem, self.problem.mdp.observation
+        return Update(
+            jnp.zeros_like(problem.logits).at[observation].add(logits),
+            jnp.zeros_like(problem.values).at[observation].add(values),
+        )

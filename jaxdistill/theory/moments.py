@@ -53,6 +53,11 @@ def update_moments(
 
 def solve_moments(problem: Problem) -> Moments:
     """The moments of a problem whose parts have been checked."""
+    if "once" in (problem.options.loss_visits, problem.options.return_visits):
+        raise ValueError(
+            "The variance of an update is computed for visits that count every time; set loss_visits and return_visits "
+            "to 'every'."
+        )
     branches, dtype = problem.branches(), problem.dtype
     nodes, mean_weights, square_weights = _nodes(problem.options.reduction, problem.options.num_nodes)
     mean, square, num_steps = (jnp.zeros((), dtype) for _ in range(3))
@@ -62,12 +67,14 @@ def solve_moments(problem: Problem) -> Moments:
         mean += weight * tensordot(jnp.asarray(mean_weights, dtype), means, 1)
         square += weight * tensordot(jnp.asarray(square_weights, dtype), squares, 1)
         num_steps += weight * _mean_length(problem, branches, control)
+    if problem.options.reduction == "fixed":
+        mean, square = mean / problem.options.fixed_length, square / problem.options.fixed_length**2
     return Moments(mean, jnp.maximum(square - mean**2, 0), num_steps)
 
 
 def _nodes(reduction: str, num_nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Nodes z, their weights in the integral for 1/T and those for 1/T^2; the sum over steps is the node z = 1."""
-    if reduction == "sum":
+    if reduction != "mean":
         return np.ones(1), np.ones(1), np.ones(1)
     x, weights = np.polynomial.legendre.leggauss(num_nodes)
     # -log(z) by its expansion in shifted Legendre polynomials, 1 + sum_k (2k + 1) (-1)^k / (k (k + 1)) P_k(2z - 1).

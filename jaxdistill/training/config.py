@@ -31,7 +31,10 @@ class Config(UpdateOptions):
       num_checkpoints: points of the learning curves; each is the mean over an equal share of the iterations.
       estimator: how returns are estimated, where the method leaves it open; a name of `estimators.ESTIMATORS`, such as
         "td" (one step, the TD(1) of App. A.3) or "mc" (the sampled return).
-      reduction: an episode's update is the "mean" or the "sum" over its steps.
+      reduction: an episode's update is the "mean" or the "sum" over its steps, or "fixed": the sum divided by
+        `fixed_length`.
+      loss_visits, return_visits: whether "every" visit of a row in an episode moves it, or the last one alone ("once"),
+        for the loss, and for the return with the fit of V_theta.
       truncation: what cutting an episode at a time limit does to the returns of its steps, "bootstrap" or "end".
       learning_rate: of the logits, [M], or a schedule (iteration -> rate), such as `optax.linear_schedule`; None: 0.1,
         or the rate of `optimizer`.
@@ -41,6 +44,7 @@ class Config(UpdateOptions):
         of the teacher's probability lies below it.
       loss_weight, return_weight: factors of l and of Rhat, [M].
       trace_decay: lambda of the estimator "lambda", in [0, 1], [M].
+      fixed_length: steps by which the reduction "fixed" divides, >= 1, [M].
       optimizer: an `optax.GradientTransformation` over {"logits": [O, A], "values": [O]} in place of SGD with the two
         learning rates, which must then be None; slower, because it updates whole tables. It gets only gradients and
         parameters, so an optimizer that needs the value of a loss, such as `optax.lbfgs()`, is refused.

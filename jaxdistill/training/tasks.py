@@ -108,7 +108,7 @@ def _program_key(cell: ResolvedCell, mdps: MDP, pauses: Sequence[int]) -> Progra
             f"max_episode_steps must be at most {_MAX_RECORD} for {estimator.name!r} students; got {max_steps}."
         )
     methods = methods_in_program(cell.method)
-    rule = cell.make_rule(mdps.num_actions, methods, cell.num_others)
+    rule = cell.make_rule(mdps.num_actions, methods, cell.num_others, config)
     schedule, value_schedule = (rate if callable(rate) else None for rate in (getattr(config, name) for name in RATES))
     program = Program(
         rule=rule,

@@ -95,7 +95,7 @@ def test_clipped_clamped_and_times_ratio_by_hand():
         (lambda: top_k(fns.REVERSE_KL, "student", "student"), "renormalise 'none', 'teacher' or 'both'"),
         (lambda: top_k(fns.REVERSE_KL, "student", "both", tail=True), "the rows sum to 1 already"),
         (lambda: top_k_weights("student", "two"), "'two'"),
-        (lambda: ZOO["exopd"].reward(example_step(scale=1.25, floor=0.01)), "give it others [N, S, A]"),
+        (lambda: ZOO["exopd"].reward(example_step(scale=1.25, floor=0.01)), "teachers.with_others"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(make, message):

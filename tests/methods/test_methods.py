@@ -144,7 +144,7 @@ def test_a_method_of_ones_own_is_a_few_lines():
         (lambda: Method("m", loss=3), "'m': loss must be a function"),
         (lambda: Method("m", next_reward="r"), "next_reward must be a function"),
         (lambda: Method("m", estimator="gae"), "estimator must be 'td', 'mc', 'lambda' or None; got 'gae'"),
-        (lambda: Method("m", reduction="max"), "reduction must be 'mean', 'sum' or None; got 'max'"),
+        (lambda: Method("m", reduction="max"), "reduction must be 'mean', 'sum', 'fixed' or None; got 'max'"),
         (lambda: Method("m", bootstrap="v"), "bootstrap must be"),
         (lambda: Method("m", control="student"), "control must be a Control"),
         (lambda: methods.get("ppo"), f"Unknown method 'ppo'; the methods are {', '.join(METHODS)}"),

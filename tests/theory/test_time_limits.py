@@ -94,15 +94,16 @@ MANY = [
 
 
 @pytest.mark.parametrize(("name", "estimator", "reduction", "truncation"), MANY)
-def test_update_is_the_mean_over_all_episodes(name, estimator, reduction, truncation):
+def test_update_is_the_mean_over_all_episodes(name, estimator, reduction, truncation, **more):
     mdp, teacher = limited_world()
     logits, values = random_student(mdp, 1)
     values *= METHODS[name].has_return  # Without a return, V_theta stays 0.
     settings = reference.Settings(
-        name, estimator, reduction, discount=DISCOUNT, trace_decay=DECAY, truncation=truncation, probability_floor=0.01
-    )
+        name, estimator, reduction, discount=DISCOUNT, trace_decay=DECAY, truncation=truncation, probability_floor=0.01,
+        **more,
+    )  # fmt: skip
     mean, _ = enumerated(mdp, teacher, settings, logits, values)
-    options = {"trace_decay": DECAY} if estimator == "lambda" else {}
+    options = more | ({"trace_decay": DECAY} if estimator == "lambda" else {})
     options |= dict(estimator=estimator, reduction=reduction, truncation=truncation, discount=DISCOUNT)
     with float64():
         update = expected_update(
@@ -110,6 +111,35 @@ def test_update_is_the_mean_over_all_episodes(name, estimator, reduction, trunca
         )
     np.testing.assert_allclose(update.logits, mean[:, :-1], atol=1e-12)
     np.testing.assert_allclose(update.values, mean[:, -1], atol=1e-12)
+
+
+VISITS = {  # by the words for the loss and for the return
+    ("once", "every"): ("on_policy_distill_r", "mc", "mean", "bootstrap"),
+    ("every", "once"): ("exp_entropy_regularised", "td", "sum", "end"),
+    ("once", "once"): ("n_distill", "lambda", "mean", "bootstrap"),
+}
+
+
+@pytest.mark.parametrize("words", VISITS, ids="-".join)
+def test_visits_that_count_once(words):
+    """States that share a row count as one; the update moves it by its last visit in an episode."""
+    test_update_is_the_mean_over_all_episodes(*VISITS[words], loss_visits=words[0], return_visits=words[1])
+
+
+def test_a_fixed_length():
+    test_update_is_the_mean_over_all_episodes("n_distill", "td", "fixed", "bootstrap", fixed_length=7.0)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", VISITS, ids="-".join)
+@pytest.mark.parametrize(("name", "estimator"), CASES)
+def test_visits_that_count_once_in_every_method(name, estimator, words):
+    """Except where the word has no effect, because the method has no loss or no return."""
+    method = METHODS[name]
+    words = words[0] if method.loss else "every", words[1] if method.has_return else "every"
+    test_update_is_the_mean_over_all_episodes(
+        name, estimator, "mean", "bootstrap", loss_visits=words[0], return_visits=words[1]
+    )
 
 
 @pytest.mark.parametrize(("name", "estimator"), [("exp_entropy_regularised", "lambda"), ("teacher_v_reward", "td")])

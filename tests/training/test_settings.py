@@ -11,6 +11,7 @@ import pytest
 
 from jaxdistill import MDP, METHODS, ZOO, Cell, Config, expected_update, stack, teachers, train
 from jaxdistill.methods import UpdateOptions
+from jaxdistill.methods.combinators import length_normalised
 from jaxdistill.scheduling import pool
 from jaxdistill.theory import fields
 from jaxdistill.theory.exact_update import exact_options
@@ -49,19 +50,20 @@ def refusal(monkeypatch, methods, config=None, **changes):
 VALUES = {
     "discount": 0.5, "probability_floor": 0.1, "loss_weight": 0.5, "return_weight": 0.5, "value_learning_rate": 0.5,
     "learning_rate": 0.5, "max_episode_steps": 7, "estimator": "mc", "reduction": "sum",
-    "optimizer": optax.adam(0.1),
+    "loss_visits": "once", "return_visits": "once", "optimizer": optax.adam(0.1),
 }  # fmt: skip
 # Settings that each method does not use. All others have an effect; the estimator and the reduction are not examined.
 UNUSED = {
-    "baseline": {"loss_weight", "probability_floor"},
-    "on_policy_distill": {"discount", "return_weight", "value_learning_rate", "probability_floor"},
+    "baseline": {"loss_weight", "loss_visits", "probability_floor"},
+    "on_policy_distill": {"discount", "return_weight", "return_visits", "value_learning_rate", "probability_floor"},
     "on_policy_distill_r": {"probability_floor"},
-    "entropy_regularised": {"loss_weight"},
+    "entropy_regularised": {"loss_weight", "loss_visits"},
     "exp_entropy_regularised": set(),
-    "reverse_kl": {"discount", "return_weight", "value_learning_rate"},
-    "k1_reward": {"discount", "loss_weight"},
-    "teacher_v_reward": {"loss_weight", "probability_floor"},
-    "td_v0": {"discount", "loss_weight", "probability_floor", "estimator"},  # the last is fixed, and was refused before
+    "reverse_kl": {"discount", "return_weight", "return_visits", "value_learning_rate"},
+    "k1_reward": {"discount", "loss_weight", "loss_visits"},
+    "teacher_v_reward": {"loss_weight", "loss_visits", "probability_floor"},
+    # The estimator is fixed, and was refused before.
+    "td_v0": {"discount", "loss_weight", "loss_visits", "probability_floor", "estimator"},
 }
 
 
@@ -88,6 +90,16 @@ def test_a_number_of_an_estimator_without_returns(monkeypatch):
     cell = Cell("td_vpi", changes={"trace_decay": 0.5})
     assert "whose estimator is 'td'" in refusal(monkeypatch, {"x": cell}, shared)
     assert refusal(monkeypatch, {"x": Cell("n_distill", changes={"trace_decay": 0.5})}, shared) == ""
+
+
+def test_a_fixed_length_without_that_reduction(monkeypatch):
+    message = "fixed_length has an effect with reduction 'fixed' only; got reduction 'mean'. Set both."
+    with pytest.raises(ValueError, match=message):
+        Config(fixed_length=30)
+    method = length_normalised(METHODS["baseline"])  # its reduction is the mean
+    assert refusal(monkeypatch, method, Config(reduction="fixed", fixed_length=30)) == ""
+    cell = Cell(method, changes={"fixed_length": 30})
+    assert "whose reduction is 'mean'" in refusal(monkeypatch, {"x": cell}, Config(reduction="fixed"))
 
 
 # --- Rates and optimizers ------------------------------------------------------------------------------------

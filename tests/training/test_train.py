@@ -274,7 +274,7 @@ BAD = [
     (dict(num_checkpoints=0), "num_checkpoints must be a whole number"),
     (dict(max_episode_steps=-1), "max_episode_steps must be a whole number"),
     (dict(estimator="gae"), "estimator must be 'td', 'mc' or 'lambda'; got 'gae'"),
-    (dict(reduction="max"), "reduction must be 'mean' or 'sum'; got 'max'"),
+    (dict(reduction="max"), "reduction must be 'mean', 'sum' or 'fixed'; got 'max'"),
     (dict(learning_rate=-0.1), "learning_rate must be finite and >= 0; got -0.1"),
     (dict(learning_rate="fast"), "learning_rate must be a number"),
     (dict(value_learning_rate=np.nan), "value_learning_rate must be finite and >= 0"),

@@ -101,6 +101,17 @@ def test_episodes_that_are_cut(estimator, truncation):
     check([METHODS[name] for name in names], worlds, estimator, "mean", truncation=truncation)
 
 
+@pytest.mark.parametrize("words", [("once", "every"), ("every", "once"), ("once", "once")], ids="-".join)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_visits_that_count_once_and_a_fixed_length(estimator, words):
+    """Most episodes come to a row twice or more; in one world states share rows."""
+    worlds = [small.random_mdp(2, aliased=True), small.random_mdp(1)]
+    worlds = [dataclasses.replace(mdp, num_observations=4) for mdp in worlds]
+    names = ["n_distill", "exp_entropy_regularised"] if words == ("once", "once") else ["on_policy_distill_r"]
+    more = dict(loss_visits=words[0], return_visits=words[1], fixed_length=5.0)
+    check([METHODS[name] for name in names], worlds, estimator, "fixed", **more)
+
+
 def second_opinion(step):
     """A loss that looks at a further policy beside the teacher's."""
     return numerics.cross_entropy(p=step.other_probs[0], log_q=step.student_log_probs)
