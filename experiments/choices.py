@@ -42,7 +42,7 @@ _SHORT_NAMES = {  # of the settings, in a variant's label
 
 
 @dataclasses.dataclass
-class Settings(common.Output, common.Training, common.Worlds):
+class Settings(common.Output, common.Noise, common.QLearning, common.Training, common.Worlds):
     """The flags of this experiment."""
 
 
@@ -59,7 +59,7 @@ def run(settings: Settings) -> Result:
     cells = {}
     for (column, method), variants in PANELS.items():
         estimator, noise, _ = fig8.COLUMNS[column]
-        noisy = teachers.with_noise(keys.noise, mdps, teacher, noise) if noise else teacher
+        noisy = teachers.with_noise(keys.noise, mdps, teacher, noise, **settings.with_noise()) if noise else teacher
         for changes in variants:
             cell = Cell(method, noisy, {"estimator": estimator} | changes)
             cells[f"{column}/{method}/{describe(changes)}"] = cell
@@ -88,7 +88,7 @@ def plot(result: Result) -> Any:
 
 def work(settings: Settings) -> None:
     """Trains the students, unless an earlier call has, prints the table and draws the figure."""
-    settings.grid_config(), settings.train_config()
+    settings.grid_config(), settings.train_config(), settings.q_learning(), settings.with_noise()
     outdir = common.prepare_outdir(settings)
     parts = {"choices": lambda: run(settings)}
     result = common.run_parts(settings, outdir, parts, lambda results: plot(results["choices"]))["choices"]

@@ -47,7 +47,7 @@ _LEAST = 1e-4  # nats; smaller values are drawn as this on the logarithmic axes
 
 
 @dataclasses.dataclass
-class Settings(common.Output, common.Training, common.Worlds):
+class Settings(common.Output, common.QLearning, common.Training, common.Worlds):
     """The flags of this figure."""
 
     num_checkpoints: int = common.option(20, "points of each curve, and so exact evaluations of each student")
@@ -71,7 +71,7 @@ def check(settings: Settings) -> list[float]:
         raise ValueError(f"--temperatures must be numbers >= 0 such as 0,0.1; got {','.join(settings.temperatures)}.")
     if settings.num_mdps < 1:
         raise ValueError(f"--num_mdps must be at least 1; got {settings.num_mdps}.")
-    settings.grid_config(), settings.train_config()
+    settings.grid_config(), settings.train_config(), settings.q_learning()
     return temperatures
 
 
@@ -105,7 +105,10 @@ def rows(settings: Settings, outdir: Path, temperatures: list[float]) -> dict[st
 
     def row(temperature: float) -> dict[str, np.ndarray]:
         mdps, learned = problem()
-        teacher = teachers.from_q(mdps, learned.scores, temperature=temperature, discount=settings.discount)
+        ties_key = keys.noise if settings.ties == "random" else None
+        teacher = teachers.from_q(
+            mdps, learned.scores, temperature=temperature, ties=settings.ties, key=ties_key, discount=settings.discount
+        )
         cells = {f"{temperature:g}/{name}": Cell(CONTROLS[name][0], teacher) for name in settings.controls}
         result = jaxdistill.train(
             keys.students, mdps, methods=cells, config=settings.train_config(), keep_tables=False, measure=measure,

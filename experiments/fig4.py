@@ -60,7 +60,7 @@ _GIB = 2**30
 
 
 @dataclasses.dataclass
-class Settings(common.Estimation, common.Output, common.Training, common.Worlds):
+class Settings(common.Estimation, common.Output, common.QLearning, common.Training, common.Worlds):
     """The flags of this figure."""
 
     num_actions: Any = common.option([str(a) for a in SIZES], "numbers of actions, a panel each; four of them move")
@@ -124,6 +124,7 @@ def check(settings: Any) -> None:
     """Validates resolved settings; raises ValueError with one line."""
     methods = common.known_methods(settings.methods, KNOWN)
     common.known("teacher", [settings.teacher], TEACHERS)
+    settings.q_learning()
     for panel in panels(settings).values():
         panel.grid_config(), panel.train_config(), worlds_at_once(panel)
     if settings.teacher_iterations < 1:
@@ -159,8 +160,8 @@ def worlds(panel: Any) -> MDP:
 
 def learn(settings: Any, mdps: MDP) -> Teacher:
     """Q-learning teachers with all actions of `mdps`; the teacher of a world does not depend on the other worlds."""
-    key, num_iterations = common.keys(settings.seed).teacher, settings.teacher_iterations
-    return teachers.q_learning(key, mdps, num_iterations=num_iterations, discount=settings.discount, progress=True)
+    options = settings.q_learning() | {"num_iterations": settings.teacher_iterations, "discount": settings.discount}
+    return teachers.q_learning(common.keys(settings.seed).teacher, mdps, **options, progress=True)
 
 
 def moves(settings: Any) -> dict[str, np.ndarray]:

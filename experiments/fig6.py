@@ -32,6 +32,8 @@ class Corridor(common.Estimation):
     noise: float = common.option(0.1, "probability that a move goes in a random direction")
     termination_prob: float = common.option(0.01, "probability that a step ends the episode")
     num_iterations: int = common.option(5_000, "episodes, and so updates, of each student")
+    # Paper: not stated. Here: the value for the true reward, as for the other teachers.
+    adversary_value: str = common.option("true", "reward of the adversarial teacher's value: true, or own (negated)")
 
 
 @dataclasses.dataclass

@@ -29,7 +29,7 @@ COLUMNS = {
 
 
 @dataclasses.dataclass
-class Settings(common.Output, common.Training, common.Worlds):
+class Settings(common.Output, common.Noise, common.QLearning, common.Training, common.Worlds):
     """The flags of this figure."""
 
     methods: list[str] = common.option(PAPER_METHODS, "methods, by name, separated by commas")
@@ -47,7 +47,7 @@ def check(settings: Settings) -> None:
     common.known("column", settings.columns, COLUMNS)
     if settings.num_mdps < 1:
         raise ValueError(f"--num_mdps must be at least 1; got {settings.num_mdps}.")
-    settings.grid_config(), settings.train_config()
+    settings.grid_config(), settings.train_config(), settings.q_learning(), settings.with_noise()
 
 
 def row(settings: Settings, name: str) -> Result:
@@ -65,7 +65,7 @@ def cells(row: str, teacher: Teacher, noise_key: jax.Array, mdps: jaxdistill.MDP
     labelled = {}
     for column in settings.columns:
         estimator, noise, _ = COLUMNS[column]
-        noisy = teachers.with_noise(noise_key, mdps, teacher, noise) if noise else teacher
+        noisy = teachers.with_noise(noise_key, mdps, teacher, noise, **settings.with_noise()) if noise else teacher
         for name, method in zip(settings.methods, common.known_methods(settings.methods), strict=True):
             if method.estimator in (None, estimator):
                 labelled[f"{row}/{column}/{name}"] = Cell(method, noisy, {"estimator": estimator})

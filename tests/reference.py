@@ -369,12 +369,13 @@ def train_q_learning(
     *,
     learning_rate: float = 0.01,
     epsilon: float = 0.1,
+    temperature: float | None = None,
     discount: float = 0.99,
 ) -> Run:
     """Q-learning teacher (App. A.4): Q <- (1-lambda) Q + lambda (r + discount max_a Q(a, s')), at once.
 
-    Control: with probability epsilon any action, else one of the best, ties shared equally. Q is 0 after
-    the end of an episode; a time limit cuts an episode without ending it.
+    Control: with probability epsilon any action, else one of the best, ties shared equally; or by
+    softmax(Q / temperature). Q is 0 after the end of an episode; a time limit cuts an episode without ending it.
     """
     num_actions = world.num_actions
     q = [[0.0] * num_actions for _ in range(world.num_observations)]
@@ -386,6 +387,9 @@ def train_q_learning(
             row = q[world.observation[state]]
             best = [a for a, value in enumerate(row) if value == max(row)]
             candidates = list(range(num_actions)) if rng.random() < epsilon else best
+            if temperature is not None:
+                weights = [math.exp(value / temperature) for value in row]
+                candidates = [draw([weight / sum(weights) for weight in weights], rng)]
             step = take_step(world, state, candidates[int(rng.integers(len(candidates)))], rng)
             ahead = 0.0 if step.next_state is None else max(q[world.observation[step.next_state]])
             row[step.action] += learning_rate * (step.reward + discount * ahead - row[step.action])

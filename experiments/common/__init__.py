@@ -7,7 +7,17 @@ from experiments.common.flags import default_outdir, parse
 from experiments.common.outdir import prepare_outdir, what_decides
 from experiments.common.parts import run_parts, shared_part
 from experiments.common.problems import TEACHERS, Keys, keys, make_teacher
-from experiments.common.settings import PAPER_FLOOR, Estimation, Output, Processes, Training, Worlds, option
+from experiments.common.settings import (
+    PAPER_FLOOR,
+    Estimation,
+    Noise,
+    Output,
+    Processes,
+    QLearning,
+    Training,
+    Worlds,
+    option,
+)
 from jaxdistill.runtime.command import fail
 
 __all__ = [
@@ -15,8 +25,10 @@ __all__ = [
     "TEACHERS",
     "Estimation",
     "Keys",
+    "Noise",
     "Output",
     "Processes",
+    "QLearning",
     "Training",
     "Worlds",
     "default_outdir",

@@ -33,10 +33,10 @@ def keys(seed: int) -> Keys:
 def make_teacher(name: str, key: jax.Array, mdps: jaxdistill.MDP, settings: Any) -> Teacher:
     """The teacher of that name in `TEACHERS`, without noise; the learned ones train as long as the students."""
     if name == "q_learning":
-        return teachers.q_learning(
-            key, mdps, num_iterations=settings.num_iterations, discount=settings.discount, progress=True
-        )
+        options = settings.q_learning() | {"num_iterations": settings.num_iterations, "discount": settings.discount}
+        return teachers.q_learning(key, mdps, **options, progress=True)
     if name == "actor_critic":
         return teachers.actor_critic(key, mdps, config=settings.train_config(), progress=True)
-    exact = {"optimal": teachers.optimal, "adversarial": teachers.adversarial}[name]
-    return exact(mdps, discount=settings.discount)
+    if name == "adversarial":
+        return teachers.adversarial(mdps, discount=settings.discount, value=settings.adversary_value)
+    return teachers.optimal(mdps, discount=settings.discount)

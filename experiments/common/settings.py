@@ -5,6 +5,8 @@ from typing import Any
 
 import jaxdistill
 from jaxdistill.methods import UpdateOptions
+from jaxdistill.runtime import checks
+from jaxdistill.teachers.ties import NOISES, TIES
 
 PAPER_FLOOR = 0.01
 """The `probability_floor` of the experiments that reproduce the paper's figures of trained students."""
@@ -74,6 +76,8 @@ class Training(Processes):
     seed: int = option(0, "seed of the worlds, the teachers and the students")
     reduction: str = update_option("reduction")
     fixed_length: float = update_option("fixed_length")
+    loss_visits: str = update_option("loss_visits")
+    return_visits: str = update_option("return_visits")
     learning_rate: float = option(0.1, "step size of the student's logits")
     value_learning_rate: float = option(0.1, "step size of the student's value table")
     discount: float = update_option("discount")
@@ -84,6 +88,41 @@ class Training(Processes):
     def train_config(self) -> jaxdistill.Config:
         """The configuration of `jaxdistill.train`; raises ValueError for an impossible value."""
         return _fill(jaxdistill.Config, self)
+
+
+@dataclasses.dataclass
+class QLearning:
+    """What the paper does not state about its Q-learning teachers (App. A.4)."""
+
+    control: str = option(
+        "epsilon", "how Q-learning explores: epsilon (greedy otherwise), or boltzmann, softmax(Q / T)"
+    )
+    epsilon: float = option(0.1, "probability of a uniform action; for --control=epsilon")
+    control_temperature: float = option(1.0, "T; for --control=boltzmann")
+    ties: str = option("share", "the best actions of a Q-learning teacher: share, first, or random (one is drawn)")
+
+    def q_learning(self) -> dict[str, Any]:
+        """The arguments of `teachers.q_learning`; raises ValueError for a flag that has no effect."""
+        numbers = {"epsilon": "epsilon", "control_temperature": "boltzmann"}
+        for name, control in numbers.items():
+            if self.control != control and getattr(self, name) != getattr(QLearning, name):
+                raise ValueError(f"--{name} has an effect with --control={control} only; got --control={self.control}.")
+        used = {name: getattr(self, name) for name, control in numbers.items() if control == self.control}
+        return {"control": self.control, "ties": self.ties} | used
+
+
+@dataclasses.dataclass
+class Noise:
+    """What the paper does not state about its noisy teachers."""
+
+    noise_action: str = option("worst", "actions of a noisy teacher: worst, random (any) or not_best")
+    noise_ties: str = option("share", "several actions of a noisy teacher: share, first, or random (one is drawn)")
+
+    def with_noise(self) -> dict[str, Any]:
+        """The options of `teachers.with_noise`; raises ValueError for an unknown word."""
+        checks.one_of("--noise_action", self.noise_action, NOISES)
+        checks.one_of("--noise_ties", self.noise_ties, TIES)
+        return {"action": self.noise_action, "ties": self.noise_ties}
 
 
 @dataclasses.dataclass

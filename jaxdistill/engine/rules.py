@@ -38,7 +38,8 @@ class Student:
       loss, reward, next_reward: int32 [], index of the function in the program's rule; -1 for none.
       bootstrap: int32 [], index into `methods.method.BOOTSTRAPS`.
       baseline: float32 [], 1 where V_theta(t) is subtracted from the return.
-      params: the method's numbers by name; for Q-learning "epsilon".
+      params: the method's numbers by name; for Q-learning "epsilon" or
+        "temperature", the number of the policy that explores.
     """
 
     mdp: Leaf
@@ -274,7 +275,7 @@ class StudentRule(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class QLearningRule(Rule):
-    """Rows of Q-learning, of one part: [Q A], updated after every step, epsilon-greedy with ties shared (App. A.4)."""
+    """Rows of Q-learning, of one part: [Q A], updated after every step (App. A.4)."""
 
     next_rewards: tuple[StepFn, ...] = ()
 
@@ -301,8 +302,10 @@ class QLearningRule(Rule):
         return row
 
     def weights(self, row: Row, teacher_row, student: Student, control):
-        """Probabilities of the epsilon-greedy policy, [A]."""
+        """Probabilities of the policy that explores, [A]: softmax(Q / temperature), or epsilon-greedy."""
         q = row[0][: self.num_actions]
+        if "temperature" in student.params:
+            return jnp.exp((q - jnp.max(q)) / student.params["temperature"])
         best = (q == jnp.max(q)).astype(q.dtype)
         epsilon = student.params["epsilon"]
         return (1 - epsilon) * best / jnp.sum(best) + epsilon / self.num_actions

@@ -69,9 +69,10 @@ class UpdateOptions:
     def resolved(self, method: Method) -> Self:
         """These options, with those that the method fixes replaced by the method's values."""
         fixed = {name: getattr(method, name) for name in ("estimator", "reduction", "discount")}
-        changes = {name: value for name, value in fixed.items() if value is not None}
+        changes: dict[str, Any] = {name: value for name, value in fixed.items() if value is not None}
         words = {name: changes.get(name, getattr(self, name)) for name in ("estimator", "reduction")}
-        return dataclasses.replace(self, **changes, **unused_numbers(**words))
+        changes |= unused_numbers(**words)
+        return dataclasses.replace(self, **changes)
 
 
 def number_fields() -> dict[str, tuple[float, float]]:

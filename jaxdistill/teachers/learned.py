@@ -12,9 +12,12 @@ from jaxdistill.methods import METHODS, Method
 from jaxdistill.runtime import checks, streams
 from jaxdistill.runtime.progress import Progress
 from jaxdistill.teachers.tabular import check_temperature, from_logits, from_q
+from jaxdistill.teachers.ties import TIES
 from jaxdistill.training.config import Config, ResolvedCell, config_of, resolve_cell
 from jaxdistill.training.diagnosis import largest_finite, likely_cause
 from jaxdistill.training.run import run_to_end
+
+_TIES_STREAM = 2**31 - 1  # the name of the random stream of ties; those of the worlds are their ids
 
 
 def q_learning(
@@ -22,22 +25,31 @@ def q_learning(
     mdps: MDP,
     *,
     temperature: npt.ArrayLike = 0.0,
+    ties: str = "share",
     learning_rate: float = 0.01,
-    epsilon: float = 0.1,
+    control: str = "epsilon",
+    epsilon: float | None = None,
+    control_temperature: float | None = None,
     discount: float = 0.99,
     num_iterations: int = 30_000,
     max_episode_steps: int = 4096,
     truncation: str = "bootstrap",
     progress: bool | None = None,
 ) -> Teacher:
-    """A teacher trained by Q-learning with epsilon-greedy control (App. A.4); its policy is softmax(Q / temperature).
+    """A teacher trained by Q-learning (App. A.4), whose policy is softmax(Q / temperature).
+
+    The paper does not state how its Q-learning explores.
 
     Args:
       key: random key.
       mdps: M stacked MDPs.
-      temperature: >= 0, one for all worlds or one for each, [M]. At 0, the maximisers of Q share the probability.
+      temperature: >= 0, one for all worlds or one for each, [M].
+      ties: how the maximisers of Q become a policy at temperature 0, as for `from_q`. "random" draws from `key`.
       learning_rate: lambda in (0, 1].
-      epsilon: probability of a uniform action while learning, in [0, 1].
+      control: the policy while learning: "epsilon", uniform with probability epsilon and else greedy with ties shared,
+        or "boltzmann", softmax(Q / control_temperature).
+      epsilon: in [0, 1]; None: 0.1. With control="epsilon" only.
+      control_temperature: > 0; None: 1. With control="boltzmann" only.
       discount: in [0, 1].
       num_iterations: number of episodes.
       max_episode_steps: the largest number of steps of an episode, after which it is cut, as by a world's time limit.
@@ -50,18 +62,33 @@ def q_learning(
     key = streams.as_key(key)
     check_temperature(validate(mdps), temperature)  # `from_q` checks it too, but only after the training.
     checks.number("discount", discount, 0, 1)
-    if not 0 < checks.number("learning_rate", learning_rate) <= 1 or not 0 <= checks.number("epsilon", epsilon) <= 1:
-        raise ValueError(
-            f"learning_rate must be in (0, 1] and epsilon in [0, 1]; got {learning_rate!r} and {epsilon!r}."
-        )
+    if not 0 < checks.number("learning_rate", learning_rate) <= 1:
+        raise ValueError(f"learning_rate must be in (0, 1]; got {learning_rate!r}.")
+    checks.one_of("ties", ties, TIES)
+    params = _exploration(control, epsilon, control_temperature)
     config = Config(
         num_iterations=num_iterations, num_checkpoints=1, learning_rate=learning_rate, discount=discount,
         max_episode_steps=max_episode_steps, truncation=truncation,
     )  # fmt: skip
-    method = Method("q_learning", params={"epsilon": epsilon}, estimator="td", baseline=False, needs_teacher=False)
+    method = Method("q_learning", params=params, estimator="td", baseline=False, needs_teacher=False)
     cell = resolve_cell("teacher:q_learning", method, None, config, rules.q_learning_rule)
     q = _train(key, mdps, cell, "Q-learning", progress)
-    return from_q(mdps, q, temperature=temperature, discount=discount)
+    ties_key = streams.fold_in(key, _TIES_STREAM) if ties == "random" else None
+    return from_q(mdps, q, temperature=temperature, ties=ties, key=ties_key, discount=discount)
+
+
+def _exploration(control: str, epsilon: float | None, temperature: float | None) -> dict[str, float]:
+    """The number of the control policy of Q-learning; raises ValueError for a wrong one or that of the other policy."""
+    checks.one_of("control", control, ("epsilon", "boltzmann"))
+    unused = {"epsilon": ("control_temperature", temperature), "boltzmann": ("epsilon", epsilon)}[control]
+    if unused[1] is not None:
+        raise ValueError(f"{unused[0]} has no effect with control={control!r}; remove it.")
+    if control == "epsilon":
+        return {"epsilon": checks.number("epsilon", 0.1 if epsilon is None else epsilon, 0, 1)}
+    temperature = checks.number("control_temperature", 1.0 if temperature is None else temperature)
+    if not temperature >= 1e-6:
+        raise ValueError(f"control_temperature must be at least 1e-6; got {temperature!r}.")
+    return {"temperature": temperature}
 
 
 def actor_critic(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from jaxdistill.mdp import MDP, exact, validate
 from jaxdistill.mdp.teacher import Teacher, are_distributions, check_policy
 from jaxdistill.runtime import checks, streams
+from jaxdistill.teachers.ties import NOISES, TIES, check_ties, greedy, noise_policy
 
 
 def from_table(
@@ -134,17 +135,37 @@ def _check_members(mdps: MDP, members: list[Any]) -> None:
         raise ValueError("The probs of every member must be finite, >= 0 and sum to 1 over actions; normalise them.")
 
 
-def optimal(mdps: MDP, *, discount: float = 0.99) -> Teacher:
-    """The policy with the greatest discounted return; actions of equal value share the probability."""
+def optimal(mdps: MDP, *, discount: float = 0.99, ties: str = "share", key: jax.Array | None = None) -> Teacher:
+    """The policy with the greatest discounted return.
+
+    Args:
+      mdps: M stacked MDPs, or one.
+      discount: in [0, 1].
+      ties: how actions of equal value become a policy: they "share" the probability, the "first" plays, or one that is
+        drawn at "random" in each state.
+      key: random key for ties="random".
+    """
+    key = check_ties(ties, key)
     q = exact.optimal_action_values(validate(mdps), checks.number("discount", discount, 0, 1))
-    return _with_values(mdps, exact.greedy(q, exact.TIE), q, discount, "optimal")
+    return _with_values(mdps, greedy(mdps, q, exact.TIE, ties, key), q, discount, "optimal")
 
 
-def adversarial(mdps: MDP, *, discount: float = 0.99) -> Teacher:
-    """The optimal policy of the negated reward (Figs. 6 and 9); its V_pi is the value for the true reward."""
+def adversarial(
+    mdps: MDP, *, discount: float = 0.99, ties: str = "share", key: jax.Array | None = None, value: str = "true"
+) -> Teacher:
+    """The optimal policy of the negated reward (Figs. 6 and 9).
+
+    Args:
+      mdps, discount, ties, key: as for `optimal`.
+      value: whose value V_pi is. "true": that of the policy for the reward of the worlds. "own": that for the negated
+        reward, which the policy maximises; the paper does not state which one its adversarial teacher has.
+    """
+    key = check_ties(ties, key)
+    checks.one_of("value", value, ("true", "own"))
     negated = dataclasses.replace(validate(mdps), reward=-mdps.reward)
     q = exact.optimal_action_values(negated, checks.number("discount", discount, 0, 1))
-    return _with_values(mdps, exact.greedy(q, exact.TIE), q, discount, "adversarial")
+    rewarded = negated if value == "own" else mdps
+    return _with_values(rewarded, greedy(mdps, q, exact.TIE, ties, key), q, discount, "adversarial")
 
 
 def uniform(mdps: MDP, *, discount: float = 0.99) -> Teacher:
@@ -154,17 +175,31 @@ def uniform(mdps: MDP, *, discount: float = 0.99) -> Teacher:
     return _with_values(mdps, probs, probs, discount, "uniform")
 
 
-def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: npt.ArrayLike) -> Teacher:
-    """The teacher with its worst action in some states, each drawn with probability `noise` (Figs. 5 and 8).
+def with_noise(
+    key: jax.Array,
+    mdps: MDP,
+    teacher: Teacher,
+    noise: npt.ArrayLike,
+    *,
+    action: str = "worst",
+    ties: str = "share",
+) -> Teacher:
+    """The teacher with a wrong action in some states, each drawn with probability `noise` (Figs. 5 and 8).
 
     The states are drawn independently of each other. Under the same key, the states of a smaller noise are among those
-    of a larger one. V_pi is the value of the noisy policy. Equally bad actions share the probability.
+    of a larger one, with the same action. V_pi is the value of the noisy policy.
 
     Args:
-      key: random key; the states of a world depend only on the key and the world's id.
+      key: random key; the states of a world and their actions depend only on the key and the world's id.
       mdps, teacher: stacks of M.
       noise: rho in [0, 1], one for all worlds or one for each, [M].
+      action: the actions that are played in these states, by the teacher's scores: the "worst", "random" for any, or
+        "not_best" for any but the best. Where all are equally good, all of them qualify.
+      ties: how several actions that qualify become a policy, as for `optimal`. With "share", a state in which all
+        actions are equally good keeps its policy, if that shares them too. "random" draws from `key`.
     """
+    checks.one_of("action", action, NOISES)
+    checks.one_of("ties", ties, TIES)
     key = streams.as_key(key)
     if validate(mdps).id.ndim != 1:
         raise ValueError("with_noise takes stacked MDPs; stack a single one with mdp.stack([mdp]).")
@@ -175,8 +210,7 @@ def with_noise(key: jax.Array, mdps: MDP, teacher: Teacher, noise: npt.ArrayLike
     rho = _per_world(mdps, noise, "Teacher noise", 1.0)
     draw = jax.vmap(lambda i: streams.uniform(streams.fold_in(key, i), (mdps.num_states,)))
     is_noisy = draw(mdps.id) < rho[:, None]
-    worst = exact.greedy(-teacher.scores)
-    probs = jnp.where(is_noisy[..., None], worst, teacher.probs)
+    probs = jnp.where(is_noisy[..., None], noise_policy(key, mdps, teacher.scores, action, ties), teacher.probs)
     noisy = _with_values(mdps, probs, teacher.scores, teacher.discount, f"{teacher.name}+{rho.mean():.0%} noise")
     return dataclasses.replace(noisy, others=teacher.others)
 
@@ -197,19 +231,28 @@ def with_others(teacher: Teacher, *others: Teacher) -> Teacher:
 
 
 def from_q(
-    mdps: MDP, q: npt.ArrayLike, *, temperature: npt.ArrayLike = 0.0, discount: float = 0.99, name: str = "q_learning"
+    mdps: MDP,
+    q: npt.ArrayLike,
+    *,
+    temperature: npt.ArrayLike = 0.0,
+    ties: str = "share",
+    key: jax.Array | None = None,
+    discount: float = 0.99,
+    name: str = "q_learning",
 ) -> Teacher:
     """A teacher from a table of action values [M, O, A], with the policy softmax(q / temperature) (App. A.4).
-
-    At temperature 0, the maximisers of q share the probability.
 
     Args:
       mdps: M stacked MDPs, or one.
       q: [M, O, A] or [M, S, A]; without M for one MDP, or for the same table in all MDPs.
       temperature: >= 0, one for all worlds or one for each, [M].
+      ties: how the maximisers of q become a policy at temperature 0: they "share" the probability (App. A.4), the
+        "first" plays, or one that is drawn at "random" for each observation.
+      key: random key for ties="random".
       discount: the discount of V_pi, which is computed exactly.
       name: the teacher's name in labels.
     """
+    key = check_ties(ties, key)
     t = jnp.asarray(check_temperature(validate(mdps), temperature))[..., None, None]
     q = _by_state(mdps, q, "q")
     if not np.isfinite(q).all():
@@ -217,7 +260,7 @@ def from_q(
     q = jnp.asarray(q, jnp.float32)
     logits = q / jnp.where(t > 0, t, 1)
     is_soft = (t > 0) & jnp.isfinite(logits).all(-1, keepdims=True)  # A temperature so small that q / t overflows is 0.
-    probs = jnp.where(is_soft, jax.nn.softmax(logits), exact.greedy(q, 0.0))
+    probs = jnp.where(is_soft, jax.nn.softmax(logits), greedy(mdps, q, 0.0, ties, key))
     return _with_values(mdps, probs, q, discount, name)
 
 

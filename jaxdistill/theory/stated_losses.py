@@ -28,7 +28,8 @@ class Loss:
       cost: the cost of a step, a function of a `Step` as in methods; all of it is differentiated, unlike there.
       text: the loss in words, such as "E_pi_theta sum_t H(pi||pi_theta)".
       control: the control policy q, whose dependence on theta is differentiated too.
-      reduction: "mean" for E_q (1/T) sum_t cost(t), where T is the number of steps of the episode; None: the option.
+      reduction: "mean" for E_q (1/T) sum_t cost(t), where T is the number of steps of the episode, or "fixed" for
+        E_q (1/L) sum_t cost(t), where L is the option `fixed_length`; None: the option.
       discount: the value of `step.discount`; None: the option.
       params: the value of `step.params`.
     """
@@ -36,7 +37,7 @@ class Loss:
     cost: StepFn
     text: str
     control: Control = STUDENT
-    reduction: Literal["mean", "sum"] | None = None
+    reduction: Literal["mean", "sum", "fixed"] | None = None
     discount: float | None = None
     params: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -103,7 +104,7 @@ def own_loss(method: str | Method, *, loss_weight: float = 1.0, return_weight: f
     cost = _weighted_cost(loss, reward, loss_weight, return_weight)
     control_text = {STUDENT: "pi_theta", TEACHER: "pi", UNIFORM: "uniform"}.get(method.control, "q")
     cost_text = "(l_t - reward_t)" if loss and reward else "l_t" if loss else "-reward_t"
-    reduction_text = "mean_t" if method.reduction == "mean" else "sum_t"
+    reduction_text = {"mean": "mean_t", "fixed": "(1/L) sum_t"}.get(method.reduction or "sum", "sum_t")
     text = f"E_{control_text} {reduction_text} {cost_text}"
     return Loss(cost, text, method.control, method.reduction, method.discount, method.params)
 

@@ -125,11 +125,13 @@ def test_learning_curves_and_tables_of_the_reference(name, estimator, reduction,
             assert_same_mean(result.lengths[p], binned([r.lengths for r in runs]), f"{method} lengths")
 
 
-@pytest.mark.parametrize("name", ["grid", "aliased"])
-def test_q_learning_of_the_reference(name):
+@pytest.mark.parametrize(("name", "control"), [("grid", "epsilon"), ("aliased", "epsilon"), ("aliased", "boltzmann")])
+def test_q_learning_of_the_reference(name, control):
     mdps, _ = many(name)
-    options = {"learning_rate": 0.1, "epsilon": 0.3, "discount": 0.9}
-    teacher = teachers.q_learning(KEY, mdps, num_iterations=NUM_ITERATIONS, **options)
+    number = {"epsilon": {"epsilon": 0.3}, "boltzmann": {"control_temperature": 0.5}}[control]
+    options = {"learning_rate": 0.1, "discount": 0.9}
+    teacher = teachers.q_learning(KEY, mdps, num_iterations=NUM_ITERATIONS, control=control, **number, **options)
+    options[{"epsilon": "epsilon", "boltzmann": "temperature"}[control]] = number.popitem()[1]
     mdp, _ = world(name)
     scalar_world = reference.World.of(mdp)
     runs = [

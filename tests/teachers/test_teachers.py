@@ -141,6 +141,60 @@ def test_noise_depends_on_the_key_and_the_id_and_not_on_the_position():
     assert (np.asarray(other.probs) != np.asarray(noisy.probs)).any()
 
 
+def test_noise_draws_one_action_among_those_that_qualify():
+    """Also where all actions are equally good; each of these actions is played as often as the others."""
+    mdps = flat_worlds(2000, NUM)
+    scores = np.tile([[0.0, 0.0, 0.0], [1, 0, 0], [2, 1, 0], [1, 1, 0]], (500, 1))
+    allowed = {
+        "worst": [[0, 1, 2], [1, 2], [2], [2]],
+        "random": [[0, 1, 2]] * 4,
+        "not_best": [[0, 1, 2], [1, 2], [1, 2], [2]],
+    }
+    teacher = teachers.from_q(mdps, np.tile(scores, (NUM, 1, 1)))
+    for action, by_kind in allowed.items():
+        probs = np.asarray(teachers.with_noise(KEY, mdps, teacher, 1.0, action=action, ties="random").probs)
+        assert ((probs == 0) | (probs == 1)).all()
+        for kind, actions in enumerate(by_kind):
+            shares = probs[:, kind::4].mean((0, 1))
+            assert set(np.flatnonzero(shares)) == set(actions)
+            error = np.sqrt(0.25 / (500 * NUM))
+            np.testing.assert_allclose(shares[actions], 1 / len(actions), atol=4 * error)
+        shared = np.asarray(teachers.with_noise(KEY, mdps, teacher, 1.0, action=action).probs)
+        first = np.asarray(teachers.with_noise(KEY, mdps, teacher, 1.0, action=action, ties="first").probs)
+        for kind, actions in enumerate(by_kind):
+            expected = np.isin(np.arange(3), actions) / len(actions)
+            np.testing.assert_allclose(shared[:, kind::4], np.broadcast_to(expected, (NUM, 500, 3)), rtol=1e-6)
+            np.testing.assert_array_equal(first[:, kind::4, actions[0]], 1)
+
+
+# --- Ties -----------------------------------------------------------------------------------------------------
+
+
+def test_ties_become_one_action():
+    """The first, or one that is drawn for each observation, each equally often, by the key and the world alone."""
+    q = np.tile([[1.0, 1, 0], [0, 2, 2]], (NUM, 1, 1))
+    first = np.asarray(teachers.from_q(ALIASED, q, ties="first").probs)
+    np.testing.assert_array_equal(first, np.tile(np.eye(3)[[0, 0, 1, 1]], (NUM, 1, 1)))
+    drawn = np.asarray(teachers.from_q(ALIASED, q, ties="random", key=KEY).probs)
+    np.testing.assert_array_equal(drawn[:, 0], drawn[:, 1])
+    np.testing.assert_array_equal(drawn[1:2], teachers.from_q(ALIASED[1:2], q[1:2], ties="random", key=KEY).probs)
+    mdps = flat_worlds(2000, NUM)
+    shares = np.asarray(teachers.from_q(mdps, np.ones((2000, 3)), ties="random", key=KEY).probs).mean((0, 1))
+    np.testing.assert_allclose(shares, 1 / 3, atol=4 * np.sqrt(2 / 9 / (2000 * NUM)))
+    middle = stack([from_text(["+.S.+"])])
+    optimal = np.asarray(teachers.optimal(middle, ties="first").probs)[0, 2]
+    np.testing.assert_array_equal(optimal, [1, 0, 0, 0])
+    soft = teachers.from_q(ALIASED, q, temperature=0.5, ties="first").probs
+    np.testing.assert_array_equal(soft, teachers.from_q(ALIASED, q, temperature=0.5).probs)
+
+
+def test_the_values_of_an_adversary_for_its_own_reward():
+    """They are the optimal values of the negated reward, and the negative of the values for the true one."""
+    own = teachers.adversarial(WORLDS, value="own")
+    np.testing.assert_allclose(own.values, exact.optimal_values(WORLDS, 0.99, reward=-WORLDS.reward), rtol=1e-5)
+    np.testing.assert_allclose(own.values, -np.asarray(teachers.adversarial(WORLDS).values), rtol=1e-5, atol=1e-5)
+
+
 # --- Learning -------------------------------------------------------------------------------------------------
 
 
@@ -209,7 +263,22 @@ UNIFORM = np.full((4, 3), 1 / 3)
         (lambda: teachers.q_learning(7, WORLDS), "jax.random.key(0); got int"),
         (lambda: teachers.q_learning(KEY, WORLDS[0]), "stack([mdp])"),
         (lambda: teachers.q_learning(KEY, WORLDS, temperature=float("nan")), "temperature must be >= 0"),
-        (lambda: teachers.q_learning(KEY, WORLDS, epsilon=2), "epsilon in [0, 1]"),
+        (lambda: teachers.q_learning(KEY, WORLDS, epsilon=2), "epsilon must be in [0, 1]"),
+        (lambda: teachers.q_learning(KEY, WORLDS, control="greedy"), "control must be 'epsilon' or 'boltzmann'"),
+        (
+            lambda: teachers.q_learning(KEY, WORLDS, control="boltzmann", epsilon=0.1),
+            "epsilon has no effect with control",
+        ),
+        (lambda: teachers.q_learning(KEY, WORLDS, control_temperature=2.0), "control_temperature has no effect"),
+        (lambda: teachers.q_learning(KEY, WORLDS, control="boltzmann", control_temperature=0), "must be at least 1e-6"),
+        (lambda: teachers.q_learning(KEY, WORLDS, ties="last"), "ties must be 'share', 'first' or 'random'"),
+        (lambda: teachers.optimal(WORLDS, ties="random"), "ties='random' needs a random key"),
+        (lambda: teachers.optimal(WORLDS, key=KEY), "ties='share' takes no key"),
+        (lambda: teachers.adversarial(WORLDS, value="both"), "value must be 'true' or 'own'"),
+        (
+            lambda: teachers.with_noise(KEY, WORLDS, teachers.uniform(WORLDS), 0.1, action="best"),
+            "action must be 'worst', 'random'",
+        ),
         (lambda: teachers.q_learning(KEY, WORLDS, learning_rate=0.0), "learning_rate must be in (0, 1]"),
         (lambda: teachers.q_learning(KEY, WORLDS, num_iterations=0), "num_iterations must be a whole number"),
         (lambda: teachers.q_learning(KEY, WORLDS, discount=1.5), "discount must be in [0, 1]"),
