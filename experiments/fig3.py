@@ -105,9 +105,10 @@ def rows(settings: Settings, outdir: Path, temperatures: list[float]) -> dict[st
 
     def row(temperature: float) -> dict[str, np.ndarray]:
         mdps, learned = problem()
-        ties_key = keys.noise if settings.ties == "random" else None
+        ties = settings.ties if temperature == 0 else "share"
+        ties_key = keys.noise if ties == "random" else None
         teacher = teachers.from_q(
-            mdps, learned.scores, temperature=temperature, ties=settings.ties, key=ties_key, discount=settings.discount
+            mdps, learned.scores, temperature=temperature, ties=ties, key=ties_key, discount=settings.discount
         )
         cells = {f"{temperature:g}/{name}": Cell(CONTROLS[name][0], teacher) for name in settings.controls}
         result = jaxdistill.train(

@@ -115,7 +115,7 @@ class QLearning:
 class Noise:
     """What the paper does not state about its noisy teachers."""
 
-    noise_action: str = option("worst", "actions of a noisy teacher: worst, random (any) or not_best")
+    noise_action: str = option("worst", "actions of a noisy teacher: worst, any or not_best (all but the best)")
     noise_ties: str = option("share", "several actions of a noisy teacher: share, first, or random (one is drawn)")
 
     def with_noise(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from jaxdistill.runtime import checkpoints, checks, saved_settings, streams
 from jaxdistill.runtime.files import check_writable
 from jaxdistill.theory.fields import check_method
 from jaxdistill.theory.stated_losses import LOSSES
-from jaxdistill.training.config import RATE, RATES, Config
+from jaxdistill.training.config import RATE, RATES, Config, check_effects, resolve_cell
 from jaxdistill.training.train import train
 from jaxdistill.worlds import garnet
 from jaxdistill.worlds.gridworld import sample_mdps
@@ -141,6 +141,7 @@ def run_compare(args: argparse.Namespace) -> None:
     config = Config(num_iterations=args.num_iterations, **{name: getattr(args, name) for name in TRAINING})
     worlds_key, *keys = streams.split(_key(args), 4)
     mdps = _worlds(args, worlds_key)
+    _check_flags(args, methods, config, mdps.num_actions)
     state = _state(results_path)
     with checkpoints.resumable(state):
         _claim(args, state)
@@ -155,6 +156,17 @@ def run_compare(args: argparse.Namespace) -> None:
             raise KeyboardInterrupt(f"{saved}the same command {way_on}") from None
         result.save(results_path)
     _deliver(result, compare(result, baseline, reach=args.reach), results_path)
+
+
+def _check_flags(args: argparse.Namespace, methods: dict[str, Method], config: Config, num_actions: int) -> None:
+    """Raises ValueError unless each option of an update that is not at its default has an effect on some method.
+
+    The discount is not examined, because the teacher has it too, and nor is any option of an actor-critic teacher.
+    """
+    if args.teacher != "actor_critic":
+        changed = [f.name for f in dataclasses.fields(UpdateOptions) if getattr(config, f.name) != f.default]
+        cells = [resolve_cell(name, method, None, config) for name, method in methods.items()]
+        check_effects(cells, dict.fromkeys(set(changed) - {"discount"}), num_actions)
 
 
 def _trained(args: argparse.Namespace, keys: list[jax.Array], mdps: MDP, methods: Any, config: Config) -> Result:

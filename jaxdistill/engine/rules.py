@@ -156,8 +156,8 @@ class StudentRule(Rule):
     concatenated from several others entry by entry, with a branch for each.
 
     If the last visit of a row in an episode counts alone, its direction takes the place of earlier ones. An estimator
-    that walks backward credits it first, and `is credited` then keeps it. Where this holds for the loss alone, or for
-    the return alone, the other one has its direction in the second part, and this one in a third part.
+    that walks backward credits it first; the flag `is credited` then stops earlier visits from replacing it. If only
+    one of loss and return counts once, its direction is in a third part; that of the other is in the second.
 
     Attributes:
       num_actions: A.

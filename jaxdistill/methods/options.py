@@ -35,7 +35,7 @@ class UpdateOptions:
         divided by `fixed_length`, whatever the length of the episode.
       loss_visits, return_visits: which visits of a row of the student in an episode count, for the loss, and for the
         return with the fit of V_theta. "every": all of them. "once": the last one, as in `table[rows] += updates` of
-        NumPy where `rows` holds a number several times. The divisor of the reduction is the same for both.
+        NumPy where `rows` holds a number several times. The divisor of the reduction still counts all steps.
       truncation: what cutting an episode at its time limit does to the returns of its steps. "bootstrap": the value of
         the state where it was cut takes the place of the return from there (in the terms of Gymnasium, the episode is
         truncated and not terminated). "end": the return from there is 0, as after an end.

@@ -129,7 +129,9 @@ def numbers(name: str, value: Any) -> np.ndarray:
 def number(name: str, value: Any, least: float = -np.inf, most: float = np.inf) -> float:
     """Returns `value` as a float; raises ValueError unless it is one finite number in [least, most]."""
     array = numbers(name, value)
-    if array.shape != () or not np.isfinite(array) or not least <= array <= most:
+    if array.shape != ():
+        raise ValueError(f"{name} must be one number; got {shown(value)}.")
+    if not np.isfinite(array) or not least <= array <= most:
         allowed = "a finite number"
         if np.isfinite(least):
             allowed = f"in [{least:g}, {most:g}]" if np.isfinite(most) else f"finite and >= {least:g}"

@@ -6,11 +6,11 @@ the spread between easy and hard worlds. Everything is computed in float64, and 
 always give the same interval.
 
 The intervals of 95 % contain the truth in at least 93 % of the samples if the values of the worlds are normal, skewed
-(exponential, lognormal) or heavy-tailed (Student's t with 3 degrees of freedom), if there are only two values, and for
-differences that are 0 in most worlds and have any of these distributions, also one on each side of 0, in the others.
-`tests/statistics/test_coverage.py` measures this. The ends are nan where no formula reaches it. An interval cannot
-account for a kind of world that is absent from the sample. So a kind of rare worlds that lie far from all others must
-be expected at least three times: it is then absent from 5 % of the samples.
+(exponential, lognormal with sigma 1) or heavy-tailed (Student's t with 3 degrees of freedom), if there are only two
+values, and for differences that are 0 in most worlds and, in the others, follow one of these distributions, on one side
+of 0 or on both. `tests/statistics/test_coverage.py` measures this. The ends are nan where no formula reaches it. An
+interval cannot account for a kind of world that is absent from the sample. If a few worlds carry most of the mean, the
+sample must hold about ten of them on average (docs/limits.md).
 """
 
 import functools

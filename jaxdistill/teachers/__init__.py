@@ -1,6 +1,7 @@
 """Functions that make teachers.
 
-`tabular` makes them from tables, functions, exact values or other teachers. `learned` trains them on the engine.
+`tabular` makes them from tables, functions, exact values or other teachers. `learned` trains them on the engine. `ties`
+makes policies of actions that are equally good.
 """
 
 from jaxdistill.teachers.learned import actor_critic, q_learning

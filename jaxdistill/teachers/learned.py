@@ -13,7 +13,7 @@ from jaxdistill.runtime import checks, streams
 from jaxdistill.runtime.progress import Progress
 from jaxdistill.teachers.tabular import check_temperature, from_logits, from_q
 from jaxdistill.teachers.ties import TIES
-from jaxdistill.training.config import Config, ResolvedCell, config_of, resolve_cell
+from jaxdistill.training.config import Config, ResolvedCell, check_effects, config_of, resolve_cell
 from jaxdistill.training.diagnosis import largest_finite, likely_cause
 from jaxdistill.training.run import run_to_end
 
@@ -45,9 +45,9 @@ def q_learning(
       mdps: M stacked MDPs.
       temperature: >= 0, one for all worlds or one for each, [M].
       ties: how the maximisers of Q become a policy at temperature 0, as for `from_q`. "random" draws from `key`.
-      learning_rate: lambda in (0, 1].
-      control: the policy while learning: "epsilon", uniform with probability epsilon and else greedy with ties shared,
-        or "boltzmann", softmax(Q / control_temperature).
+      learning_rate: step size, in (0, 1]; the lambda of App. A.4.
+      control: the policy while learning: "epsilon", with probability epsilon a uniform action and otherwise one drawn
+        among the best, or "boltzmann", softmax(Q / control_temperature).
       epsilon: in [0, 1]; None: 0.1. With control="epsilon" only.
       control_temperature: > 0; None: 1. With control="boltzmann" only.
       discount: in [0, 1].
@@ -60,7 +60,7 @@ def q_learning(
       ValueError: arguments that do not fit, or training that diverged.
     """
     key = streams.as_key(key)
-    check_temperature(validate(mdps), temperature)  # `from_q` checks it too, but only after the training.
+    check_temperature(validate(mdps), temperature, ties)  # `from_q` checks it too, but only after the training.
     checks.number("discount", discount, 0, 1)
     if not 0 < checks.number("learning_rate", learning_rate) <= 1:
         raise ValueError(f"learning_rate must be in (0, 1]; got {learning_rate!r}.")
@@ -105,10 +105,12 @@ def actor_critic(
     key = streams.as_key(key)
     validate(mdps)
     config = config_of(config, {"num_checkpoints": 1, **changes})
+    if np.ndim(config.discount):
+        raise ValueError("The discount of a teacher must be one number, because it is also that of V_pi.")
     cell = resolve_cell("teacher:actor_critic", METHODS["baseline"], None, config)
+    check_effects([cell], changes, mdps.num_actions)
     params = _train(key, mdps, cell, "actor-critic", progress)
-    discount = float(np.max(config.discount))
-    return from_logits(mdps, params[..., :-1], discount=discount, name="actor_critic")
+    return from_logits(mdps, params[..., :-1], discount=float(config.discount), name="actor_critic")
 
 
 def _train(key: jax.Array, mdps: MDP, cell: ResolvedCell, algorithm: str, progress: bool | None) -> np.ndarray:

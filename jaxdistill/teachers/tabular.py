@@ -35,7 +35,7 @@ def from_table(
         raise ValueError("probs must be finite, >= 0 and sum to 1 over actions; normalise the table.")
     ranking = table if scores is None else _by_state(mdps, scores, "scores")
     if np.isnan(ranking).any():
-        raise ValueError("scores must be numbers that actions can be ranking by; they hold NaN.")
+        raise ValueError("scores must be numbers by which actions can be ranked; they hold NaN.")
     return _with_values(mdps, table, ranking, discount, name)
 
 
@@ -164,8 +164,8 @@ def adversarial(
     checks.one_of("value", value, ("true", "own"))
     negated = dataclasses.replace(validate(mdps), reward=-mdps.reward)
     q = exact.optimal_action_values(negated, checks.number("discount", discount, 0, 1))
-    rewarded = negated if value == "own" else mdps
-    return _with_values(rewarded, greedy(mdps, q, exact.TIE, ties, key), q, discount, "adversarial")
+    rewarded, name = (negated, "adversarial (own value)") if value == "own" else (mdps, "adversarial")
+    return _with_values(rewarded, greedy(mdps, q, exact.TIE, ties, key), q, discount, name)
 
 
 def uniform(mdps: MDP, *, discount: float = 0.99) -> Teacher:
@@ -184,7 +184,7 @@ def with_noise(
     action: str = "worst",
     ties: str = "share",
 ) -> Teacher:
-    """The teacher with a wrong action in some states, each drawn with probability `noise` (Figs. 5 and 8).
+    """The teacher with another policy in some states, each drawn with probability `noise` (Figs. 5 and 8).
 
     The states are drawn independently of each other. Under the same key, the states of a smaller noise are among those
     of a larger one, with the same action. V_pi is the value of the noisy policy.
@@ -193,13 +193,15 @@ def with_noise(
       key: random key; the states of a world and their actions depend only on the key and the world's id.
       mdps, teacher: stacks of M.
       noise: rho in [0, 1], one for all worlds or one for each, [M].
-      action: the actions that are played in these states, by the teacher's scores: the "worst", "random" for any, or
-        "not_best" for any but the best. Where all are equally good, all of them qualify.
+      action: the actions that are played in these states, by the teacher's scores: the "worst", "any", or "not_best",
+        all but the best. Where all are equally good, all of them qualify.
       ties: how several actions that qualify become a policy, as for `optimal`. With "share", a state in which all
         actions are equally good keeps its policy, if that shares them too. "random" draws from `key`.
     """
     checks.one_of("action", action, NOISES)
     checks.one_of("ties", ties, TIES)
+    if (action, ties) == ("any", "first"):
+        raise ValueError("action='any' with ties='first' would always play action 0; use ties='random' or 'share'.")
     key = streams.as_key(key)
     if validate(mdps).id.ndim != 1:
         raise ValueError("with_noise takes stacked MDPs; stack a single one with mdp.stack([mdp]).")
@@ -211,8 +213,16 @@ def with_noise(
     draw = jax.vmap(lambda i: streams.uniform(streams.fold_in(key, i), (mdps.num_states,)))
     is_noisy = draw(mdps.id) < rho[:, None]
     probs = jnp.where(is_noisy[..., None], noise_policy(key, mdps, teacher.scores, action, ties), teacher.probs)
-    noisy = _with_values(mdps, probs, teacher.scores, teacher.discount, f"{teacher.name}+{rho.mean():.0%} noise")
+    noisy = _with_values(
+        mdps, probs, teacher.scores, teacher.discount, f"{teacher.name}+{rho.mean():.0%} {_noise_text(action, ties)}"
+    )
     return dataclasses.replace(noisy, others=teacher.others)
+
+
+def _noise_text(action: str, ties: str) -> str:
+    """The kind of a noise in labels."""
+    kind = "" if action == "worst" else f"{action.replace('_', ' ')} "
+    return f"{kind}noise{'' if ties == 'share' else f' ({ties})'}"
 
 
 def with_others(teacher: Teacher, *others: Teacher) -> Teacher:
@@ -253,7 +263,7 @@ def from_q(
       name: the teacher's name in labels.
     """
     key = check_ties(ties, key)
-    t = jnp.asarray(check_temperature(validate(mdps), temperature))[..., None, None]
+    t = jnp.asarray(check_temperature(validate(mdps), temperature, ties))[..., None, None]
     q = _by_state(mdps, q, "q")
     if not np.isfinite(q).all():
         raise ValueError("q must be finite; it holds NaN or infinity.")
@@ -283,9 +293,15 @@ def _probs_of_policy(policy: Callable[[int], npt.ArrayLike], sees: str, row: int
     )
 
 
-def check_temperature(mdps: MDP, temperature: npt.ArrayLike) -> np.ndarray:
-    """The temperature of each world, float32 [M]; raises ValueError unless it is >= 0, one number or one per world."""
-    return _per_world(mdps, temperature, "temperature", np.inf)
+def check_temperature(mdps: MDP, temperature: npt.ArrayLike, ties: str) -> np.ndarray:
+    """The temperature of each world, float32 [M].
+
+    Raises ValueError unless it is >= 0, one number or one per world, and `ties` has an effect on some world.
+    """
+    array = _per_world(mdps, temperature, "temperature", np.inf)
+    if ties != "share" and (array > 0).all():
+        raise ValueError(f"ties={ties!r} has an effect at temperature 0 only; remove it, or the temperature.")
+    return array
 
 
 def _per_world(mdps: MDP, value: npt.ArrayLike, name: str, most: float) -> np.ndarray:

@@ -15,7 +15,7 @@ TIES = ("share", "first", "random")
 
 
 def check_ties(ties: Any, key: Any) -> jax.Array | None:
-    """The random key, or None; raises ValueError unless `ties` is known and a key is given just where it is needed."""
+    """The random key, or None; raises ValueError unless `ties` is known and only "random" has a key."""
     checks.one_of("ties", ties, TIES)
     if (ties == "random") == (key is None):
         need = "needs a random key, such as key=jax.random.key(0)" if key is None else "takes no key; remove it"
@@ -53,8 +53,8 @@ def draws(key: jax.Array, mdps: MDP, num_rows: int) -> jax.Array:
     return jax.vmap(of_world)(mdps.id) if mdps.is_stacked else of_world(mdps.id)
 
 
-NOISES = ("worst", "random", "not_best")
-"""Which actions a noisy teacher plays: the worst ones, any, or any but the best."""
+NOISES = ("worst", "any", "not_best")
+"""Which actions a noisy teacher plays: the worst ones, any, or all but the best."""
 
 
 def noise_policy(key: jax.Array, mdps: MDP, scores: Any, action: str, ties: str) -> jax.Array:
@@ -64,7 +64,7 @@ def noise_policy(key: jax.Array, mdps: MDP, scores: Any, action: str, ties: str)
     """
     scores = jnp.asarray(np.asarray(scores), jnp.float32)
     is_best, is_worst = (jnp.asarray(exact.greedy(x)) > 0 for x in (scores, -scores))
-    qualifies = {"worst": is_worst, "random": jnp.ones_like(is_worst), "not_best": ~is_best}[action]
+    qualifies = {"worst": is_worst, "any": jnp.ones_like(is_worst), "not_best": ~is_best}[action]
     qualifies |= jnp.all(is_best, axis=-1, keepdims=True)
     return _policy(qualifies, ties, lambda: draws(streams.fold_in(key, 1), mdps, mdps.num_states))
 

@@ -411,7 +411,7 @@ def _weighted_update(problem: Problem, branches: Branches, control: jax.Array, z
         return _difference(every.of_return(), every.of_loss())
 
     def once(row: jax.Array) -> tuple[Update, Update]:
-        """The parts of the steps in the states of a row from which the episode does not come to it again."""
+        """The parts of the last visit of a row in an episode."""
         is_row = problem.mdp.observation == row
         last = _Part(problem, branches, control, visits * is_row, problem.chain(branches, control, z, row))
         return last.of_loss(), last.of_return()

@@ -146,9 +146,18 @@ class _Setting:
         warning = f"; {effects.floor_text(share, floor)}" if share > effects.NEGLIGIBLE_MASS else ""
         return (
             f"{self.mdps.num_mdps} MDPs of {_num_states_text(self.mdps)} and {self.mdps.num_actions} actions; "
-            f"{ESTIMATORS[options.estimator].title} returns, {options.reduction} over steps, "
+            f"{ESTIMATORS[options.estimator].title} returns, {_reduction_text(options)}, "
             f"discount {options.discount:g}{warning}"
         )
+
+
+def _reduction_text(options: ExactOptions) -> str:
+    """How the updates of the steps of an episode become one, in words."""
+    text = f"{options.reduction} over steps"
+    if options.reduction == "fixed":
+        text = f"sum over steps / {options.fixed_length:g}"
+    once = [name for name in ("loss", "return") if getattr(options, f"{name}_visits") == "once"]
+    return f"{text}, one visit of a row counts for the {' and the '.join(once)}" if once else text
 
 
 def _num_states_text(mdps: MDP) -> str:

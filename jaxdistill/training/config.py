@@ -212,3 +212,22 @@ def resolve_cell(
 ) -> ResolvedCell:
     """The cell of a method: what the method fixes takes the place of the configuration's options."""
     return ResolvedCell(label, method, teacher, config.resolved(method), make_rule, changes or {})
+
+
+def check_effects(cells: Sequence[ResolvedCell], changes: Mapping[str, Any], num_actions: int) -> None:
+    """Raises ValueError unless the fields set for a cell have an effect on it, and `changes` on at least one cell."""
+    for cell in cells:
+        for name in cell.changes:
+            if reason := cell.without_effect(name, num_actions):
+                raise ValueError(
+                    f"{name} has no effect on {cell.label}: its method is {cell.method.name}, {reason}; remove it from "
+                    "the changes of the cell."
+                )
+    for name in changes:
+        reasons = [cell.without_effect(name, num_actions) for cell in cells]
+        if all(reasons):
+            of_each = [f"{cell.method.name}, {reason}" for cell, reason in zip(cells, reasons, strict=True)]
+            shown = "; ".join(of_each[:3]) + ("; ..." if len(cells) > 3 else "")
+            raise ValueError(
+                f"{name} has no effect on {shown}; remove it, or give it in a config that several trainings share."
+            )

@@ -18,7 +18,7 @@ from jaxdistill.results import Result, Stopped
 from jaxdistill.runtime import checks, processes, streams
 from jaxdistill.runtime.progress import Hook, Progress
 from jaxdistill.scheduling import pool
-from jaxdistill.training.config import Cell, Config, ResolvedCell, config_of, resolve_cell
+from jaxdistill.training.config import Cell, Config, ResolvedCell, check_effects, config_of, resolve_cell
 from jaxdistill.training.recorder import Measure, Recorder
 from jaxdistill.training.tasks import make_tasks
 
@@ -78,7 +78,7 @@ def train(
     config = config_of(config, changes)
     cells = _resolve(methods, teacher, config)
     _check_cells(cells, mdps, needs_teachers=measure is not None)
-    _check_effects(cells, changes, mdps.num_actions)
+    check_effects(cells, changes, mdps.num_actions)
     _warn_of_floors(cells)
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
     measure_names = () if measure is None else _measure_names(measure, mdps, cells[0].teacher)
@@ -123,25 +123,6 @@ def _check_cells(cells: list[ResolvedCell], mdps: MDP, needs_teachers: bool) -> 
     num_students = len(cells) * mdps.num_mdps
     if num_students < processes.count():
         raise ValueError(f"{processes.count()} processes cannot share {num_students} students; use fewer.")
-
-
-def _check_effects(cells: list[ResolvedCell], changes: Mapping[str, Any], num_actions: int) -> None:
-    """Raises ValueError unless the fields set for a cell have an effect on it, and `changes` on at least one cell."""
-    for cell in cells:
-        for name in cell.changes:
-            if reason := cell.without_effect(name, num_actions):
-                raise ValueError(
-                    f"{name} has no effect on {cell.label}: its method is {cell.method.name}, {reason}; remove it from "
-                    "the changes of the cell."
-                )
-    for name in changes:
-        reasons = [cell.without_effect(name, num_actions) for cell in cells]
-        if all(reasons):
-            of_each = [f"{cell.method.name}, {reason}" for cell, reason in zip(cells, reasons, strict=True)]
-            shown = "; ".join(of_each[:3]) + ("; ..." if len(cells) > 3 else "")
-            raise ValueError(
-                f"{name} has no effect on {shown}; remove it, or give it in a config that several trainings share."
-            )
 
 
 def _warn_of_floors(cells: list[ResolvedCell]) -> None:

@@ -147,7 +147,7 @@ def test_noise_draws_one_action_among_those_that_qualify():
     scores = np.tile([[0.0, 0.0, 0.0], [1, 0, 0], [2, 1, 0], [1, 1, 0]], (500, 1))
     allowed = {
         "worst": [[0, 1, 2], [1, 2], [2], [2]],
-        "random": [[0, 1, 2]] * 4,
+        "any": [[0, 1, 2]] * 4,
         "not_best": [[0, 1, 2], [1, 2], [1, 2], [2]],
     }
     teacher = teachers.from_q(mdps, np.tile(scores, (NUM, 1, 1)))
@@ -160,6 +160,10 @@ def test_noise_draws_one_action_among_those_that_qualify():
             error = np.sqrt(0.25 / (500 * NUM))
             np.testing.assert_allclose(shares[actions], 1 / len(actions), atol=4 * error)
         shared = np.asarray(teachers.with_noise(KEY, mdps, teacher, 1.0, action=action).probs)
+        if action == "any":
+            with pytest.raises(ValueError, match="would always play action 0"):
+                teachers.with_noise(KEY, mdps, teacher, 1.0, action=action, ties="first")
+            continue
         first = np.asarray(teachers.with_noise(KEY, mdps, teacher, 1.0, action=action, ties="first").probs)
         for kind, actions in enumerate(by_kind):
             expected = np.isin(np.arange(3), actions) / len(actions)
@@ -184,8 +188,9 @@ def test_ties_become_one_action():
     middle = stack([from_text(["+.S.+"])])
     optimal = np.asarray(teachers.optimal(middle, ties="first").probs)[0, 2]
     np.testing.assert_array_equal(optimal, [1, 0, 0, 0])
-    soft = teachers.from_q(ALIASED, q, temperature=0.5, ties="first").probs
-    np.testing.assert_array_equal(soft, teachers.from_q(ALIASED, q, temperature=0.5).probs)
+    mixed = teachers.from_q(ALIASED, q, temperature=[0, 0.5, 0.5], ties="first").probs
+    np.testing.assert_array_equal(mixed[0], first[0])
+    np.testing.assert_array_equal(mixed[1:], teachers.from_q(ALIASED, q, temperature=0.5).probs[1:])
 
 
 def test_the_values_of_an_adversary_for_its_own_reward():
@@ -272,12 +277,18 @@ UNIFORM = np.full((4, 3), 1 / 3)
         (lambda: teachers.q_learning(KEY, WORLDS, control_temperature=2.0), "control_temperature has no effect"),
         (lambda: teachers.q_learning(KEY, WORLDS, control="boltzmann", control_temperature=0), "must be at least 1e-6"),
         (lambda: teachers.q_learning(KEY, WORLDS, ties="last"), "ties must be 'share', 'first' or 'random'"),
+        (lambda: teachers.q_learning(KEY, WORLDS, ties="first", temperature=1), "has an effect at temperature 0 only"),
+        (lambda: teachers.actor_critic(KEY, WORLDS, loss_weight=2.0), "loss_weight has no effect on baseline"),
+        (
+            lambda: teachers.actor_critic(KEY, WORLDS, discount=[0.1, 0.5, 0.9]),
+            "discount of a teacher must be one number",
+        ),
         (lambda: teachers.optimal(WORLDS, ties="random"), "ties='random' needs a random key"),
         (lambda: teachers.optimal(WORLDS, key=KEY), "ties='share' takes no key"),
         (lambda: teachers.adversarial(WORLDS, value="both"), "value must be 'true' or 'own'"),
         (
             lambda: teachers.with_noise(KEY, WORLDS, teachers.uniform(WORLDS), 0.1, action="best"),
-            "action must be 'worst', 'random'",
+            "action must be 'worst', 'any'",
         ),
         (lambda: teachers.q_learning(KEY, WORLDS, learning_rate=0.0), "learning_rate must be in (0, 1]"),
         (lambda: teachers.q_learning(KEY, WORLDS, num_iterations=0), "num_iterations must be a whole number"),
