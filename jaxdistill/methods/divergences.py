@@ -21,7 +21,8 @@ from jaxdistill.methods.numerics import capped, kl_terms, log_positive
 
 _Divergence = TypeVar("_Divergence", bound=Callable[..., Any])
 
-_SMALL = 1e-6  # nearer to an end where the gradient vanishes, float32 cannot tell a weight from the end
+SMALL = 1e-6
+"""The least distance of a weight from an end of its domain where the gradient vanishes, so that float32 is enough."""
 
 ALPHA_POWER = Domain(0, 1, "both", note="It tends to the reverse KL at 0 and to the forward KL at 1.")
 """The domain of the power of an alpha divergence."""
@@ -76,8 +77,8 @@ def reverse_kl(rows: Rows) -> jax.Array:
 
 @takes(
     Domain(
-        _SMALL,
-        1 - _SMALL,
+        SMALL,
+        1 - SMALL,
         note="At 0 and 1 the gradient vanishes; use gkd or jsd_normalised, whose limits are the KLs.",
     )
 )
@@ -93,7 +94,7 @@ def jensen_shannon(rows: Rows, beta: jax.Array | float) -> jax.Array:
     return beta * from_teacher + (1 - beta) * from_student
 
 
-@takes(Domain(0, 1, note="At 0 it is KL(pi||pi_theta), at 1 KL(pi_theta||pi), and the scale jumps there."))
+@takes(Domain(0, 1, note="At 0 it is KL(pi||pi_theta), at 1 KL(pi_theta||pi), and the scale jumps there.", gap=SMALL))
 def jensen_shannon_or_kl(rows: Rows, beta: jax.Array | float) -> jax.Array:
     """`jensen_shannon` for beta in (0, 1), the forward KL divergence at beta = 0 and the reverse one at beta = 1.
 
@@ -142,14 +143,14 @@ def _log_mixture_ratio(weight: jax.Array, rest: jax.Array, log_ratio: jax.Array)
     return jnp.where(is_limit, excess, jnp.where(is_moderate, moderate, small) / weight)
 
 
-@takes(Domain(0, 1 - _SMALL, note="At 1 the gradient vanishes."))
+@takes(Domain(0, 1 - SMALL, note="At 1 the gradient vanishes."))
 def skew_forward_kl(rows: Rows, skew: jax.Array | float) -> jax.Array:
     """The skew forward KL divergence KL(pi || skew pi + (1 - skew) pi_theta), 0 <= skew < 1."""
     pi = rows.teacher_probs
     return kl_terms(p=pi, log_p=log_positive(pi), log_q=mixture_log_probs(rows, skew))
 
 
-@takes(Domain(_SMALL, 1 - _SMALL, note="At 0 it is the objective reverse_kl; at 1 the gradient vanishes."))
+@takes(Domain(SMALL, 1 - SMALL, note="At 0 it is the objective reverse_kl; at 1 the gradient vanishes."))
 def skew_reverse_kl(rows: Rows, skew: jax.Array | float) -> jax.Array:
     """The skew reverse KL divergence KL(pi_theta || (1 - skew) pi + skew pi_theta), 0 < skew < 1."""
     probs, log_probs = rows.student_probs, rows.student_log_probs

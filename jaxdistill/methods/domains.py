@@ -27,6 +27,7 @@ class Domain:
       least, most: its ends; an infinite end is no bound.
       open: which ends the interval leaves out: "", "least", "most" or "both".
       whole: whether it holds whole numbers only.
+      gap: the numbers that are nearer than this to an end, without being the end, are left out.
       note: a sentence about the ends for error messages, such as which objective to use there instead; may be empty.
     """
 
@@ -35,6 +36,7 @@ class Domain:
     open: str = ""
     whole: bool = False
     note: str = ""
+    gap: float = 0.0
 
     def __post_init__(self) -> None:
         checks.one_of("open of a Domain", self.open, ("", "least", "most", "both"))
@@ -50,6 +52,9 @@ class Domain:
             return f"{prefix}{'>' if self._is_open('least') else '>='} {self.least:g}"
         if math.isinf(self.least):
             return f"{prefix}{'<' if self._is_open('most') else '<='} {self.most:g}"
+        if self.gap:
+            inner = Domain(self.least + self.gap, self.most - self.gap)
+            return f"{prefix}{self.least:g}, {self.most:g} or {inner}"
         left, right = "(" if self._is_open("least") else "[", ")" if self._is_open("most") else "]"
         return f"{prefix}in {left}{self.least:g}, {self.most:g}{right}"
 
@@ -68,6 +73,7 @@ class Domain:
             "both" if len(opens) == 2 else "".join(opens),
             self.whole or other.whole,
             self.note or other.note,
+            max(self.gap, other.gap),
         )
 
     def check(self, name: str, value: Any) -> None:
@@ -92,6 +98,10 @@ class Domain:
         above = numbers > least if self._is_open("least") else numbers >= least
         below = numbers < most if self._is_open("most") else numbers <= most
         is_kind = (numbers == np.round(numbers)) if self.whole else np.isfinite(numbers)
+        if self.gap:
+            low, high = least + self.gap, most - self.gap
+            low, high = min(low, float(np.float32(low))), max(high, float(np.float32(high)))
+            is_kind &= (numbers == least) | (numbers == most) | ((numbers >= low) & (numbers <= high))
         return bool((above & below & is_kind & np.isfinite(numbers)).all())
 
     def _is_open(self, end: str) -> bool:

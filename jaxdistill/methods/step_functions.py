@@ -32,7 +32,9 @@ JENSEN_SHANNON = numbered(divergences.jensen_shannon, "beta")
 JENSEN_SHANNON_OR_KL = numbered(divergences.jensen_shannon_or_kl, "beta")
 NORMALISED_JENSEN_SHANNON = numbered(divergences.normalised_jensen_shannon, "beta")
 PROXIMAL = numbered(divergences.jensen_shannon, "alpha")
-_ALPHA = Domain(0, 1, "both", note="At 0 the reward vanishes; 1 is the objective k1_reward.")
+_ALPHA = Domain(
+    divergences.SMALL, 1 - divergences.SMALL, note="At 0 the reward vanishes; 1 is the objective k1_reward."
+)
 
 
 # --- Divergences, exact and sampled -------------------------------------------------------------------------------

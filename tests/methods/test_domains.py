@@ -105,7 +105,10 @@ def test_ends_where_nothing_is_trained_point_to_what_to_use_instead():
     refused(changed("top_d", alpha=1.0), "1 is the objective k1_reward")
     refused(changed("skew_forward_kl", skew=1), "At 1 the gradient vanishes")
     refused(changed("jsd", beta=1 - 1e-12), "beta must be in [1e-06, 0.999999]; got 0.999999999999.")
-    refused(changed("top_d", alpha=1 - 1e-12), "got 0.999999999999, which is outside in float32")
+    refused(changed("top_d", alpha=1e-12), "alpha must be in [1e-06, 0.999999]; got 1e-12")
+    for beta in (1e-30, 1e-7, 1 - 1e-7):
+        refused(changed("gkd", beta=beta), "beta must be 0, 1 or in [1e-06, 0.999999]; got", "the scale jumps there")
+    refused(changed("exopd", floor=1 - 1e-12), "got 0.999999999999, which is outside in float32")
 
 
 # --- Methods of one's own -----------------------------------------------------------------------------------------
@@ -139,6 +142,7 @@ DOMAINS = {
     "< 3": Domain(most=3, open="most"),
     "<= 3": Domain(most=3),
     "in [0, 1]": Domain(0, 1),
+    "0, 1 or in [0.25, 0.75]": Domain(0, 1, gap=0.25),
     "in (0, 1]": Domain(0, 1, "least"),
     "a whole number >= 1": Domain(1, whole=True),
     "a whole number in [1, 5)": Domain(1, 5, "most", whole=True),
