@@ -215,6 +215,11 @@ def test_several_files_in_one_table(capsys, tmp_path):
         (["compare", "--estimator=sarsa"], "estimator must be "),
         (["compare", "--baseline=sgd"], "--baseline must be 'baseline', 'on_policy_distill' or 'n_distill'; got 'sgd'"),
         (["compare", "--lerning_rate=1"], "unrecognized arguments: --lerning_rate=1 (did you mean '--learning_rate'?)"),
+        (
+            ["compare", "--worlds=garnet", "--methods=baseline", "--loss_visits=once"],
+            "loss_visits has no effect on baseline",
+        ),
+        (["compare", "--worlds=garnet", "--methods=n_distill", "--fixed_length=9"], "with reduction 'fixed' only"),
         (["compar"], "invalid choice: 'compar' (did you mean 'compare'?)"),
         (["compare", "--out=no/such/folder/x"], "There is no folder no/such/folder"),
         (["compare", "--num=3"], "unrecognized arguments: --num=3"),
