@@ -20,7 +20,7 @@ TEACHERS = {name: common.TEACHERS[name] for name in ("optimal", "adversarial")}
 
 
 @dataclasses.dataclass
-class Corridor(common.Estimation):
+class Corridor(common.Adversary, common.Estimation):
     """The settings that Figs. 6 and 9 share."""
 
     # Paper: no estimator of returns is stated for these figures. Here: the one-step target, TD(1), which exists for
@@ -32,8 +32,6 @@ class Corridor(common.Estimation):
     noise: float = common.option(0.1, "probability that a move goes in a random direction")
     termination_prob: float = common.option(0.01, "probability that a step ends the episode")
     num_iterations: int = common.option(5_000, "episodes, and so updates, of each student")
-    # Paper: not stated. Here: the value for the true reward, as for the other teachers.
-    adversary_value: str = common.option("true", "reward of the adversarial teacher's value: true, or own (negated)")
 
 
 @dataclasses.dataclass

@@ -29,7 +29,7 @@ COLUMNS = {
 
 
 @dataclasses.dataclass
-class Settings(common.Output, common.Noise, common.QLearning, common.Training, common.Worlds):
+class Settings(common.Adversary, common.Output, common.Noise, common.QLearning, common.Training, common.Worlds):
     """The flags of this figure."""
 
     methods: list[str] = common.option(PAPER_METHODS, "methods, by name, separated by commas")

@@ -9,6 +9,7 @@ from experiments.common.parts import run_parts, shared_part
 from experiments.common.problems import TEACHERS, Keys, keys, make_teacher
 from experiments.common.settings import (
     PAPER_FLOOR,
+    Adversary,
     Estimation,
     Noise,
     Output,
@@ -23,6 +24,7 @@ from jaxdistill.runtime.command import fail
 __all__ = [
     "PAPER_FLOOR",
     "TEACHERS",
+    "Adversary",
     "Estimation",
     "Keys",
     "Noise",

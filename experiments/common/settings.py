@@ -126,6 +126,14 @@ class Noise:
 
 
 @dataclasses.dataclass
+class Adversary:
+    """What the paper does not state about its adversarial teachers."""
+
+    # Here: the value for the true reward, as for the other teachers.
+    adversary_value: str = option("true", "reward of the adversarial teacher's value: true, or own (negated)")
+
+
+@dataclasses.dataclass
 class Estimation:
     """How the returns of students are estimated, in experiments that leave it open."""
 
