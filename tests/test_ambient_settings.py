@@ -30,6 +30,7 @@ from jaxdistill import methods
 from jaxdistill.results import jsonable
 from jaxdistill.runtime import streams
 from jaxdistill.runtime.surroundings import surroundings
+from jaxdistill.teachers.ties import check_ties
 from jaxdistill.theory import fields
 from jaxdistill.theory.exact_update import Problem, exact_options, solve_update
 from jaxdistill.theory.precision import float64, precise
@@ -88,6 +89,10 @@ def doors():
         "garnet": lambda key: jd.garnet.garnet(key, 2),
         "random_policies": lambda key: jd.garnet.random_policies(key, world),
         "with_noise": lambda key: jd.teachers.with_noise(key, world, teacher, 0.5),
+        "optimal": lambda key: jd.teachers.optimal(world, ties="random", key=key),
+        "adversarial": lambda key: jd.teachers.adversarial(world, ties="random", key=key),
+        "from_q": lambda key: jd.teachers.from_q(world, logits, ties="random", key=key),
+        "check_ties": lambda key: check_ties("random", key),
         "q_learning": lambda key: jd.teachers.q_learning(key, world),
         "actor_critic": lambda key: jd.teachers.actor_critic(key, world),
         "random_problems": lambda key: fields.random_problems(key, 2),
@@ -98,7 +103,7 @@ def doors():
     }
 
 
-NOT_DOORS = {"stream_keys", "make_tasks", "run_to_end", "random_bits"}
+NOT_DOORS = {"stream_keys", "make_tasks", "run_to_end", "random_bits", "greedy", "draws", "noise_policy"}
 """Functions with an argument `key` that are given keys which have passed a door."""
 
 
