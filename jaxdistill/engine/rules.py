@@ -38,8 +38,8 @@ class Student:
       loss, reward, next_reward: int32 [], index of the function in the program's rule; -1 for none.
       bootstrap: int32 [], index into `methods.method.BOOTSTRAPS`.
       baseline: float32 [], 1 where V_theta(t) is subtracted from the return.
-      params: the method's numbers by name; for Q-learning "epsilon" or
-        "temperature", the number of the policy that explores.
+      params: the method's numbers by name; for Q-learning the number of the policy that explores, "epsilon" or
+        "temperature".
     """
 
     mdp: Leaf

@@ -255,8 +255,8 @@ def optimal_policy(mdp: MDP, discount: Scalar = 1.0, reward: jax.Array | None = 
     no_limit: dict[str, Any] = {"time_limit": None}
     unlimited = dataclasses.replace(mdp, **no_limit)
     actions = optimum.best_actions(sums.is_common_only(), (unlimited, discount, reward))
-    is_known = (actions >= 0)[:, None]
-    return jnp.where(is_known, jax.nn.one_hot(actions, mdp.num_actions, dtype=reward.dtype), jnp.nan)
+    has_action = actions >= 0  # all are -1 if the world is not a common one
+    return jnp.where(has_action[:, None], jax.nn.one_hot(actions, mdp.num_actions, dtype=reward.dtype), jnp.nan)
 
 
 @_over_stack(reward="SK")
