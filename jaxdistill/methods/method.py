@@ -6,7 +6,7 @@ it, `theory` computes it exactly, and both take what differs between methods fro
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -227,6 +227,29 @@ class Method:
         for name, domain in self.domains.items():
             if name in self.params:
                 domain.check(f"Method {checks.shown(self.name)}: {name}", self.params[name])
+
+    def with_params(self, **params: Any) -> Self:
+        """This method with other numbers, named after them: jsd with beta = 0.1 is "jsd:beta=0.1".
+
+        Args:
+          **params: numbers of `params` by name, each a single number, or an array with an entry for each MDP, which is
+            named "beta=array".
+
+        Raises:
+          ValueError: no number, a name that the method does not have, or a number outside its domain.
+        """
+        if not self.params:
+            raise ValueError(f"Method {checks.shown(self.name)} has no numbers; got {', '.join(params) or 'none'}.")
+        if not params:
+            raise ValueError(f"with_params takes numbers of the method, of {', '.join(self.params)}; got none.")
+        for name in params:
+            checks.known("number", name, list(self.params), f"the numbers of {self.name} are")
+        base, *earlier = self.name.split(":")
+        changed = [*dict.fromkeys([*(part.split("=")[0] for part in earlier), *params])]
+        numbers = {**self.params, **params}
+        named = dataclasses.replace(self, params=numbers)  # before the name is made: this checks the numbers
+        text = [f"{name}={numbers[name]:g}" if np.ndim(numbers[name]) == 0 else f"{name}=array" for name in changed]
+        return dataclasses.replace(named, name=":".join([base, *text]))
 
     @property
     def has_return(self) -> bool:

@@ -16,14 +16,17 @@ def get(method: str | Method) -> Method:
 
     Args:
       method: a name of `METHODS` or `ZOO`, a name of `METHODS` with the ending "_r", or a `Method`. The ending "_r"
-        stands for `plus_reward`; the same name always gives the same object, so that nothing compiles twice.
+        stands for `plus_reward`; the same name always gives the same object, so that nothing compiles twice. After a
+        colon, a name may give numbers to the method, as `Method.with_params` does: "jsd:beta=0.1".
 
     Raises:
-      ValueError: an unknown name; the message suggests the nearest one.
+      ValueError: an unknown name, whose message suggests the nearest one, or a wrong number.
     """
     if isinstance(method, Method):
         return method
     if isinstance(method, str):
+        if ":" in method:
+            return _with_numbers(method)
         for group in (METHODS, ZOO):
             if method in group:
                 return group[method]
@@ -46,6 +49,22 @@ def plus_reward(method: str | Method, name: str | None = None) -> Method:
     """
     method = get(method)
     return with_environment_reward(method, method.name + REWARD_ENDING if name is None else name)
+
+
+@functools.cache
+def _with_numbers(name: str) -> Method:
+    """The method that a name such as "jsd:beta=0.1" means; several numbers are separated by further colons."""
+    base, *parts = name.split(":")
+    numbers = {}
+    for part in parts:
+        parameter, _, text = part.partition("=")
+        try:
+            numbers[parameter] = float(text)
+        except ValueError:
+            raise ValueError(f"Numbers of a method are written as jsd:beta=0.1; got {checks.shown(name)}.") from None
+        if parts.count(part) > 1 or sum(other.startswith(f"{parameter}=") for other in parts) > 1:
+            raise ValueError(f"{checks.shown(name)} gives {parameter} twice; remove one.")
+    return get(base).with_params(**numbers)
 
 
 @functools.cache

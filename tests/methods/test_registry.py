@@ -130,3 +130,66 @@ def test_an_objective_plus_the_reward_loses_its_claims():
         assert isinstance(combined, Objective) and combined.name == f"{name}_r"
         assert (combined.gradient_of, combined.state_loss, combined.total_loss) == ("", None, None)
         assert re.search(r"Plus the environment reward\.$", combined.description)
+
+
+def is_allowed(method, number, value):
+    try:
+        method.domains[number].check(number, value)
+    except ValueError:
+        return False
+    return True
+
+
+def with_numbers():
+    """(name, number, value) for every number of a method of METHODS or ZOO, at another value of its domain."""
+    for name, method in (METHODS | ZOO).items():
+        for number, value in method.params.items():
+            others = (value * 0.9, value * 1.1, value + 1, value - 1, 0.5)
+            yield name, number, next(x for x in others if x != value and is_allowed(method, number, x))
+
+
+def test_a_name_may_give_numbers():
+    cases = list(with_numbers())
+    assert len(cases) > 20
+    for name, number, value in cases:
+        method = methods.get(f"{name}:{number}={value:g}")
+        assert method.name == f"{name}:{number}={value:g}"
+        assert method.params == {**methods.get(name).params, number: float(f"{value:g}")}
+        assert method is methods.get(method.name)  # the same object, so that nothing compiles twice
+        assert method == methods.get(name).with_params(**{number: float(f"{value:g}")})
+        back = method.with_params(**{number: methods.get(name).params[number]})
+        assert back.params == methods.get(name).params
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("jsd:beta", "are written as jsd:beta=0.1; got 'jsd:beta'"),
+        ("jsd:beta=x", "are written as jsd:beta=0.1; got 'jsd:beta=x'"),
+        ("jsd:alpha=0.1", "Unknown number 'alpha'.*; the numbers of jsd are beta"),
+        ("jsd:beta=0.1:beta=0.2", "gives beta twice"),
+        ("jsd:beta=2", "beta must be"),
+        ("jsd:beta=nan", "beta"),
+        ("n_distill:beta=0.1", "Method 'n_distill' has no numbers; got beta"),
+        ("jds:beta=0.1", "Unknown method 'jds'.*jsd"),
+    ],
+)
+def test_wrong_numbers_in_a_name(name, message):
+    with pytest.raises(ValueError, match=message) as error:
+        methods.get(name)
+    assert "\n" not in str(error.value)
+
+
+def test_with_params_takes_arrays_and_refuses_nothing():
+    jsd = ZOO["jsd"]
+    assert jsd.with_params(beta=np.array([0.2, 0.4])).name == "jsd:beta=array"
+    with pytest.raises(ValueError, match="with_params takes numbers of the method, of beta; got none"):
+        jsd.with_params()
+
+
+def test_a_number_in_a_name_trains_like_the_number(capsys):
+    config = {"num_iterations": 5, "num_checkpoints": 1}
+    named = train(KEY, WORLDS, TEACHER, ["jsd:beta=0.3"], **config)
+    given = train(KEY, WORLDS, TEACHER, [ZOO["jsd"].with_params(beta=0.3)], **config)
+    np.testing.assert_array_equal(named.logits, given.logits)
+    assert list(named.labels) == ["jsd:beta=0.3"]
