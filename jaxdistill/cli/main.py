@@ -22,6 +22,7 @@ import jax
 from jaxdistill.cli import commands
 from jaxdistill.runtime import checks, command
 from jaxdistill.runtime.files import as_path, check_writable, from_command_line
+from jaxdistill.runtime.surroundings import package_versions
 from jaxdistill.training.config import Config
 
 _PATHS = {"file", "files", "out"}  # arguments that are paths
@@ -57,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     """The parser of all commands and flags."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(prog="jaxdistill", description=__doc__, formatter_class=raw, allow_abbrev=False)
+    packages = package_versions()
+    packages = {"jaxdistill": packages.pop("jaxdistill", "not installed"), **packages}  # its own version first
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
+    parser.add_argument("--version", action="version", version=versions, help="print the versions of the packages")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, run: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
@@ -112,13 +117,20 @@ def _add_compare(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--overwrite", action="store_true", help="replace existing results")
 
 
+def cache_folder() -> str:
+    """The folder `jaxdistill` in the user's cache folder: XDG_CACHE_HOME where it is an absolute path, or ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return os.path.join(home if os.path.isabs(home) else "~/.cache", "jaxdistill")
+
+
 def keep_compiled_programs() -> None:
     """Stores compiled programs on disk, so that a second run starts several times faster.
 
-    Only programs call this; importing the library leaves JAX's cache settings as they are. Where the folder cannot be
-    written, one warning says so, and nothing is stored.
+    They are in the folder that JAX_COMPILATION_CACHE_DIR names, or in that of `cache_folder`. Only programs call this;
+    importing the library leaves JAX's cache settings as they are. Where the folder cannot be written, one warning says
+    so, and nothing is stored.
     """
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or "~/.cache/jaxdistill"
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache_folder()
     if "://" not in cache:  # not the address of a bucket, which JAX can write to as well
         try:
             cache = str(as_path(cache))

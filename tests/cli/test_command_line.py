@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxdistill
 from jaxdistill import METHODS, ZOO, load, train
 from jaxdistill.cli import commands, main
 from tests.lockstep import lockstep
@@ -240,3 +241,25 @@ def test_as_a_module():
     )
     assert done.returncode == 0 and done.stderr == ""
     assert all(name in done.stdout for name in ("methods", "check", "compare", "show", "table", "plot"))
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"jaxdistill {jaxdistill.__version__}, ")
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({}, "~/.cache/jaxdistill"),
+        ({"XDG_CACHE_HOME": "/var/cache/user"}, "/var/cache/user/jaxdistill"),
+        ({"XDG_CACHE_HOME": "relative"}, "~/.cache/jaxdistill"),  # to be ignored, as its specification says
+    ],
+)
+def test_folder_of_compiled_programs(monkeypatch, variables, folder):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main.cache_folder() == folder
