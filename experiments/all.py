@@ -69,7 +69,6 @@ TABLE = [  # the cheapest first, but each after the experiment whose results it 
     Experiment("fig6", 10, 20),
     Experiment("fig9", 15, 90),
     Experiment("fig3", 25, 215, worlds=100),
-    Experiment("choices", 20, 155, worlds=100),
     Experiment("fig8", 40, 335, worlds=100),
     Experiment("fig5", 15, 4, worlds=100, arguments=sharing("fig8")),
     Experiment("fig4", 55, 770, worlds=8),

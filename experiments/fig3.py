@@ -47,7 +47,7 @@ _LEAST = 1e-4  # nats; smaller values are drawn as this on the logarithmic axes
 
 
 @dataclasses.dataclass
-class Settings(common.Output, common.QLearning, common.Training, common.Worlds):
+class Settings(common.Output, common.QLearning, common.Preset, common.Training, common.Worlds):
     """The flags of this figure."""
 
     num_checkpoints: int = common.option(20, "points of each curve, and so exact evaluations of each student")
@@ -94,35 +94,38 @@ def measure(mdps: MDP, teacher: Teacher, policies: jax.Array) -> dict[str, jax.A
     return measured
 
 
-def rows(settings: Settings, outdir: Path, temperatures: list[float]) -> dict[str, dict[str, np.ndarray]]:
-    """For each temperature: `iterations` [C], `teacher_return` [M], and [P, M, C] for each of `COLUMNS`."""
+def problem(settings: Settings) -> tuple[MDP, Teacher]:
+    """Samples the worlds and trains their Q-learning teachers."""
     keys = common.keys(settings.seed)
+    mdps = jaxdistill.sample_mdps(keys.worlds, settings.num_mdps, settings.grid_config())
+    return mdps, common.make_teacher("q_learning", keys.teacher, mdps, settings)
 
-    @functools.cache
-    def problem() -> tuple[MDP, Teacher]:
-        mdps = jaxdistill.sample_mdps(keys.worlds, settings.num_mdps, settings.grid_config())
-        return mdps, common.make_teacher("q_learning", keys.teacher, mdps, settings)
 
-    def row(temperature: float) -> dict[str, np.ndarray]:
-        mdps, learned = problem()
-        ties = settings.ties if temperature == 0 else "share"
-        ties_key = keys.noise if ties == "random" else None
-        teacher = teachers.from_q(
-            mdps, learned.scores, temperature=temperature, ties=ties, key=ties_key, discount=settings.discount
-        )
-        cells = {f"{temperature:g}/{name}": Cell(CONTROLS[name][0], teacher) for name in settings.controls}
-        result = jaxdistill.train(
-            keys.students, mdps, methods=cells, config=settings.train_config(), keep_tables=False, measure=measure,
-            progress=True,
-        )  # fmt: skip
-        untrained = measure(mdps, teacher, jnp.full(teacher.probs.shape, 1 / mdps.num_actions))
-        arrays = {"iterations": np.concatenate([[0], result.iterations]), "teacher_return": result.teacher_returns[0]}
-        for name in COLUMNS:
-            start = np.broadcast_to(np.asarray(untrained[name])[None, :, None], (len(cells), settings.num_mdps, 1))
-            arrays[name] = np.concatenate([start, result.measure(name)], axis=-1)
-        return arrays
+def row(settings: Settings, temperature: float, mdps: MDP, learned: Teacher) -> dict[str, np.ndarray]:
+    """One row of the figure: `iterations` [C], `teacher_return` [M], and [P, M, C] for each of `COLUMNS`."""
+    keys = common.keys(settings.seed)
+    ties = settings.ties if temperature == 0 else "share"
+    ties_key = keys.noise if ties == "random" else None
+    teacher = teachers.from_q(
+        mdps, learned.scores, temperature=temperature, ties=ties, key=ties_key, discount=settings.discount
+    )
+    cells = {f"{temperature:g}/{name}": Cell(CONTROLS[name][0], teacher) for name in settings.controls}
+    result = jaxdistill.train(
+        keys.students, mdps, methods=cells, config=settings.train_config(), keep_tables=False, measure=measure,
+        progress=True,
+    )  # fmt: skip
+    untrained = measure(mdps, teacher, jnp.full(teacher.probs.shape, 1 / mdps.num_actions))
+    arrays = {"iterations": np.concatenate([[0], result.iterations]), "teacher_return": result.teacher_returns[0]}
+    for name in COLUMNS:
+        start = np.broadcast_to(np.asarray(untrained[name])[None, :, None], (len(cells), settings.num_mdps, 1))
+        arrays[name] = np.concatenate([start, result.measure(name)], axis=-1)
+    return arrays
 
-    parts = {f"temperature_{t:g}": functools.partial(row, t) for t in temperatures}
+
+def rows(settings: Settings, outdir: Path, temperatures: list[float]) -> dict[str, dict[str, np.ndarray]]:
+    """The rows of the figure by temperature; those that an earlier run finished are read."""
+    once = functools.cache(functools.partial(problem, settings))
+    parts = {f"temperature_{t:g}": lambda t=t: row(settings, t, *once()) for t in temperatures}
     return common.run_parts(settings, outdir, parts, functools.partial(plot, settings))
 
 

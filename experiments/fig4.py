@@ -60,7 +60,7 @@ _GIB = 2**30
 
 
 @dataclasses.dataclass
-class Settings(common.Estimation, common.Output, common.QLearning, common.Training, common.Worlds):
+class Settings(common.Estimation, common.Output, common.QLearning, common.Preset, common.Training, common.Worlds):
     """The flags of this figure."""
 
     num_actions: Any = common.option([str(a) for a in SIZES], "numbers of actions, a panel each; four of them move")

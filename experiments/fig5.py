@@ -1,7 +1,7 @@
 """Figure 5: learning curves of nine ways to distill from a Q-learning teacher, the first row of Figure 8.
 
-Columns: Monte Carlo students, TD(1) students, TD(1) students of a teacher that plays its worst action in 15 % and in
-25 % of the states. If a folder of fig8 holds the row for the same settings, the row is read from it.
+Columns: Monte Carlo students, TD(1) students, TD(1) students of a teacher that errs in 15 % and in 25 % of the states
+(--noise_action). If a folder of fig8 holds the row for the same settings, the row is read from it.
 """
 
 import dataclasses

@@ -29,13 +29,13 @@ class Corridor(common.Adversary, common.Estimation):
     num_students: int = common.option(50, "independent students of each method")
     methods: list[str] = common.option(fig8.PAPER_METHODS, "methods, by name, separated by commas")
     teachers: list[str] = common.option(list(TEACHERS), "teachers, of optimal and adversarial")
-    noise: float = common.option(0.1, "probability that a move goes in a random direction")
+    noise: float = common.preset_option("noise", "probability that a move goes in a random direction")
     termination_prob: float = common.option(0.01, "probability that a step ends the episode")
-    num_iterations: int = common.option(5_000, "episodes, and so updates, of each student")
+    num_iterations: int = common.option(15_000, "episodes, and so updates, of each student")
 
 
 @dataclasses.dataclass
-class Settings(Corridor, common.Output, common.Training):
+class Settings(Corridor, common.Output, common.Preset, common.Training):
     """The flags of this figure."""
 
     length: int = common.option(5, "moves from the start to either end; the paper gives no number")

@@ -1,7 +1,7 @@
 """Figure 8: learning curves of nine ways to distill, for two teachers with and without noise and two kinds of student.
 
 Rows: the teacher, Q-learning or actor-critic (A2C). Columns: Monte Carlo students, TD(1) students, TD(1) students of a
-teacher that plays its worst action in 15 % and in 25 % of the states. Curves: undiscounted return of the students,
+teacher that errs in 15 % and in 25 % of the states (--noise_action). Curves: undiscounted return of the students,
 mean over sampled grid worlds with 95 % intervals. Dotted: the teacher without noise, and the uniform policy.
 """
 
@@ -15,6 +15,8 @@ import numpy as np
 import jaxdistill
 from experiments import common
 from jaxdistill import Cell, Result, Teacher, plotting, teachers
+from jaxdistill.estimators import ESTIMATORS
+from jaxdistill.runtime import checks
 
 PAPER_METHODS = [
     "baseline", "teacher_v_reward", "on_policy_distill", "on_policy_distill_r", "on_policy_distill_r_vcond",
@@ -29,12 +31,17 @@ COLUMNS = {
 
 
 @dataclasses.dataclass
-class Settings(common.Adversary, common.Output, common.Noise, common.QLearning, common.Training, common.Worlds):
+class Settings(
+    common.Adversary, common.Output, common.Noise, common.QLearning, common.Preset, common.Training, common.Worlds
+):
     """The flags of this figure."""
 
     methods: list[str] = common.option(PAPER_METHODS, "methods, by name, separated by commas")
     teachers: list[str] = common.option(["q_learning", "actor_critic"], "teachers, one row each")
     columns: list[str] = common.option(list(COLUMNS), "columns, of mc, td, td_noise15 and td_noise25")
+    first_column: str = common.preset_option(
+        "first_column", "estimator of the students of column mc: mc, the sampled return, or another estimator's name"
+    )
 
 
 SMOKE = {"num_mdps": 8, "num_iterations": 300, "num_checkpoints": 20, "num_rows": 10, "num_cols": 10}
@@ -47,6 +54,7 @@ def check(settings: Settings) -> None:
     common.known("column", settings.columns, COLUMNS)
     if settings.num_mdps < 1:
         raise ValueError(f"--num_mdps must be at least 1; got {settings.num_mdps}.")
+    checks.one_of("--first_column", settings.first_column, ESTIMATORS)
     settings.grid_config(), settings.train_config(), settings.q_learning(), settings.with_noise()
 
 
@@ -60,11 +68,16 @@ def row(settings: Settings, name: str) -> Result:
     return jaxdistill.train(keys.students, mdps, methods=row_cells, config=config, keep_tables=False, progress=True)
 
 
+def estimator_of(settings: Settings, column: str) -> str:
+    """The estimator of the students of a column."""
+    return settings.first_column if column == "mc" else COLUMNS[column][0]
+
+
 def cells(row: str, teacher: Teacher, noise_key: jax.Array, mdps: jaxdistill.MDP, settings: Settings) -> dict[str, Any]:
     """The cells of a row, labelled teacher/column/method; raises ValueError if there are none."""
     labelled = {}
     for column in settings.columns:
-        estimator, noise, _ = COLUMNS[column]
+        estimator, noise = estimator_of(settings, column), COLUMNS[column][1]
         noisy = teachers.with_noise(noise_key, mdps, teacher, noise, **settings.with_noise()) if noise else teacher
         for name, method in zip(settings.methods, common.known_methods(settings.methods), strict=True):
             if method.estimator in (None, estimator):

@@ -13,7 +13,7 @@ from jaxdistill import Result, plotting
 
 
 @dataclasses.dataclass
-class Settings(fig6.Corridor, common.Output, common.Training):
+class Settings(fig6.Corridor, common.Output, common.Preset, common.Training):
     """The flags of this figure."""
 
     lengths: list[str] = common.option(

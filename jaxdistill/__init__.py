@@ -43,6 +43,7 @@ from jaxdistill.results.comparison import compare
 from jaxdistill.runtime.checkpoints import resumable
 from jaxdistill.theory import expected_update, fields, flows, variance
 from jaxdistill.theory.fields import check_method
+from jaxdistill.training import presets
 from jaxdistill.training.config import Cell, Config
 from jaxdistill.training.train import train
 from jaxdistill.worlds import garnet, gridworld
@@ -86,6 +87,7 @@ __all__ = [
     "methods",
     "objectives",
     "plus_reward",
+    "presets",
     "results",
     "resumable",
     "sample_mdps",

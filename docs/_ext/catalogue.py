@@ -9,7 +9,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from experiments import all as run_all
-from jaxdistill import Result, methods
+from experiments.common.presets import preset_flags
+from jaxdistill import Result, methods, presets
 from jaxdistill.cli.commands import control_text, gradient_of
 from jaxdistill.methods import Method, zoo
 from jaxdistill.methods.combinators import Objective
@@ -86,11 +87,22 @@ def axes_table(_: str) -> list[list[str]]:
     return [["array", "axes"], *([f"`{name}`", ", ".join(axes)] for name, axes in Result.axes.items())]
 
 
+def presets_table(_: str) -> list[list[str]]:
+    """The flags that the presets set, with what the second contradicts and what that buys."""
+    written, published = (preset_flags(preset) for preset in (presets.AS_WRITTEN, presets.AS_PUBLISHED))
+    rows = [["flag", "as_written", "as_published", "what contradicts the text, and what it buys"]]
+    for name in [name for name in {**written, **published} if name != "preset"]:
+        values = [str(flags.get(name, "")) for flags in (written, published)]
+        rows.append([f"`--{name}`", *values, presets.AS_PUBLISHED.contradictions.get(name, "")])
+    return rows
+
+
 _TABLES: dict[str, Callable[[str], list[list[str]]]] = {
     "paper-methods": paper_table,
     "objectives": zoo_table,
     "experiments": experiments_table,
     "axes": axes_table,
+    "presets": presets_table,
 }
 
 

@@ -17,7 +17,7 @@ from jaxdistill.training.config import ResolvedCell, config_of, resolve_cell
 
 def resolved(cells: Mapping[str, Cell]) -> tuple[ResolvedCell, ...]:
     """Cells with nothing left open, as `jaxdistill.train` makes them."""
-    config = Config(probability_floor=common.PAPER_FLOOR)
+    config = Config(probability_floor=0.01)
     return tuple(
         resolve_cell(label, jaxdistill.methods.get(cell.method), cell.teacher, config_of(config, cell.changes))
         for label, cell in cells.items()

@@ -8,27 +8,28 @@ from experiments.common.outdir import prepare_outdir, what_decides
 from experiments.common.parts import run_parts, shared_part
 from experiments.common.problems import TEACHERS, Keys, keys, make_teacher
 from experiments.common.settings import (
-    PAPER_FLOOR,
     Adversary,
     Estimation,
     Noise,
     Output,
+    Preset,
     Processes,
     QLearning,
     Training,
     Worlds,
     option,
+    preset_option,
 )
 from jaxdistill.runtime.command import fail
 
 __all__ = [
-    "PAPER_FLOOR",
     "TEACHERS",
     "Adversary",
     "Estimation",
     "Keys",
     "Noise",
     "Output",
+    "Preset",
     "Processes",
     "QLearning",
     "Training",
@@ -45,6 +46,7 @@ __all__ = [
     "option",
     "parse",
     "prepare_outdir",
+    "preset_option",
     "run_parts",
     "shared_part",
     "what_decides",

@@ -10,6 +10,8 @@ from typing import Any
 
 from absl import flags
 
+from experiments.common.presets import DEFAULTS, preset_flags
+from jaxdistill import presets
 from jaxdistill.runtime.command import fail
 from jaxdistill.runtime.files import from_command_line
 
@@ -36,7 +38,10 @@ def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]
       smoke: values that --smoke gives to settings without a flag on the command line.
       argv: the command line, the program's name first.
     """
-    values = _flag_values(settings_type)
+    try:
+        values = _flag_values(settings_type, _preset_defaults(settings_type, argv))
+    except ValueError as error:
+        fail(str(error))
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
         os.environ["COLUMNS"] = str(max(shutil.get_terminal_size().columns, _NARROWEST))
         print(f"{sys.modules['__main__'].__doc__}\nFlags:{values.get_help()}")
@@ -58,11 +63,32 @@ def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]
     return settings_type(**settings)
 
 
-def _flag_values(settings_type: type) -> flags.FlagValues:
-    """One flag for each field, of the type of its default value."""
+def _preset_defaults(settings_type: type, argv: list[str]) -> dict[str, Any]:
+    """The defaults of an experiment's flags under the preset that the command line names, if it has presets.
+
+    Raises:
+      ValueError: an unknown preset.
+    """
+    names = {field.name for field in dataclasses.fields(settings_type)}
+    if "preset" not in names:
+        return {}
+    values = flags.FlagValues()
+    flags.DEFINE_string("preset", DEFAULTS["preset"], "", flag_values=values)
+    try:
+        values(argv, known_only=True)
+    except flags.Error as error:
+        raise ValueError(str(error)) from None
+    chosen = {name: x for name, x in preset_flags(presets.get(values.preset)).items() if name in names}
+    # A figure that departs from the preset as_written keeps its own defaults there.
+    own = {name for name, value in DEFAULTS.items() if name in names and getattr(settings_type(), name) != value}
+    return {name: value for name, value in chosen.items() if name not in own}
+
+
+def _flag_values(settings_type: type, preset: dict[str, Any]) -> flags.FlagValues:
+    """One flag for each field, of the type of its default value; `preset` replaces defaults by name."""
     values, defaults = flags.FlagValues(), settings_type()
     for field in dataclasses.fields(settings_type):
-        default = getattr(defaults, field.name)
+        default = preset.get(field.name, getattr(defaults, field.name))
         _DEFINE[type(default)](field.name, default, field.metadata["help"], flag_values=values)
     return values
 

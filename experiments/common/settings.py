@@ -4,12 +4,10 @@ import dataclasses
 from typing import Any
 
 import jaxdistill
+from experiments.common.presets import DEFAULTS
 from jaxdistill.methods import UpdateOptions
 from jaxdistill.runtime import checks
 from jaxdistill.teachers.ties import NOISES, TIES
-
-PAPER_FLOOR = 0.01
-"""The `probability_floor` of the experiments that reproduce the paper's figures of trained students."""
 
 
 def option(default: Any, help: str) -> Any:
@@ -20,9 +18,14 @@ def option(default: Any, help: str) -> Any:
 
 
 def update_option(name: str) -> Any:
-    """A field for the option of an update of that name, with its default and its help text."""
+    """A field for the option of an update of that name: the default of the preset as_written, or the package's."""
     field = next(field for field in dataclasses.fields(UpdateOptions) if field.name == name)
-    return option(field.default, field.metadata["help"])
+    return option(DEFAULTS.get(name, field.default), field.metadata["help"])
+
+
+def preset_option(name: str, help: str) -> Any:
+    """A field for a flag that a preset sets; its default is that of the preset as_written."""
+    return option(DEFAULTS[name], help)
 
 
 @dataclasses.dataclass
@@ -50,7 +53,7 @@ class Worlds:
     p_minus1: float = option(0.1, "probability of a cell with reward -1")
     p_minus5: float = option(0.01, "probability of a terminal cell with reward -5")
     p_minus10: float = option(0.01, "probability of a terminal cell with reward -10")
-    noise: float = option(0.1, "probability that a move goes in a random direction")
+    noise: float = preset_option("noise", "probability that a move goes in a random direction")
     termination_prob: float = option(0.01, "probability that a step ends the episode")
 
     def grid_config(self) -> jaxdistill.GridConfig:
@@ -68,6 +71,16 @@ class Processes:
 
 
 @dataclasses.dataclass
+class Preset:
+    """The reading of what the paper leaves open; `flags.parse` takes the other flags' defaults from it."""
+
+    preset: str = preset_option(
+        "preset",
+        "defaults of the flags that the paper leaves open: as_written, from its text, or as_published, from its curves",
+    )
+
+
+@dataclasses.dataclass
 class Training(Processes):
     """How students are trained (App. A.3 to A.5)."""
 
@@ -78,12 +91,10 @@ class Training(Processes):
     fixed_length: float = update_option("fixed_length")
     loss_visits: str = update_option("loss_visits")
     return_visits: str = update_option("return_visits")
-    learning_rate: float = option(0.1, "step size of the student's logits")
-    value_learning_rate: float = option(0.1, "step size of the student's value table")
+    learning_rate: float = preset_option("learning_rate", "step size of the student's logits")
+    value_learning_rate: float = preset_option("value_learning_rate", "step size of the student's value table")
     discount: float = update_option("discount")
-    # Paper: no floor is stated. Here: 0.01 and not the package's default of 1e-6, because with it entropy regularised
-    # distillation reaches the return of a deterministic teacher, as in Fig. 5.
-    probability_floor: float = option(PAPER_FLOOR, "least teacher probability inside a logarithm, in [0, 1)")
+    probability_floor: float = update_option("probability_floor")
 
     def train_config(self) -> jaxdistill.Config:
         """The configuration of `jaxdistill.train`; raises ValueError for an impossible value."""
@@ -94,12 +105,14 @@ class Training(Processes):
 class QLearning:
     """What the paper does not state about its Q-learning teachers (App. A.4)."""
 
-    control: str = option(
-        "epsilon", "how Q-learning explores: epsilon (greedy otherwise), or boltzmann, softmax(Q / T)"
+    control: str = preset_option(
+        "control", "how Q-learning explores: epsilon (greedy otherwise), or boltzmann, softmax(Q / T)"
     )
-    epsilon: float = option(0.1, "probability of a uniform action; for --control=epsilon")
-    control_temperature: float = option(1.0, "T; for --control=boltzmann")
-    ties: str = option("share", "the best actions of a Q-learning teacher: share, first, or random (one is drawn)")
+    epsilon: float = option(DEFAULTS.get("epsilon", 0.1), "probability of a uniform action; for --control=epsilon")
+    control_temperature: float = option(DEFAULTS.get("control_temperature", 1.0), "T; for --control=boltzmann")
+    ties: str = preset_option(
+        "ties", "the best actions of a Q-learning teacher: share, first, or random (one is drawn)"
+    )
 
     def q_learning(self) -> dict[str, Any]:
         """The arguments of `teachers.q_learning`; raises ValueError for a flag that has no effect."""
@@ -115,8 +128,12 @@ class QLearning:
 class Noise:
     """What the paper does not state about its noisy teachers."""
 
-    noise_action: str = option("worst", "actions of a noisy teacher: worst, any or not_best (all but the best)")
-    noise_ties: str = option("share", "several actions of a noisy teacher: share, first, or random (one is drawn)")
+    noise_action: str = preset_option(
+        "noise_action", "actions of a noisy teacher: worst, any or not_best (all but the best)"
+    )
+    noise_ties: str = preset_option(
+        "noise_ties", "several actions of a noisy teacher: share, first, or random (one is drawn)"
+    )
 
     def with_noise(self) -> dict[str, Any]:
         """The options of `teachers.with_noise`; raises ValueError for an unknown word."""
@@ -129,8 +146,9 @@ class Noise:
 class Adversary:
     """What the paper does not state about its adversarial teachers."""
 
-    # Here: the value for the true reward, as for the other teachers.
-    adversary_value: str = option("true", "reward of the adversarial teacher's value: true, or own (negated)")
+    adversary_value: str = preset_option(
+        "adversary_value", "reward of the adversarial teacher's value: true, or own (negated)"
+    )
 
 
 @dataclasses.dataclass

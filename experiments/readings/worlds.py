@@ -1,0 +1,37 @@
+"""A choice of few worlds whose means are those of many."""
+
+import numpy as np
+
+
+def representative(features: np.ndarray, num: int, seed: int = 0) -> np.ndarray:
+    """`num` worlds whose mean features are near those of all worlds.
+
+    The difference that counts is the sum over features of the squared difference of the means, in standard deviations.
+    From a random choice on, one world is exchanged for another while this makes the difference smaller.
+
+    Args:
+      features: [N, K], numbers that are known of every world, such as exact returns of the teachers.
+      num: number of worlds, at most N.
+      seed: of the first choice.
+
+    Returns:
+      The indices of the worlds, int [num], ascending.
+    """
+    deviation = features.std(axis=0)
+    scores = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    chosen = np.random.default_rng(seed).permutation(len(scores))[:num]
+    total = scores[chosen].sum(axis=0)
+    squares = (scores**2).sum(axis=1)
+    while True:
+        outside = np.setdiff1d(np.arange(len(scores)), chosen)
+        # |total - x_i + x_j|^2 - |total|^2 for each chosen i and each other j
+        change = (
+            (squares[chosen] - 2 * scores[chosen] @ total)[:, None]
+            + (squares[outside] + 2 * scores[outside] @ total)[None]
+            - 2 * scores[chosen] @ scores[outside].T
+        )
+        if change.size == 0 or change.min() > -1e-9:
+            return np.sort(chosen)
+        i, j = np.unravel_index(np.argmin(change), change.shape)
+        total += scores[outside[j]] - scores[chosen[i]]
+        chosen[i] = outside[j]
