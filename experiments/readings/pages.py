@@ -35,6 +35,8 @@ def page(
         f"distance is the mean of |ours - paper| over the {len(curves.targets())} points of Figs. 4 and 5. The points "
         "were read off the figures with an error of about 0.15.",
         "",
+        "![The paper's points over our curves, with 95 % intervals over worlds](calibration.png)",
+        "",
         *_choices(final, candidates, expected),
         *_distances(values),
         *_rivals(rounds[-1]),
@@ -201,7 +203,7 @@ def _points(values: np.ndarray) -> list[str]:
 def plot(final: dict[str, np.ndarray]) -> Any:
     """Draws the paper's points over the curves of the two readings, a row of panels for each."""
     panels = {(curve.figure, curve.panel): None for curve in curves.curves()}
-    figure, axes = plotting.new_figure(len(TITLES), len(panels), size=(3.1 * len(panels), 6.6))
+    figure, axes = plotting.new_figure(len(TITLES), len(panels), size=(2.8 * len(panels), 6.6))
     with plotting.style():
         for r, title in enumerate(TITLES.values()):
             for ax, (name, panel) in zip(axes[r], panels, strict=True):
@@ -209,7 +211,15 @@ def plot(final: dict[str, np.ndarray]) -> Any:
                     if (curve.figure, curve.panel) == (name, panel):
                         line = plotting.plot_curves(ax, final["iterations"], final["returns"][r, :, k], curve.method)
                         line.set_marker("")
-                        ax.plot(list(curve.points), list(curve.points.values()), "o", color=line.get_color(), ms=4)
+                        ax.plot(
+                            list(curve.points),
+                            list(curve.points.values()),
+                            "o",
+                            color=line.get_color(),
+                            ms=5,
+                            mec="black",
+                            zorder=5,
+                        )
                 plotting.label_axes(ax, xlabel=r == len(TITLES) - 1, ylabel=False)
                 if r == 0:
                     text = fig8.COLUMNS[panel][2] if name == "fig5" else f"|A| = {panel}"
