@@ -248,7 +248,7 @@ def at_points(iterations: np.ndarray, returns: np.ndarray) -> np.ndarray:
     """
     centres = iterations - np.diff(iterations, prepend=0) / 2
     columns = [
-        returns[..., k, :] @ [np.interp(iteration, centres, one_bin) for one_bin in np.eye(len(centres))]
+        np.dot(returns[..., k, :], [np.interp(iteration, centres, one_bin) for one_bin in np.eye(len(centres))])
         for k, curve in enumerate(curves())
         for iteration in curve.points
     ]

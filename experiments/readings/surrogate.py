@@ -49,7 +49,7 @@ def _posterior(levels: np.ndarray, values: np.ndarray, noise: np.ndarray, candid
     between = CORRELATION ** (levels[:, None] != levels[None]).sum(axis=-1)
     to_candidates = CORRELATION ** (candidates[:, None] != levels[None]).sum(axis=-1)
     columns = [
-        mean[k] + to_candidates @ np.linalg.solve(between + np.diag(noise / variance[k]), values[:, k] - mean[k])
+        mean[k] + np.dot(to_candidates, np.linalg.solve(between + np.diag(noise / variance[k]), values[:, k] - mean[k]))
         for k in range(values.shape[1])
     ]
     return np.stack(columns, axis=1)

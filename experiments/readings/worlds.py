@@ -26,9 +26,9 @@ def representative(features: np.ndarray, num: int, seed: int = 0) -> np.ndarray:
         outside = np.setdiff1d(np.arange(len(scores)), chosen)
         # |total - x_i + x_j|^2 - |total|^2 for each chosen i and each other j
         change = (
-            (squares[chosen] - 2 * scores[chosen] @ total)[:, None]
-            + (squares[outside] + 2 * scores[outside] @ total)[None]
-            - 2 * scores[chosen] @ scores[outside].T
+            (squares[chosen] - 2 * np.dot(scores[chosen], total))[:, None]
+            + (squares[outside] + 2 * np.dot(scores[outside], total))[None]
+            - 2 * np.dot(scores[chosen], scores[outside].T)
         )
         if change.size == 0 or change.min() > -1e-9:
             return np.sort(chosen)
