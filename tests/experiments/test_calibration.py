@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import calibration, fig3, fig8
+import jaxdistill
+from experiments import calibration, common, fig3, fig8
 from experiments.common.presets import preset_flags
 from experiments.readings import curves, factors, predictions, scores, surrogate, worlds
 from jaxdistill.training.presets import PRESETS
@@ -80,6 +81,22 @@ def test_levels_that_are_not_relevant_do_not_change_the_cell(problem):
             assert all(other.changes[k] == v for k, v in first.changes.items() if k != unread)
             if first.teacher is not None:
                 np.testing.assert_array_equal(first.teacher.probs, other.teacher.probs)
+
+
+def test_numbers_that_are_not_relevant_do_not_change_the_returns(problem):
+    """The rate of a V_theta that nothing reads, and the estimator where there is no return, by training both ways."""
+    base = factors.from_levels(np.zeros((1, len(factors.FACTORS)), int))[0]
+    for name, level in (("value_rate", "0.1"), ("first_column", "td")):
+        unread = [c for c in curves.curves() if c.figure == "fig5" and name not in curves.relevant(c, base)]
+        assert unread
+        results = [
+            jaxdistill.train(
+                common.keys(0).students, problem.mdps, num_iterations=40, num_checkpoints=2,
+                methods={curve.name: curves.cell(curve, reading, problem, 0) for curve in unread},
+            )
+            for reading in (base, base | {name: level})
+        ]  # fmt: skip
+        np.testing.assert_array_equal(results[0].returns, results[1].returns)
 
 
 def test_relevant_levels_change_the_cell(problem):
