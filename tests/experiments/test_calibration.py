@@ -57,6 +57,8 @@ def test_every_level_is_a_setting_of_fig8():
         given = factors.flags(reading)
         assert given.pop("expected_returns") in (True, False)  # of Fig. 4 alone
         assert given.keys() <= fields
+        ratio = given["value_learning_rate"] / given["learning_rate"]
+        assert ratio == pytest.approx(float(reading["value_rate"]))
         fig8.check(fig8.Settings(**given))
 
 
