@@ -96,13 +96,13 @@ def predicted(rounds: list[dict[str, np.ndarray]], candidates: np.ndarray) -> np
 
 def _least(candidates: np.ndarray, distance: np.ndarray, num: int, least_difference: int) -> np.ndarray:
     """Of candidates [C, F], the `num` of least distance that differ from each other in `least_difference` factors."""
-    chosen: list[np.ndarray] = []
+    selected: list[np.ndarray] = []
     for index in np.argsort(distance, kind="stable"):
-        if all((candidates[index] != other).sum() >= least_difference for other in chosen):
-            chosen.append(candidates[index])
-        if len(chosen) == num:
+        if all((candidates[index] != other).sum() >= least_difference for other in selected):
+            selected.append(candidates[index])
+        if len(selected) == num:
             break
-    return np.array(chosen)
+    return np.array(selected)
 
 
 def run(settings: Settings, outdir: Path, sizes: list[tuple[int, int]]) -> dict[str, Any]:
@@ -140,11 +140,11 @@ def run(settings: Settings, outdir: Path, sizes: list[tuple[int, int]]) -> dict[
         parts |= common.run_parts(settings, outdir, {name: functools.partial(one_round, index)})
         rounds.append(parts[name])
         settings = dataclasses.replace(settings, restart=False)  # the first call has already moved the earlier work
-    chosen = finalists(rounds[-1])
-    remaining = {"final": lambda: train(factors.as_levels(list(chosen.values())), settings.final_worlds)}
+    best = finalists(rounds[-1])
+    remaining = {"final": lambda: train(factors.as_levels(list(best.values())), settings.final_worlds)}
     remaining |= {
         f"{kind}_{figure}": functools.partial(predictions.FIGURES[figure], settings, reading)
-        for kind, reading in chosen.items()
+        for kind, reading in best.items()
         for figure in settings.predict
     }
     return parts | common.run_parts(settings, outdir, remaining)
@@ -166,8 +166,8 @@ def work(settings: Settings) -> None:
     candidates = factors.all_levels()
     expected = predicted(rounds, candidates)
     common.deliver_table(pages.page(rounds, parts, candidates, expected), outdir, "calibration")
-    chosen = {kind: factors.flags(reading) for kind, reading in finalists(rounds[-1]).items()}
-    (outdir / "readings.json").write_text(json.dumps(chosen, indent=1))
+    best = {kind: factors.flags(reading) for kind, reading in finalists(rounds[-1]).items()}
+    (outdir / "readings.json").write_text(json.dumps(best, indent=1))
     common.deliver(pages.plot(parts["final"]), outdir, "calibration")
 
 

@@ -78,10 +78,10 @@ def _preset_defaults(settings_type: type, argv: list[str]) -> dict[str, Any]:
         values(argv, known_only=True)
     except flags.Error as error:
         raise ValueError(str(error)) from None
-    chosen = {name: x for name, x in preset_flags(presets.get(values.preset)).items() if name in names}
+    of_preset = {name: x for name, x in preset_flags(presets.get(values.preset)).items() if name in names}
     # A figure that departs from the preset as_written keeps its own defaults there.
-    own = {name for name, value in DEFAULTS.items() if name in names and getattr(settings_type(), name) != value}
-    return {name: value for name, value in chosen.items() if name not in own}
+    of_figure = {name for name, value in DEFAULTS.items() if name in names and getattr(settings_type(), name) != value}
+    return {name: value for name, value in of_preset.items() if name not in of_figure}
 
 
 def _flag_values(settings_type: type, preset: dict[str, Any]) -> flags.FlagValues:

@@ -127,8 +127,8 @@ def _teacher(taught: TaughtWorlds, exploration: str, ties: str, action: Any, noi
     teacher = teachers.from_q(taught.mdps, taught.scores[exploration], ties=ties, key=key)
     if not noise:
         return teacher
-    chosen = factors.flags({"noise_action": action})
-    names = {"action": chosen["noise_action"], "ties": chosen["noise_ties"]}
+    flags = factors.flags({"noise_action": action})
+    names = {"action": flags["noise_action"], "ties": flags["noise_ties"]}
     return teachers.with_noise(keys.noise, taught.mdps, teacher, noise, **names)
 
 
@@ -220,11 +220,11 @@ def with_actions(mdps: MDP, num_actions: int, seed: int, transitions: str) -> MD
 
 def cell(curve: Curve, reading: Reading, taught: TaughtWorlds, seed: int) -> Cell:
     """The cell of a curve under a reading."""
-    method, chosen = method_of(curve, reading), factors.flags(reading)
-    estimator = chosen["first_column"] if curve.panel == "mc" else "td"
-    options = UpdateOptions(estimator=estimator, reduction=chosen["reduction"])
+    method, flags = method_of(curve, reading), factors.flags(reading)
+    estimator = flags["first_column"] if curve.panel == "mc" else "td"
+    options = UpdateOptions(estimator=estimator, reduction=flags["reduction"])
     changes = {
-        name: chosen[name] for name in _CONFIG if not effects.without_effect(name, method, options, curve.num_actions)
+        name: flags[name] for name in _CONFIG if not effects.without_effect(name, method, options, curve.num_actions)
     }
     teacher = None
     if method.needs_teacher:

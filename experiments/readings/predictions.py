@@ -19,10 +19,10 @@ MANY_ACTIONS = {"num_actions": ["400", "4000"], "num_mdps": ["8", "2"], "num_ite
 def settings_of(figure: Any, calibration: Any, reading: Reading, **sizes: Any) -> Any:
     """The settings of a figure with the flags of a reading; --smoke and the seed are those of the calibration."""
     names = {field.name for field in dataclasses.fields(figure.Settings)}
-    chosen = {name: value for name, value in factors.flags(reading).items() if name in names}
+    flags = {name: value for name, value in factors.flags(reading).items() if name in names}
     if calibration.smoke:
         sizes = sizes | figure.SMOKE
-    return figure.Settings(**chosen | sizes | {"seed": calibration.seed})
+    return figure.Settings(**flags | sizes | {"seed": calibration.seed})
 
 
 def predict_fig3(calibration: Any, reading: Reading) -> dict[str, np.ndarray]:

@@ -19,19 +19,19 @@ def representative(features: np.ndarray, num: int, seed: int = 0) -> np.ndarray:
     """
     deviation = features.std(axis=0)
     scores = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
-    chosen = np.random.default_rng(seed).permutation(len(scores))[:num]
-    total = scores[chosen].sum(axis=0)
+    selected = np.random.default_rng(seed).permutation(len(scores))[:num]
+    total = scores[selected].sum(axis=0)
     squares = (scores**2).sum(axis=1)
     while True:
-        outside = np.setdiff1d(np.arange(len(scores)), chosen)
-        # |total - x_i + x_j|^2 - |total|^2 for each chosen i and each other j
+        outside = np.setdiff1d(np.arange(len(scores)), selected)
+        # |total - x_i + x_j|^2 - |total|^2 for each selected i and each other j
         change = (
-            (squares[chosen] - 2 * np.dot(scores[chosen], total))[:, None]
+            (squares[selected] - 2 * np.dot(scores[selected], total))[:, None]
             + (squares[outside] + 2 * np.dot(scores[outside], total))[None]
-            - 2 * np.dot(scores[chosen], scores[outside].T)
+            - 2 * np.dot(scores[selected], scores[outside].T)
         )
         if change.size == 0 or change.min() > -1e-9:
-            return np.sort(chosen)
+            return np.sort(selected)
         i, j = np.unravel_index(np.argmin(change), change.shape)
-        total += scores[outside[j]] - scores[chosen[i]]
-        chosen[i] = outside[j]
+        total += scores[outside[j]] - scores[selected[i]]
+        selected[i] = outside[j]
