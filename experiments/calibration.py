@@ -42,7 +42,7 @@ class Settings(common.Output):
 
 
 SMOKE = {
-    "num_mdps": 4, "readings": ["2", "2"], "worlds": ["1", "2"], "final_worlds": 2, "num_iterations": 40,
+    "num_mdps": 4, "readings": ["1", "2"], "worlds": ["1", "2"], "final_worlds": 2, "num_iterations": 40,
     "num_checkpoints": 10, "predict": ["fig6"],
 }  # fmt: skip
 
