@@ -1,5 +1,6 @@
 """The page and the figure of `experiments.calibration`."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def page(
     final = parts["final"]
     values = curves.at_points(final["iterations"], final["returns"])
     sizes = ", ".join(f"{len(r['levels'])} readings on {len(r['worlds'])} worlds" for r in rounds)
-    return [
+    lines = [
         "# Which reading of the paper its curves follow",
         "",
         f"Written by `python -m experiments.calibration`: {sizes}, then two on {len(final['worlds'])} worlds. The "
@@ -44,6 +45,12 @@ def page(
         *_predictions(parts),
         *_points(values),
     ]
+    return [part for line in lines for part in _wrapped(line)]
+
+
+def _wrapped(line: str) -> list[str]:
+    """A paragraph in lines of at most 120 characters; a row of a table or a picture as it is."""
+    return [line] if line[:1] in ("", "|", "!") else textwrap.wrap(line, 120, break_on_hyphens=False)
 
 
 def _choices(final: dict[str, np.ndarray], candidates: np.ndarray, expected: np.ndarray) -> list[str]:
