@@ -23,7 +23,7 @@ from experiments.readings import curves, factors, pages, predictions, scores, su
 from experiments.readings.worlds import representative
 
 TRANSITIONS = list(factors.FACTORS["transitions"].levels)
-KINDS = ("published", "written")
+KINDS = tuple(pages.TITLES)
 """The best of all readings, and the best of those that agree with the text."""
 
 

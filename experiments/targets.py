@@ -23,10 +23,15 @@ class Settings:
     smoke: bool = common.option(False, "has no effect: the comparison is always quick")
 
 
+def bin_centres(iterations: np.ndarray) -> np.ndarray:
+    """The iterations in the middle of the bins of a learning curve, whose last iterations are `iterations` [C]."""
+    return iterations - np.diff(iterations, prepend=0) / 2
+
+
 def value_at(result: Result, label: str, iteration: int) -> Interval:
     """Mean over MDPs of the return at `iteration`, with its 95 % interval; interpolated between the bins' centres."""
     curves = result.returns[result.method_index(label)]
-    centres = result.iterations - np.diff(result.iterations, prepend=0) / 2
+    centres = bin_centres(result.iterations)
     return mean_interval([np.interp(iteration, centres, curve) for curve in curves])
 
 

@@ -12,7 +12,7 @@ import jaxdistill
 from experiments import common, fig4, fig8
 from experiments.readings import factors
 from experiments.readings.factors import Reading
-from experiments.targets import POINTS
+from experiments.targets import POINTS, bin_centres
 from jaxdistill import MDP, Cell, Method, Teacher, teachers
 from jaxdistill.mdp import exact
 from jaxdistill.methods import UpdateOptions, effects
@@ -192,7 +192,7 @@ def train(
                     if label not in cells:
                         cells[label] = cell(curve, reading, taught, seed)
             if cells:
-                mdps = with_actions(taught.mdps, num_actions, seed, transitions)
+                mdps = with_actions(taught, num_actions, seed, transitions)
                 result = jaxdistill.train(
                     common.keys(seed).students, mdps, methods=cells, keep_tables=False, progress=True,
                     num_iterations=num_iterations, num_checkpoints=num_checkpoints,
@@ -208,8 +208,10 @@ def label_of(curve: Curve, reading: Reading) -> str:
     return curve.name + "".join(f"; {name} {level}" for name, level in levels.items())
 
 
-def with_actions(mdps: MDP, num_actions: int, seed: int, transitions: str) -> MDP:
-    """The worlds with further actions that do nothing."""
+@functools.cache
+def with_actions(taught: TaughtWorlds, num_actions: int, seed: int, transitions: str) -> MDP:
+    """The worlds with further actions that do nothing, sampled once for all curves that have them."""
+    mdps = taught.mdps
     if num_actions == mdps.num_actions:
         return mdps
     noise = factors.flags({"transitions": transitions})["noise"]
@@ -230,7 +232,7 @@ def cell(curve: Curve, reading: Reading, taught: TaughtWorlds, seed: int) -> Cel
     if method.needs_teacher:
         teacher = taught.teacher(reading, curve.teacher_noise, seed)
         if curve.num_actions > fig4.MOVES:
-            mdps = with_actions(taught.mdps, curve.num_actions, seed, reading["transitions"])
+            mdps = with_actions(taught, curve.num_actions, seed, reading["transitions"])
             teacher = fig4.with_idle_actions(mdps, np.asarray(teacher.probs), teacher.discount)
     return Cell(method, teacher, {"estimator": estimator} | changes)
 
@@ -246,7 +248,7 @@ def at_points(iterations: np.ndarray, returns: np.ndarray) -> np.ndarray:
       [..., N], in the order of `targets`; NaN where a curve has NaN. Points after the last centre have the value of the
       last bin.
     """
-    centres = iterations - np.diff(iterations, prepend=0) / 2
+    centres = bin_centres(iterations)
     columns = [
         np.dot(returns[..., k, :], [np.interp(iteration, centres, one_bin) for one_bin in np.eye(len(centres))])
         for k, curve in enumerate(curves())
