@@ -244,8 +244,10 @@ class Method:
             raise ValueError(f"with_params takes numbers of the method, of {', '.join(self.params)}; got none.")
         for name in params:
             checks.known("number", name, list(self.params), f"the numbers of {self.name} are")
-        base, *earlier = self.name.split(":")
-        changed = [*dict.fromkeys([*(part.split("=")[0] for part in earlier), *params])]
+        parts = self.name.split(":")
+        earlier = [part for part in parts[1:] if part.partition("=")[0] in self.params]  # of earlier calls
+        base = ":".join(part for part in parts if part not in earlier)
+        changed = [*dict.fromkeys([*(part.partition("=")[0] for part in earlier), *params])]
         numbers = {**self.params, **params}
         named = dataclasses.replace(self, params=numbers)  # before the name is made: this checks the numbers
         text = [f"{name}={numbers[name]:g}" if np.ndim(numbers[name]) == 0 else f"{name}=array" for name in changed]

@@ -1,5 +1,6 @@
 """Any name of METHODS or ZOO is taken wherever a method is, and a near miss is answered with the nearest name."""
 
+import dataclasses
 import re
 
 import jax
@@ -182,6 +183,9 @@ def test_wrong_numbers_in_a_name(name, message):
 
 def test_with_params_takes_arrays_and_refuses_nothing():
     jsd = ZOO["jsd"]
+    colon = jsd.with_params(beta=0.2)  # a name may contain a colon that gives no number
+    assert dataclasses.replace(jsd, name="my: jsd").with_params(beta=0.2).name == "my: jsd:beta=0.2"
+    assert colon.with_params(beta=0.3).name == "jsd:beta=0.3"
     assert jsd.with_params(beta=np.array([0.2, 0.4])).name == "jsd:beta=array"
     with pytest.raises(ValueError, match="with_params takes numbers of the method, of beta; got none"):
         jsd.with_params()
