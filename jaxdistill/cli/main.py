@@ -54,14 +54,25 @@ class _Parser(argparse.ArgumentParser):
         return namespace, unknown
 
 
+class _Version(argparse.Action):
+    """The flag --version. The versions are looked up where they are asked for, because that reads files."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, *_: Any) -> None:
+        """Prints the package's own version and those of the packages that it uses, and exits."""
+        packages = package_versions()
+        packages = {"jaxdistill": packages.pop("jaxdistill", "not installed"), **packages}
+        print(", ".join(f"{name} {version}" for name, version in packages.items()))
+        raise SystemExit(0)
+
+
 def _parser() -> argparse.ArgumentParser:
     """The parser of all commands and flags."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(prog="jaxdistill", description=__doc__, formatter_class=raw, allow_abbrev=False)
-    packages = package_versions()
-    packages = {"jaxdistill": packages.pop("jaxdistill", "not installed"), **packages}  # its own version first
-    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
-    parser.add_argument("--version", action="version", version=versions, help="print the versions of the packages")
+    parser.add_argument("--version", action=_Version, help="print the versions of the packages and exit")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, run: Callable[[argparse.Namespace], None], help: str) -> argparse.ArgumentParser:
