@@ -172,7 +172,7 @@ class Variant(NamedTuple):
 
 def _arguments(block: Block) -> tuple[Any, ...]:
     """The arguments of `tick.advance` between the lanes and the number of ticks."""
-    return block.worlds, block.teachers, np.int32(block.task.num_iterations), block._until
+    return block.worlds, block.teachers, block.schedules, np.int32(block.task.num_iterations), block._until
 
 
 def lowered(block: Block, parts: Sequence[str] = ()) -> Any:

@@ -18,6 +18,7 @@ from jaxdistill.mdp import MDP, stack
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import METHODS, ZOO, Method, UpdateOptions, get
 from jaxdistill.methods.combinators import Objective
+from jaxdistill.methods.schedules import Schedule
 from jaxdistill.results import Result, Stopped
 from jaxdistill.results.comparison import Comparison, compare
 from jaxdistill.runtime import checkpoints, checks, saved_settings, streams
@@ -139,6 +140,8 @@ def run_compare(args: argparse.Namespace) -> None:
         checks.number("--reach", args.reach)
     checks.number("--teacher_noise", args.teacher_noise, 0, 1)
     config = Config(num_iterations=args.num_iterations, **{name: getattr(args, name) for name in TRAINING})
+    if isinstance(args.discount, Schedule):
+        raise ValueError("--discount must be one number, because the teacher has it too.")
     worlds_key, *keys = streams.split(_key(args), 4)
     mdps = _worlds(args, worlds_key)
     _check_flags(args, methods, config, mdps.num_actions)
@@ -201,7 +204,8 @@ def _claim(args: argparse.Namespace, state: Path) -> None:
     """Marks the folder of the unfinished training as that of these settings; raises ValueError if it has others."""
     path = state / ".settings.json"
     others = {"run", "out", "overwrite", "baseline", "reach"}  # they do not change the result
-    settings = {name: value for name, value in vars(args).items() if name not in others}
+    given = {name: value for name, value in vars(args).items() if name not in others}
+    settings = {name: x.settings if isinstance(x, Schedule) else x for name, x in given.items()}
     if (
         path.exists()
         and not args.overwrite

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import jax
 
 from jaxdistill.cli import commands
+from jaxdistill.methods import schedules
 from jaxdistill.runtime import checks, command
 from jaxdistill.runtime.files import as_path, check_writable, from_command_line
 from jaxdistill.runtime.surroundings import package_versions
@@ -103,6 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _number(text: str) -> float | schedules.Schedule:
+    """A number of a flag, or its schedule."""
+    try:
+        return schedules.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _add_table(sub: argparse.ArgumentParser) -> None:
     """Adds the flags of a comparison table."""
     sub.add_argument("--baseline", default=None, help="method to compare with; None: the first")
@@ -111,6 +120,10 @@ def _add_table(sub: argparse.ArgumentParser) -> None:
 
 def _add_compare(sub: argparse.ArgumentParser) -> None:
     """Adds the flags of the command compare."""
+    sub.epilog = (
+        "A number of the update may change with the iteration, linearly between iteration:value pairs: "
+        "--loss_weight=0:1,1000:0 falls from 1 to 0 in the first 1000 iterations."
+    )
     sub.add_argument("--methods", default="baseline,on_policy_distill,n_distill", help="names, separated by commas")
     sub.add_argument("--worlds", default="grid", help="grid, garnet (random MDPs), or gymnasium:ID (with a table)")
     sub.add_argument("--num_mdps", type=int, default=64, help="number of worlds; for gymnasium, of students per method")
@@ -121,7 +134,7 @@ def _add_compare(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--num_iterations", type=int, default=2000, help="episodes of a student or learned teacher")
     for name, (kind, text) in commands.TRAINING.items():
         default = commands.DEFAULTS.get(name, getattr(Config, name))
-        sub.add_argument(f"--{name}", type=kind, default=default, help=text)
+        sub.add_argument(f"--{name}", type=_number if kind is float else kind, default=default, help=text)
     sub.add_argument("--seed", type=int, default=0, help="seed of worlds, teachers and students")
     _add_table(sub)
     sub.add_argument("--out", default="compare", help="path of the results, without .npz, .png and .pdf")

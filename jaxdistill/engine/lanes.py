@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,12 +12,12 @@ from jax import lax
 from jaxdistill.engine import threefry, xla
 from jaxdistill.engine.packing import Worlds, count_reached, read
 from jaxdistill.engine.rules import Rule, Student
+from jaxdistill.engine.schedules import num_columns
 from jaxdistill.estimators.estimator import Estimator, Row, StepRecord
 from jaxdistill.methods.numerics import sample_index
 from jaxdistill.runtime.surroundings import default_promotion
 
 STEP_STREAM, START_STREAM, CUT_STREAM = 0, 1, 2  # purposes of random draws
-Schedule = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Program:
       bootstraps_at_cut: whether the last target of an episode that is cut bootstraps; if not, a cut counts as an end.
       reduction: how the updates of an episode's steps become one, a name of `methods.method.REDUCTIONS`.
       ring: a power of two, iterations whose scale is remembered; `settle` must run once in ring - 2 iterations.
-      schedule, value_schedule: iteration -> factor of the learning rates, or None for constant rates.
+      scheduled: names of the numbers that change with the iteration, see `schedules`.
       optimizer: gradient transformation over {"logits": [O, A], "values": [O]}, or None for plain SGD.
       episode_control: whether any control policy draws its component per episode.
       sync_every: ticks between applications of `optimizer`.
@@ -48,8 +47,7 @@ class Program:
     bootstraps_at_cut: bool = True
     reduction: str = "mean"
     ring: int = 8192
-    schedule: Schedule | None = None
-    value_schedule: Schedule | None = None
+    scheduled: tuple[str, ...] = ()
     optimizer: optax.GradientTransformation | None = None
     episode_control: bool = False
     sync_every: int = 32
@@ -195,7 +193,7 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
         truncated=ints(),
         fault=ints(),
         awaits_optimizer=jnp.zeros(width, bool),
-        work=program.estimator.empty_work(width, rule),
+        work=program.estimator.empty_work(width, rule, num_columns(program.scheduled)),
         opt_state=_initial_opt_state(program, tables.rows),
     )
     return Lanes(tables, state)

@@ -31,8 +31,9 @@ class Student:
       mdp, teacher: int32 [], index of its world and of its teacher.
       key: uint32 [2], the name of its random stream.
       time_limit: int32 [], steps after which its episodes are cut.
-      learning_rate, value_learning_rate: float32 [].
+      learning_rate, value_learning_rate: float32 []. These and all other numbers are those of the current iteration.
       options: `UpdateOptions`, its numbers float32 []; its names are those of the program.
+      schedule: int32 [], the row of the table of schedules that holds its numbers in iteration 0.
       control: float32 [3], weights of the student's, the teacher's and the uniform policy in q.
       per_episode: bool [], whether q draws its component once per episode.
       loss, reward, next_reward: int32 [], index of the function in the program's rule; -1 for none.
@@ -49,6 +50,7 @@ class Student:
     learning_rate: Leaf
     value_learning_rate: Leaf
     options: UpdateOptions
+    schedule: Leaf
     control: Leaf
     per_episode: Leaf
     loss: Leaf

@@ -35,7 +35,8 @@ from jaxdistill.engine.lanes import (
     where_lane,
 )
 from jaxdistill.engine.packing import Worlds, count_reached, read, transition, write
-from jaxdistill.engine.rules import Rule
+from jaxdistill.engine.rules import Rule, Student
+from jaxdistill.engine.schedules import scheduled_numbers, with_numbers
 from jaxdistill.estimators.estimator import Row, StepRecord, Visit
 from jaxdistill.methods.numerics import sample_index
 from jaxdistill.runtime.surroundings import default_promotion
@@ -70,6 +71,7 @@ class Machine:
       program: what the compiled program depends on.
       worlds: packed worlds.
       teachers: [T * S, teacher_width], packed teachers.
+      schedules: the table of `schedules.pack`, or None.
       num_iterations: int32 [], episodes of each student.
       until: int32 [W], iteration at which each lane pauses.
     """
@@ -77,6 +79,7 @@ class Machine:
     program: Program
     worlds: Worlds
     teachers: jax.Array
+    schedules: jax.Array | None
     num_iterations: jax.Array
     until: jax.Array
 
@@ -216,6 +219,7 @@ class Machine:
         bin_length = jnp.where(next_bin, 0, state.bin_length) + jnp.where(ended, length, 0)
         curve = jnp.stack([bin_return, bin_length], axis=-1)
         curves = write(lanes.tables.curves, lane_index(program) * program.num_checkpoints + current_bin, curve)
+        state = dataclasses.replace(state, student=self._next_student(state, ended))
         mdp_state, observation, control = begin_episode(program, self.worlds, state)
         has_optimizer = program.optimizer is not None
         state = dataclasses.replace(
@@ -234,6 +238,19 @@ class Machine:
         )
         return Lanes(dataclasses.replace(lanes.tables, curves=curves), state)
 
+    def scheduled_numbers(self, student: Student) -> jax.Array | None:
+        return scheduled_numbers(student, self.program.scheduled) if self.program.scheduled else None
+
+    def with_numbers(self, student: Student, numbers: jax.Array | None) -> Student:
+        return student if numbers is None else with_numbers(student, self.program.scheduled, numbers)
+
+    def _next_student(self, state: LaneState, ended: jax.Array) -> Student:
+        """The constants of each lane's student; where the iteration `ended`, with the numbers of the next one."""
+        if self.schedules is None:
+            return state.student
+        iteration = jnp.minimum(state.iteration + ended.astype(jnp.int32), self.num_iterations - 1)
+        return self.with_numbers(state.student, read(self.schedules, state.student.schedule + iteration))
+
     def _scale(self, state: LaneState, length: jax.Array) -> jax.Array:
         """The factors of this iteration's directions, for logits and value, [W, 2]."""
         program, student = self.program, state.student
@@ -242,11 +259,7 @@ class Machine:
         scale = jnp.stack([scale, scale], axis=-1)
         if program.optimizer is not None:
             return scale
-        rates = [student.learning_rate, student.value_learning_rate]
-        for i, schedule in enumerate((program.schedule, program.value_schedule)):
-            if schedule is not None:
-                rates[i] = rates[i] * jnp.asarray(schedule(state.iteration), jnp.float32)
-        return scale * jnp.stack(rates, axis=-1)
+        return scale * jnp.stack([student.learning_rate, student.value_learning_rate], axis=-1)
 
 
 def apply_optimizer(program: Program, lanes: Lanes) -> Lanes:
@@ -276,7 +289,7 @@ def apply_optimizer(program: Program, lanes: Lanes) -> Lanes:
 
 
 @xla.compiled(donate=1)
-def advance(program: Program, lanes: Lanes, worlds: Worlds, teachers, num_iterations, until, num_ticks):
+def advance(program: Program, lanes: Lanes, worlds: Worlds, teachers, schedules, num_iterations, until, num_ticks):
     """`num_ticks` ticks of every lane (rounded up to `sync_every` with an optimizer), none beyond iteration `until`.
 
     Returns:
@@ -286,7 +299,7 @@ def advance(program: Program, lanes: Lanes, worlds: Worlds, teachers, num_iterat
     chex.assert_shape(lanes.tables.rows, (program.num_lanes * worlds.num_observations, program.rule.width))
     chex.assert_shape([teachers], (None, program.rule.teacher_width))
     chex.assert_shape([until, lanes.state.iteration], (program.num_lanes,))
-    machine = Machine(program, worlds, teachers, num_iterations, until)
+    machine = Machine(program, worlds, teachers, schedules, num_iterations, until)
 
     def tick(_, lanes: Lanes) -> Lanes:
         return program.estimator.tick(machine, lanes)

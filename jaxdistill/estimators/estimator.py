@@ -72,6 +72,12 @@ class Machine(Protocol):
     def arrive(self, state: Any, active: jax.Array, arrival: Any) -> Any:
         """Moves the active lanes to the state in which they arrived."""
 
+    def scheduled_numbers(self, student: Any) -> jax.Array | None:
+        """The numbers of the students that change with the iteration, [W, columns]; None if none does."""
+
+    def with_numbers(self, student: Any, numbers: jax.Array | None) -> Any:
+        """The students with these numbers, which are those of an earlier tick."""
+
     def write(self, lanes: Any, visit: Visit, row_index: jax.Array, row: Row) -> Any:
         """Writes rows and scales."""
 
@@ -120,8 +126,14 @@ class Estimator(abc.ABC):
         """
 
     @abc.abstractmethod
-    def empty_work(self, num_lanes: int, rule: Any) -> Any:
-        """The work state of lanes at the start of an episode."""
+    def empty_work(self, num_lanes: int, rule: Any, num_scheduled: int) -> Any:
+        """The work state of lanes at the start of an episode.
+
+        Args:
+          num_lanes: W.
+          rule: what a row means, `engine.rules.Rule`.
+          num_scheduled: columns of `Machine.scheduled_numbers`; 0 if it is None.
+        """
 
     @abc.abstractmethod
     def all_credited(self, work: Any) -> jax.Array:

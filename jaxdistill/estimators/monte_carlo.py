@@ -43,7 +43,7 @@ class MonteCarlo(Estimator):
     def continuation(self, options: Any, target: Any, value: Any) -> Any:
         return target
 
-    def empty_work(self, num_lanes: int, rule: Any) -> Replay:
+    def empty_work(self, num_lanes: int, rule: Any, num_scheduled: int) -> Replay:
         return Replay(
             remaining=jnp.zeros(num_lanes, jnp.int32),
             continuation=jnp.zeros(num_lanes, jnp.float32),

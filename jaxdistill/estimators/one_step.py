@@ -24,6 +24,8 @@ class PendingStep:
       observation, action: int32.
       reward: float32, r_t.
       goes_on: float32, 1 where the episode went on after it and 0 where it ended.
+      numbers: [columns], the student's numbers in its iteration; None if none changes with the iteration. The step is
+        credited in the next tick, when the next iteration may have begun.
     """
 
     valid: jax.Array
@@ -33,6 +35,7 @@ class PendingStep:
     action: jax.Array
     reward: jax.Array
     goes_on: jax.Array
+    numbers: jax.Array | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ class OneStep(Estimator):
     def continuation(self, options: Any, target: Any, value: Any) -> Any:
         return value
 
-    def empty_work(self, num_lanes: int, rule: Any) -> PendingStep:
+    def empty_work(self, num_lanes: int, rule: Any, num_scheduled: int) -> PendingStep:
         def zeros(*shape: int, dtype: Any = jnp.float32) -> jax.Array:
             return jnp.zeros((num_lanes, *shape), dtype)
 
@@ -59,6 +62,7 @@ class OneStep(Estimator):
             action=zeros(dtype=jnp.int32),
             reward=zeros(),
             goes_on=zeros(),
+            numbers=zeros(num_scheduled) if num_scheduled else None,
         )
 
     def all_credited(self, work: PendingStep) -> jax.Array:
@@ -84,6 +88,7 @@ class OneStep(Estimator):
             action=action,
             reward=arrival.reward,
             goes_on=1 - arrival.ended.astype(jnp.float32),
+            numbers=machine.scheduled_numbers(state.student),
         )
         state = machine.arrive(dataclasses.replace(state, work=work), active, arrival)
         return machine.end_iteration(dataclasses.replace(lanes, state=state), (active & arrival.ended) | cut)
@@ -93,7 +98,7 @@ class OneStep(Estimator):
 
         If both steps have the same observation (`is_same_row`), they share one row.
         """
-        rule = machine.rule
+        rule, student = machine.rule, machine.with_numbers(state.student, state.work.numbers)
 
         def credit(student, pending, row, teacher_row, pending_scale, scale, iteration, is_same_row):
             refreshed = lax.optimization_barrier(rule.refresh(row, pending_scale, iteration))
@@ -111,7 +116,7 @@ class OneStep(Estimator):
         iteration = machine.refresh_iteration(state)
         return lax.optimization_barrier(
             jax.vmap(credit)(
-                state.student, state.work, visit.row, visit.teacher_row, visit.pending_scale, state.scale, iteration,
+                student, state.work, visit.row, visit.teacher_row, visit.pending_scale, state.scale, iteration,
                 is_same_row,
             )
         )  # fmt: skip
@@ -120,7 +125,7 @@ class OneStep(Estimator):
         self, machine: Machine, state: Any, visit: Any, credited: Row, row: Row, action: jax.Array, is_same_row: Any
     ) -> tuple[Row, Row]:
         """Adds the part of rhat_t that the action of step t + 1 decides, once that action is known."""
-        rule = machine.rule
+        rule, student = machine.rule, machine.with_numbers(state.student, state.work.numbers)
 
         def credit(student, pending, credited, row, teacher_row, action, is_same_row):
             zero = jnp.zeros_like(pending.reward)
@@ -130,4 +135,4 @@ class OneStep(Estimator):
             credited = select(pending.valid, rule.credit_more(student, credited, step, bonus), credited)
             return credited, select(is_same_row & (pending.goes_on > 0), credited, row)
 
-        return jax.vmap(credit)(state.student, state.work, credited, row, visit.teacher_row, action, is_same_row)
+        return jax.vmap(credit)(student, state.work, credited, row, visit.teacher_row, action, is_same_row)

@@ -1,11 +1,12 @@
 """Methods as data: what a student minimises and is rewarded for, and which policy acts.
 
 `method` defines `Step`, `Control` and `Method`, `options` what a method may leave open, and `effects` which options
-have an effect on it. `domains` says which numbers a function accepts, and `checking` tries a method's functions before
-they are used. `paper` holds the methods of the paper, and `zoo` the objectives of the field, which `combinators` builds
-from `divergences` and `step_functions`; `composed` defines the functions that combinators return, and `registry` finds
-methods by name. `losses` are the paper's losses on plain rows, and `guide` is the decision guide of Fig. 1. `numerics`
-computes with single rows of probabilities, and `episodes` checks that episodes end.
+have an effect on it. `domains` says which numbers a function accepts, `schedules` how a number changes over the
+iterations, and `checking` tries a method's functions before they are used. `paper` holds the methods of the paper, and
+`zoo` the objectives of the field, which `combinators` builds from `divergences` and `step_functions`; `composed`
+defines the functions that combinators return, and `registry` finds methods by name. `losses` are the paper's losses on
+plain rows, and `guide` is the decision guide of Fig. 1. `numerics` computes with single rows of probabilities, and
+`episodes` checks that episodes end.
 """
 
 from jaxdistill.methods.checking import check_functions, check_zeros
@@ -36,6 +37,7 @@ from jaxdistill.methods.paper import (
     value_conditioned_cross_entropy,
 )
 from jaxdistill.methods.registry import get, plus_reward
+from jaxdistill.methods.schedules import Schedule
 from jaxdistill.methods.zoo import ZOO
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "Control",
     "Domain",
     "Method",
+    "Schedule",
     "Step",
     "StepFn",
     "UpdateOptions",

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdistill.methods import effects
 from jaxdistill.methods.method import Method, loss_gradient, make_step
+from jaxdistill.methods.schedules import Schedule, number_at
 from jaxdistill.runtime import checks
 
 _CHECKED: WeakKeyDictionary[Method, set[tuple[int, int]]] = WeakKeyDictionary()
@@ -81,9 +82,15 @@ def check_zeros(
       method: the method.
       teacher_probs: [S, A] or [M, S, A].
       others: the further policies, [N, S, A] or [M, N, S, A]; None where there are none.
-      floor: the probability floor, one number or one for each MDP.
+      floor: the probability floor, one number, one for each MDP, or a `Schedule`.
       label: the name of the method in the message; None: its own.
     """
+    scheduled = [x for x in (floor, *method.params.values()) if isinstance(x, Schedule)]
+    if scheduled:  # A number of 0, such as a floor, can only be reached where a schedule is smallest.
+        for iteration in sorted({i for x in scheduled for i in (x.iterations[int(np.argmin(x.values))], 0)}):
+            numbers_then = method.at(iteration), teacher_probs, others, number_at(floor, iteration)
+            check_zeros(*numbers_then, label or method.name)
+        return
     arrays = (teacher_probs, others, floor, *method.params.values())
     if not method.needs_teacher or checks.is_traced(arrays):
         return

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from jaxdistill.methods import schedules
 from jaxdistill.runtime import checks
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -77,24 +78,27 @@ class Domain:
         )
 
     def check(self, name: str, value: Any) -> None:
-        """Raises ValueError unless a number, or each entry of an array, is in the domain; a traced one is not checked.
+        """Raises ValueError unless a number, or each entry of an array or a `Schedule`, is in the domain.
+
+        A traced number is not checked, nor is a function of the iteration, which becomes a `Schedule` in training.
 
         Students hold numbers in float32, so a number must be in the domain before and after it is rounded to float32.
         A number below 1.2e-38 counts as 0, as it does in compiled programs.
         """
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, jax.core.Tracer) or callable(value):
             return
-        given = checks.numbers(name, value)
+        given = checks.numbers(name, schedules.numbers_of(value))
         rounded = given.astype(np.float32).astype(np.float64)
         rounded = np.where(np.abs(rounded) < _FLOAT32.tiny, 0, rounded)
         is_inside = self._holds(given, self.least, self.most)
-        if is_inside and self._holds(rounded, float(np.float32(self.least)), float(np.float32(self.most))):
+        fits = self._holds(rounded, float(np.float32(self.least)), float(np.float32(self.most)))
+        if is_inside.all() and fits.all():
             return
-        reason = ", which is outside in float32" if is_inside else ""
+        reason = ", which is outside in float32" if is_inside.all() else ""
         note = f" {self.note}" if self.note else ""
-        raise ValueError(f"{name} must be {self}; got {checks.shown(value)}{reason}.{note}")
+        raise ValueError(f"{name} must be {self}; {schedules.shown(value, is_inside & fits)}{reason}.{note}")
 
-    def _holds(self, numbers: np.ndarray, least: float, most: float) -> bool:
+    def _holds(self, numbers: np.ndarray, least: float, most: float) -> np.ndarray:
         above = numbers > least if self._is_open("least") else numbers >= least
         below = numbers < most if self._is_open("most") else numbers <= most
         is_kind = (numbers == np.round(numbers)) if self.whole else np.isfinite(numbers)
@@ -102,7 +106,7 @@ class Domain:
             low, high = least + self.gap, most - self.gap
             low, high = min(low, float(np.float32(low))), max(high, float(np.float32(high)))
             is_kind &= (numbers == least) | (numbers == most) | ((numbers >= low) & (numbers <= high))
-        return bool((above & below & is_kind & np.isfinite(numbers)).all())
+        return above & below & is_kind & np.isfinite(numbers)
 
     def _is_open(self, end: str) -> bool:
         return self.open in (end, "both")

@@ -4,6 +4,7 @@ The functions of a method are traced to see what their results depend on. It is 
 read: KL(pi||pi_theta) contains the logarithm of the teacher, and its gradient does not.
 """
 
+import dataclasses
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.methods.method import Method, Step, loss_gradient, make_step
 from jaxdistill.methods.options import UpdateOptions
+from jaxdistill.methods.schedules import numbers_of
 
 _DEPENDENCIES: WeakKeyDictionary[Method, dict[tuple[Any, ...], frozenset[str]]] = WeakKeyDictionary()
 
@@ -97,6 +99,8 @@ def _discounts(method: Method, options: UpdateOptions) -> bool:
     """Whether the return of a step contains anything discounted from later steps."""
     if not method.has_return or method.bootstrap != "zero":
         return method.has_return
+    numbers = {name: numbers_of(getattr(options, name)) for name in ESTIMATORS[options.estimator].numbers}
+    options = dataclasses.replace(UpdateOptions(estimator=options.estimator), **numbers)
     return not np.all(np.equal(ESTIMATORS[options.estimator].continuation(options, 1.0, 0.0), 0))
 
 

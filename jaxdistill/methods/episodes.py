@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxdistill.mdp import MDP, Teacher
 from jaxdistill.mdp.endings import never_ending_state
-from jaxdistill.methods.method import Method
+from jaxdistill.methods.method import Control, Method
 
 _REMEDIES = "give the world a time limit (mdps.with_time_limit(100)), a continue_prob below 1, or an end"
 
@@ -22,9 +22,7 @@ def check_episodes_end(method: Method, mdps: MDP, teacher: Teacher | None) -> No
             f"Episodes of MDP {_identity(mdps, state[0])} never end once they are in state {state[1]}, under any "
             f"policy; {_REMEDIES}."
         )
-    student, teacher_weight, uniform = method.control.weights
-    is_alone = teacher_weight > 0 and (method.control.per == "episode" or student == uniform == 0)
-    if teacher is None or not is_alone:
+    if teacher is None or not any(_teacher_is_alone(method.control.at(i)) for i in method.control.knots):
         return
     state = never_ending_state(mdps, np.asarray(teacher.probs))
     if state is not None:
@@ -32,6 +30,12 @@ def check_episodes_end(method: Method, mdps: MDP, teacher: Teacher | None) -> No
             f"{method.name} follows the teacher, whose episodes of MDP {_identity(mdps, state[0])} never end once they "
             f"are in state {state[1]}; {_REMEDIES}, or use a teacher that ends every episode."
         )
+
+
+def _teacher_is_alone(control: Control) -> bool:
+    """Whether the teacher acts alone, in all episodes or in some of them."""
+    student, teacher, uniform = control.weights
+    return bool(teacher > 0 and (control.per == "episode" or student == uniform == 0))
 
 
 def _identity(mdps: MDP, world: int) -> int:

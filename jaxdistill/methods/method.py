@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.estimators import ESTIMATORS
-from jaxdistill.methods import numerics
+from jaxdistill.methods import numerics, schedules
 from jaxdistill.methods.composed import content
 from jaxdistill.methods.domains import Domain, domains_of
 from jaxdistill.runtime import checks
@@ -24,6 +24,9 @@ REDUCTIONS = ("mean", "sum", "fixed")
 
 TRUNCATIONS = ("bootstrap", "end")
 """What cutting an episode at a time limit does to the returns of its steps."""
+
+CONTROLS = ("student", "teacher", "uniform")
+"""The policies of which a control policy is a mixture."""
 
 BOOTSTRAPS = ("student", "teacher", "zero")
 """Whose value V(t+1) continues a return that is not sampled to its end."""
@@ -122,30 +125,57 @@ class Control:
     """The control policy q: a mixture of the student's, the teacher's and the uniform policy.
 
     Attributes:
-      student, teacher, uniform: weights >= 0 that sum to 1.
+      student, teacher, uniform: weights >= 0 that sum to 1; each a number, a `Schedule` or a function of the iteration.
       per: whether the component is drawn anew for every "step" or once for an "episode"; the two differ in the
         states that they visit.
     """
 
-    student: float = 0.0
-    teacher: float = 0.0
-    uniform: float = 0.0
+    student: schedules.Number = 0.0
+    teacher: schedules.Number = 0.0
+    uniform: schedules.Number = 0.0
     per: Literal["step", "episode"] = "step"
 
     def __post_init__(self) -> None:
-        weights = checks.numbers("Control weights", self.weights)
-        if weights.shape != (3,) or not (weights >= 0).all() or not abs(weights.sum() - 1) <= 1e-6:
-            given = checks.shown(self.weights)
-            raise ValueError(f"Control weights must be >= 0 and sum to 1; got student, teacher, uniform = {given}.")
         checks.one_of("Control.per", self.per, ("step", "episode"))
+        functions = {name: weight for name, weight in vars(self).items() if callable(weight)}
+        for name, function in functions.items():
+            schedules.check_function(f"Control weight {name}", function)
+        if functions:
+            return  # The weights are checked once a training says how many iterations there are.
+        for iteration in self.knots:
+            given = [schedules.number_at(weight, iteration) for weight in self.weights]
+            weights = checks.numbers("Control weights", given)
+            if weights.shape != (3,) or not (weights >= 0).all() or not abs(weights.sum() - 1) <= 1e-6:
+                where = f" at iteration {iteration}" if self.is_scheduled else ""
+                raise ValueError(
+                    "Control weights must be >= 0 and sum to 1; got student, teacher, uniform = "
+                    f"{checks.shown(tuple(given))}{where}."
+                )
 
     @property
-    def weights(self) -> tuple[float, float, float]:
+    def weights(self) -> tuple[Any, Any, Any]:
         return (self.student, self.teacher, self.uniform)
 
     @property
+    def is_scheduled(self) -> bool:
+        """Whether a weight changes with the iteration."""
+        return any(schedules.is_schedule(weight) for weight in self.weights)
+
+    @property
+    def knots(self) -> list[int]:
+        """The iterations between which all weights are linear; the first iteration alone if they are constant."""
+        given = [weight.iterations for weight in self.weights if isinstance(weight, schedules.Schedule)]
+        return sorted({0}.union(*given))
+
+    def at(self, iteration: int) -> "Control":
+        """The control policy in an iteration."""
+        student, teacher, uniform = (schedules.number_at(weight, iteration) for weight in self.weights)
+        return Control(student, teacher, uniform, self.per)
+
+    @property
     def is_student(self) -> bool:
-        return self.student == 1
+        """Whether the student always acts itself."""
+        return not self.is_scheduled and self.student == 1
 
 
 STUDENT = Control(student=1.0)
@@ -175,8 +205,9 @@ class Method:
       baseline: whether V_theta(t) is subtracted from Rhat_t.
       discount: in [0, 1] where the method fixes it, such as 0 for a reward that stays with its own step; None: the
         configuration's.
-      params: numbers that the functions read as `step.params[name]`; each is a single number, or an array with an entry
-        for each MDP. They may change without recompiling, and must be in their `domains`.
+      params: numbers that the functions read as `step.params[name]`; each is a single number, an array with an entry
+        for each MDP, a `Schedule`, or a function of the iteration. They may change without recompiling, and must be in
+        their `domains`.
       needs_teacher: whether it looks at the teacher at all.
       description: one line for people.
     """
@@ -191,7 +222,7 @@ class Method:
     bootstrap: Literal["student", "teacher", "zero"] = "student"
     baseline: bool = True
     discount: float | None = None
-    params: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    params: Mapping[str, schedules.Number] = dataclasses.field(default_factory=dict)
     needs_teacher: bool = True
     description: str = ""
 
@@ -224,6 +255,9 @@ class Method:
 
     def check_params(self) -> None:
         """Raises ValueError if a number is outside its stated domain; traced numbers are not checked."""
+        for name, value in self.params.items():
+            if callable(value):
+                schedules.check_function(f"Method {checks.shown(self.name)}: {name}", value)
         for name, domain in self.domains.items():
             if name in self.params:
                 domain.check(f"Method {checks.shown(self.name)}: {name}", self.params[name])
@@ -232,8 +266,8 @@ class Method:
         """This method with other numbers, named after them: jsd with beta = 0.1 is "jsd:beta=0.1".
 
         Args:
-          **params: numbers of `params` by name, each a single number, or an array with an entry for each MDP, which is
-            named "beta=array".
+          **params: numbers of `params` by name, each a single number; an array with an entry for each MDP, which is
+            named "beta=array"; or a schedule, which is named "beta=schedule".
 
         Raises:
           ValueError: no number, a name that the method does not have, or a number outside its domain.
@@ -250,13 +284,45 @@ class Method:
         changed = [*dict.fromkeys([*(part.partition("=")[0] for part in earlier), *params])]
         numbers = {**self.params, **params}
         named = dataclasses.replace(self, params=numbers)  # before the name is made: this checks the numbers
-        text = [f"{name}={numbers[name]:g}" if np.ndim(numbers[name]) == 0 else f"{name}=array" for name in changed]
+        text = [f"{name}={_text(numbers[name])}" for name in changed]
         return dataclasses.replace(named, name=":".join([base, *text]))
+
+    @property
+    def scheduled(self) -> tuple[str, ...]:
+        """The names of the numbers that change with the iteration, of `params`, and "control"."""
+        names = [name for name, value in self.params.items() if schedules.is_schedule(value)]
+        return (*names, "control") if self.control.is_scheduled else tuple(names)
+
+    def at(self, iteration: int) -> Self:
+        """The method in an iteration: each `Schedule` is replaced by its number there, for the exact side."""
+        if not self.scheduled:
+            return self
+        params = {name: schedules.number_at(value, iteration) for name, value in self.params.items()}
+        return dataclasses.replace(self, params=params, control=self.control.at(iteration))
+
+    def with_sampled_functions(self, num_iterations: int) -> Self:
+        """The method with a `Schedule` in place of each function of the iteration; ValueError for one that fails."""
+        if not self.scheduled:
+            return self
+
+        def sampled(name: str, value: Any) -> Any:
+            return schedules.sampled(f"{self.name}: {name}", value, num_iterations)
+
+        params = {name: sampled(name, value) for name, value in self.params.items()}
+        weights = {name: sampled(f"control {name}", getattr(self.control, name)) for name in CONTROLS}
+        return dataclasses.replace(self, params=params, control=Control(**weights, per=self.control.per))
 
     @property
     def has_return(self) -> bool:
         """Whether Rhat_t can differ from 0; where it cannot, V_theta is not trained either."""
         return self.reward is not None or self.next_reward is not None
+
+
+def _text(number: Any) -> str:
+    """A number of a method as a part of the method's name."""
+    if schedules.is_schedule(number):
+        return "schedule"
+    return f"{number:g}" if np.ndim(number) == 0 else "array"
 
 
 def _is_function(value: Any) -> bool:
@@ -287,8 +353,9 @@ def _is_discount(value: Any) -> bool:
 
 def _are_params(value: Any) -> bool:
     try:
-        given = [(key, x) for key, x in value.items() if not isinstance(x, jax.core.Tracer)]
-        return all(isinstance(key, str) and not np.isnan(checks.numbers(key, x)).any() for key, x in given)
+        given = [(key, schedules.numbers_of(x)) for key, x in value.items() if not isinstance(x, jax.core.Tracer)]
+        is_valid = (callable(x) or not np.isnan(checks.numbers(key, x)).any() for key, x in given)
+        return all(isinstance(key, str) for key in value) and all(is_valid)
     except (AttributeError, ValueError):
         return False
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxdistill.estimators import ESTIMATORS
+from jaxdistill.methods import schedules
 from jaxdistill.methods.method import REDUCTIONS, TRUNCATIONS, VISITS, Method
 from jaxdistill.runtime import checks
 
@@ -27,7 +28,8 @@ def _number(default: float, least: float, most: float, help: str) -> Any:
 class UpdateOptions:
     """How an update is estimated and weighted, where the method leaves it open.
 
-    The numbers may be Python numbers, arrays with one entry for each MDP, or traced.
+    The numbers may be Python numbers, arrays with one entry for each MDP, or traced. In a configuration they may also
+    be a `Schedule`, or a function of the iteration.
 
     Attributes:
       estimator: a name of `estimators.ESTIMATORS`.
@@ -94,12 +96,13 @@ def unused_numbers(estimator: str, reduction: str) -> dict[str, float]:
     return {name: getattr(UpdateOptions, name) for name in sorted(names)}
 
 
-def check_options(options: UpdateOptions, *, per_world: bool = False) -> None:
+def check_options(options: UpdateOptions, *, num_iterations: int | None = None) -> None:
     """ValueError unless every option is in its domain and would have an effect; traced numbers are not checked.
 
     Args:
       options: the options.
-      per_world: whether a number may be an array with one entry for each world.
+      num_iterations: of a training, whose numbers may be an array with one entry for each world, or a schedule; None
+        for a single update, which needs single numbers.
     """
     words = {"estimator": ESTIMATORS, "reduction": REDUCTIONS, "truncation": TRUNCATIONS}
     words |= dict.fromkeys(("loss_visits", "return_visits"), VISITS)
@@ -110,7 +113,12 @@ def check_options(options: UpdateOptions, *, per_world: bool = False) -> None:
         value = getattr(options, name)
         if isinstance(value, jax.core.Tracer):
             continue
-        check_number(name, value, least, most) if per_world else checks.number(name, value, least, most)
+        if num_iterations is not None:
+            check_number(name, schedules.sampled(name, value, num_iterations), least, most)
+        elif schedules.is_schedule(value):
+            raise ValueError(f"{name} must be one number here, such as that of one iteration, schedule.at(0).")
+        else:
+            checks.number(name, value, least, most)
         if name in unused and np.any(np.asarray(value) != unused[name]):
             word = "reduction" if name == "fixed_length" else "estimator"
             owner = next((other.name for other in ESTIMATORS.values() if name in other.numbers), "fixed")
@@ -120,20 +128,21 @@ def check_options(options: UpdateOptions, *, per_world: bool = False) -> None:
 
 
 def check_number(name: str, value: Any, least: float, most: float) -> np.ndarray:
-    """`value`, one number or an array of them; ValueError unless all are finite and in [least, most]."""
+    """The entries of `value`, one number, an array or a `Schedule`; ValueError unless all are in [least, most]."""
     try:
-        array = checks.numbers(name, value)
+        array = checks.numbers(name, schedules.numbers_of(value))
     except ValueError:
         array = np.zeros(0)
     if array.size == 0:
         expected = "a number or an array of numbers that float32 can hold"
         raise ValueError(f"{name} must be {expected}; got {checks.shown(value)}.")
-    if not (np.isfinite(array).all() and (array >= least).all() and (array <= most).all()):
+    is_inside = np.isfinite(array) & (array >= least) & (array <= most)
+    if not is_inside.all():
         expected = (
             "finite" if np.isinf(least) else f"finite and >= {least:g}" if np.isinf(most) else f"in [{least:g}, 1"
         )
         expected += "" if np.isinf(most) else "]" if most == 1 else ")"
-        raise ValueError(f"{name} must be {expected}; got {checks.shown(value)}.")
+        raise ValueError(f"{name} must be {expected}; {schedules.shown(value, is_inside)}.")
     return array
 
 

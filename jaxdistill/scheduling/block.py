@@ -31,7 +31,8 @@ class Block:
     def __init__(self, task: Task, device: jax.Device, share: int):
         self.task, self.program, self.device = task, task.program, device
         self.ticks_per_step = task.program.estimator.ticks_per_step
-        self.worlds, self.teachers, self.students = jax.device_put((task.worlds, task.teachers, task.students), device)
+        inputs = task.worlds, task.teachers, task.schedules, task.students
+        self.worlds, self.teachers, self.schedules, self.students = jax.device_put(inputs, device)
         width = self.program.num_lanes
         self.capacity = min(width, max(share, 1))
         self.occupant = np.full(width, -1)
@@ -123,10 +124,8 @@ class Block:
         # A lane stops before it would overwrite scales that pending directions still need.
         until = np.minimum(self._next_pauses(), self.settled + self.program.ring - 2)
         self._until = np.where(self.occupant >= 0, until, 0).astype(np.int32)
-        num_iterations = np.int32(self.task.num_iterations)
-        self.lanes, status = advance(
-            self.program, self.lanes, self.worlds, self.teachers, num_iterations, self._until, np.int32(number)
-        )
+        inputs = self.worlds, self.teachers, self.schedules, np.int32(self.task.num_iterations)
+        self.lanes, status = advance(self.program, self.lanes, *inputs, self._until, np.int32(number))
         self._read_status(np.array(status))
 
     def _read_status(self, status: np.ndarray) -> None:

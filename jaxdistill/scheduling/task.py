@@ -25,7 +25,7 @@ class Task:
     """Students that one program trains.
 
     Attributes:
-      program, worlds, teachers: as `tick.advance` takes them.
+      program, worlds, teachers, schedules: as `tick.advance` takes them.
       students: `Student` of NumPy arrays with a leading axis [N].
       num_iterations: episodes of each student.
       cost: [N], expected ticks per episode; the most expensive students start first, and progress is weighted by it.
@@ -43,6 +43,7 @@ class Task:
     on_output: Callable[[int, int, Output], None]
     pauses: Sequence[int] = ()
     initial: np.ndarray | None = None
+    schedules: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.cost = np.asarray(self.cost, np.float64)
@@ -96,11 +97,12 @@ class Task:
         program, num_iterations = self.program, np.int32(self.num_iterations)
         lanes = jax.eval_shape(lambda: empty(program, self.worlds, self.blank_students(program.num_lanes)))
         until = np.zeros(program.num_lanes, np.int32)
-        lowered = advance.lower(program, lanes, self.worlds, self.teachers, num_iterations, until, np.int32(0))
+        inputs = self.worlds, self.teachers, self.schedules
+        lowered = advance.lower(program, lanes, *inputs, num_iterations, until, np.int32(0))
         yield lowered.as_text().encode()
         yield repr((package_versions(), surroundings(), xla.loops_are_whole())).encode()
         yield repr((self.num_iterations, tuple(self.pauses))).encode()
-        for leaf in jax.tree.leaves((self.worlds, self.teachers, self.students, self.initial)):
+        for leaf in jax.tree.leaves((*inputs, self.students, self.initial)):
             yield np.ascontiguousarray(leaf).tobytes()
 
     def blank_students(self, num_lanes: int) -> Student:

@@ -171,7 +171,15 @@ def check_problem(method: Method, options: ExactOptions, mdps: MDP, teacher: Tea
 
 
 def check_method_functions(method: Method, options: ExactOptions, mdps: MDP, teacher: Teacher) -> None:
-    """Raises ValueError unless the functions of a method return numbers that are finite at the teacher's zeros."""
+    """Raises ValueError unless the functions of a method return numbers that are finite at the teacher's zeros.
+
+    A method with schedules is refused, because an exact update is that of one iteration.
+    """
+    if method.scheduled:
+        raise ValueError(
+            f"{method.name} changes with the iteration ({', '.join(method.scheduled)}), and an exact update is that of "
+            "one iteration; give the method at an iteration, such as method.at(0)."
+        )
     methods.check_functions(method, mdps.num_actions, teacher.num_others)
     methods.check_zeros(method, teacher.probs, teacher.others, options.probability_floor)
 

@@ -14,6 +14,7 @@ from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import STUDENT, TEACHER, UNIFORM, Control, Method, Step, StepFn
 from jaxdistill.methods.combinators import IN_EACH_STATE, Objective, negated
 from jaxdistill.methods.composed import composes
+from jaxdistill.methods.schedules import Number
 from jaxdistill.theory.exact_update import ExactOptions, Problem, make_problem, solve_update
 
 TABLE_1: Mapping[str, Any] = {"estimator": "mc", "reduction": "sum", "discount": 1.0}
@@ -39,7 +40,7 @@ class Loss:
     control: Control = STUDENT
     reduction: Literal["mean", "sum", "fixed"] | None = None
     discount: float | None = None
-    params: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    params: Mapping[str, Number] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def method(self) -> Method:

@@ -11,12 +11,12 @@ import optax
 
 from jaxdistill.engine import rules
 from jaxdistill.mdp import Teacher
-from jaxdistill.methods import Method, UpdateOptions, effects
-from jaxdistill.methods.options import check_number, check_options, updated
+from jaxdistill.methods import Method, UpdateOptions, effects, schedules
+from jaxdistill.methods.options import check_number, check_options, number_fields, updated
+from jaxdistill.methods.schedules import Number
 from jaxdistill.runtime import checks
 from jaxdistill.runtime.surroundings import default_promotion
 
-Rate = float | Callable[[jax.Array], jax.Array] | np.ndarray | Sequence[float]
 RATES = ("learning_rate", "value_learning_rate")
 RATE = 0.1
 """The rate that replaces None in a configuration without an optimizer."""
@@ -24,7 +24,10 @@ RATE = 0.1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(UpdateOptions):
-    """How students are trained. Numbers marked [M] may be one value or one for each MDP, and never recompile.
+    """How students are trained.
+
+    A number marked [M] never recompiles. It is one number; one for each MDP; a `Schedule`, its values at some
+    iterations; or a function of the iteration, such as `optax.linear_schedule`, which becomes a `Schedule`.
 
     Attributes:
       num_iterations: episodes, and so updates, of each student; App. A.4's 30 000.
@@ -36,9 +39,8 @@ class Config(UpdateOptions):
       loss_visits, return_visits: whether "every" visit of a row in an episode moves it, or the last one alone ("once"),
         for the loss, and for the return with the fit of V_theta.
       truncation: what cutting an episode at a time limit does to the returns of its steps, "bootstrap" or "end".
-      learning_rate: of the logits, [M], or a schedule (iteration -> rate), such as `optax.linear_schedule`; None: 0.1,
-        or the rate of `optimizer`.
-      value_learning_rate: of V_theta, in the same forms.
+      learning_rate: of the logits, [M]; None: 0.1, or the rate of `optimizer`.
+      value_learning_rate: of V_theta, [M], in the same way.
       discount: in [0, 1], [M]; for training only, reported returns are undiscounted.
       probability_floor: least teacher probability inside a logarithm, in [0, 1), [M]. `train` warns if more than 0.001
         of the teacher's probability lies below it.
@@ -55,8 +57,8 @@ class Config(UpdateOptions):
 
     num_iterations: int = 30_000
     num_checkpoints: int = 100
-    learning_rate: Rate | None = None
-    value_learning_rate: Rate | None = None
+    learning_rate: Number | None = None
+    value_learning_rate: Number | None = None
     optimizer: optax.GradientTransformation | None = None
     max_episode_steps: int = 4096
 
@@ -70,11 +72,9 @@ class Config(UpdateOptions):
             )
         for name in RATES:
             value = getattr(self, name)
-            if callable(value):
-                _check_schedule(name, value, self.num_iterations)
-            elif value is not None:
-                check_number(name, value, 0, np.inf)
-        check_options(self, per_world=True)
+            if value is not None:
+                check_number(name, schedules.sampled(name, value, self.num_iterations), 0, np.inf)
+        check_options(self, num_iterations=self.num_iterations)
         if self.optimizer is not None:
             _check_optimizer(self.optimizer)
             for name in RATES:
@@ -90,8 +90,11 @@ class Config(UpdateOptions):
         return self if self.optimizer is not None else dataclasses.replace(self, **unset)
 
     def resolved(self, method: Method) -> Self:
-        """The configuration with the options that the method fixes, and with the rates of `with_rates`."""
-        return super().resolved(method).with_rates()
+        """The configuration with what the method fixes, the rates of `with_rates`, and schedules for functions."""
+        config = super().resolved(method).with_rates()
+        values = {name: getattr(config, name) for name in (*RATES, *number_fields())}
+        sampled = {name: schedules.sampled(name, x, self.num_iterations) for name, x in values.items() if callable(x)}
+        return dataclasses.replace(config, **sampled)
 
     @property
     def checkpoints(self) -> np.ndarray:
@@ -105,25 +108,6 @@ def config_of(config: Any, changes: Mapping[str, Any]) -> Config:
     if not isinstance(config, Config | None):
         raise ValueError(f"config must be a Config; got {checks.shown(config)}. Give single fields by name.")
     return updated(config or Config(), changes, "a configuration has")
-
-
-@default_promotion()
-def _check_schedule(name: str, schedule: Any, num_iterations: int) -> None:
-    """ValueError unless a schedule returns one number for an iteration, and no negative one where it is tried.
-
-    It is tried at up to 100 iterations. A rate that is not finite is named when a student meets it.
-    """
-    try:
-        rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
-    except Exception as error:
-        raise ValueError(f"{name} fails on an iteration, int32 []: {checks.why(error)}.") from error
-    if getattr(rate, "shape", None) != () or rate.dtype.kind not in "iuf":
-        raise ValueError(f"{name} must return one number for an iteration; got {checks.shown(rate)}.")
-    iterations = np.unique(np.linspace(0, num_iterations - 1, 100).astype(np.int32))
-    rates = np.asarray(jax.vmap(schedule)(jnp.asarray(iterations)))
-    if (rates < 0).any():
-        first = int(np.argmax(rates < 0))
-        raise ValueError(f"{name} must be >= 0; its schedule is {rates[first]:g} at iteration {iterations[first]}.")
 
 
 @default_promotion()
@@ -198,7 +182,9 @@ class ResolvedCell:
         """The share of the teacher below the floor, as `effects.mass_below_floor` says it; None without a teacher."""
         if self.teacher is None:
             return None
-        floor = checks.per_world("probability_floor", self.config.probability_floor, len(self.teacher.probs))
+        floor = self.config.probability_floor
+        floor = max(floor.values) if isinstance(floor, schedules.Schedule) else floor
+        floor = checks.per_world("probability_floor", floor, len(self.teacher.probs))
         return effects.mass_below_floor(self.method, floor, self.teacher.probs, self.num_others)
 
 
@@ -211,6 +197,7 @@ def resolve_cell(
     changes: Mapping[str, Any] | None = None,
 ) -> ResolvedCell:
     """The cell of a method: what the method fixes takes the place of the configuration's options."""
+    method = method.with_sampled_functions(config.num_iterations)
     return ResolvedCell(label, method, teacher, config.resolved(method), make_rule, changes or {})
 
 

@@ -14,6 +14,7 @@ from jaxdistill.engine import xla
 from jaxdistill.mdp import MDP, exact
 from jaxdistill.mdp.precision import as_float64, float64, placed
 from jaxdistill.mdp.teacher import Teacher
+from jaxdistill.methods.schedules import Schedule
 from jaxdistill.results.result import Result
 from jaxdistill.runtime import processes, streams, surroundings
 from jaxdistill.runtime.checkpoints import Output
@@ -217,6 +218,7 @@ class Recorder:
         cells = {
             cell.label: {
                 "method": cell.method.name,
+                "params": {name: _plain(value) for name, value in cell.method.params.items()},
                 "teacher": cell.teacher.name if cell.teacher else None,
                 "teacher_mass_below_floor": cell.mass_below_floor(),
                 "config": _config_settings(cell.config),
@@ -272,9 +274,13 @@ def _compiled_measure(measure: Measure) -> Callable[..., Mapping[str, Any]]:
 
 
 def _config_settings(config: Config) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if callable(value) or isinstance(value, tuple):
-            return repr(value)
-        return np.asarray(value).tolist() if not isinstance(value, str | type(None)) else value
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
-    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+def _plain(value: Any) -> Any:
+    """A setting in the types of JSON."""
+    if isinstance(value, Schedule):
+        return value.settings
+    if callable(value) or isinstance(value, tuple):
+        return repr(value)
+    return np.asarray(value).tolist() if not isinstance(value, str | type(None)) else value

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.engine import packing
+from jaxdistill.engine import packing, schedules
 from jaxdistill.engine.lanes import Program
 from jaxdistill.engine.rules import Rule, Student
 from jaxdistill.estimators import ESTIMATORS
@@ -21,6 +21,7 @@ from jaxdistill.mdp import MDP
 from jaxdistill.methods import METHODS, Method, UpdateOptions
 from jaxdistill.methods.method import BOOTSTRAPS
 from jaxdistill.methods.options import number_fields, word_fields
+from jaxdistill.methods.schedules import Schedule, number_at
 from jaxdistill.runtime import checks, streams
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.scheduling.pool import lane_width
@@ -109,7 +110,6 @@ def _program_key(cell: ResolvedCell, mdps: MDP, pauses: Sequence[int]) -> Progra
         )
     methods = methods_in_program(cell.method)
     rule = cell.make_rule(mdps.num_actions, methods, cell.num_others, config)
-    schedule, value_schedule = (rate if callable(rate) else None for rate in (getattr(config, name) for name in RATES))
     program = Program(
         rule=rule,
         estimator=estimator,
@@ -118,12 +118,57 @@ def _program_key(cell: ResolvedCell, mdps: MDP, pauses: Sequence[int]) -> Progra
         max_steps=max_steps,
         bootstraps_at_cut=config.truncation == "bootstrap",
         reduction=config.reduction,
-        schedule=schedule,
-        value_schedule=value_schedule,
+        scheduled=_scheduled(cell),
         optimizer=config.optimizer,
         episode_control=any(m.control.per == "episode" for m in methods),
     )
     return ProgramKey(program, tuple(cell.method.params), tuple(pauses))
+
+
+def _scheduled(cell: ResolvedCell) -> tuple[str, ...]:
+    """The numbers of a cell that change with the iteration, by their places in `Student`."""
+    method, config = cell.method, cell.config
+    rates = [name for name in RATES if isinstance(getattr(config, name), Schedule)]
+    options = [f"options.{name}" for name in number_fields() if isinstance(getattr(config, name), Schedule)]
+    params = [f"params.{name}" for name, value in method.params.items() if isinstance(value, Schedule)]
+    return (*rates, *options, *params, *([schedules.CONTROL] if method.control.is_scheduled else []))
+
+
+def _schedule(cell: ResolvedCell, scheduled: Sequence[str]) -> np.ndarray:
+    """The scheduled numbers of a cell in every iteration, float64 [num_iterations, columns].
+
+    Raises ValueError if a number of the method leaves its domain between the values of its schedule.
+    """
+    iterations, columns = np.arange(cell.config.num_iterations), []
+    for name in scheduled:
+        group, _, key = name.rpartition(".")
+        if name == schedules.CONTROL:
+            weights = (number_at(weight, iterations) for weight in cell.method.control.weights)
+            columns += [np.broadcast_to(weight, iterations.shape) for weight in weights]
+        else:
+            number = cell.method.params[key] if group == "params" else getattr(cell.config, key)
+            columns.append(number_at(number, iterations))
+        if group == "params" and key in cell.method.domains:
+            in_all = Schedule(tuple(iterations), tuple(columns[-1]))
+            cell.method.domains[key].check(f"Method {checks.shown(cell.method.name)}: {key}", in_all)
+    return np.stack(columns, axis=-1)
+
+
+def _pack_schedules(cells: Sequence[ResolvedCell], scheduled: Sequence[str]) -> tuple[np.ndarray | None, list[int]]:
+    """The table of the cells' different schedules, and for each cell its first row; None without schedules."""
+    if not scheduled:
+        return None, [0] * len(cells)
+    num_iterations = cells[0].config.num_iterations
+    different: dict[bytes, int] = {}
+    tables: list[np.ndarray] = []
+    positions = []
+    for cell in cells:
+        table = _schedule(cell, scheduled)
+        positions.append(different.setdefault(table.tobytes(), len(different)))
+        if len(tables) < len(different):
+            tables.append(table)
+    rows = schedules.num_rows(num_iterations)
+    return schedules.pack(tables, num_iterations), [position * rows for position in positions]
 
 
 def _time_limits(mdps: MDP, config: Config) -> np.ndarray:
@@ -144,9 +189,10 @@ def _make_task(
 ) -> Task:
     program = program_key.program
     teachers, teacher_indices = _pack_teachers(cells, mdps)
+    table, first_rows = _pack_schedules(cells, program.scheduled)
     students = [
-        _students(key, mdps, cell, program.rule, teacher_index)
-        for cell, teacher_index in zip(cells, teacher_indices, strict=True)
+        _students(key, mdps, cell, program.rule, teacher_index, first_row)
+        for cell, teacher_index, first_row in zip(cells, teacher_indices, first_rows, strict=True)
     ]
     # If the expected length is not finite, episodes are assumed to be as long as their time limit.
     lengths = np.where(np.isnan(cost), np.inf, cost)
@@ -166,6 +212,7 @@ def _make_task(
         on_output=on_task_output,
         pauses=program_key.pauses,
         initial=None if initial is None else initial[list(cell_indices)].reshape(-1, *initial.shape[2:]),
+        schedules=table,
     )
 
 
@@ -189,13 +236,18 @@ def _pack_teachers(cells: Sequence[ResolvedCell], mdps: MDP) -> tuple[jax.Array,
     return jnp.concatenate(packed), [indices[id(cell.teacher)] for cell in cells]
 
 
-def _students(key: jax.Array, mdps: MDP, cell: ResolvedCell, rule: Rule, teacher_index: np.ndarray) -> Student:
-    """The constants of the students of one cell on every MDP, NumPy [M, ...]."""
-    num, method, config = mdps.num_mdps, cell.method, cell.config
+def _students(
+    key: jax.Array, mdps: MDP, cell: ResolvedCell, rule: Rule, teacher_index: np.ndarray, first_row: int
+) -> Student:
+    """The constants of the students of one cell on every MDP in the first iteration, NumPy [M, ...].
+
+    `first_row` is the position of the cell's schedule in the table of schedules.
+    """
+    num, method, config = mdps.num_mdps, cell.method.at(0), cell.config
 
     def floats(name: str, value: Any) -> np.ndarray:
-        # A schedule counts as 1, because the program multiplies by it. None is never used: an optimizer replaces it.
-        return checks.per_world(name, 1.0 if callable(value) or value is None else value, num)
+        # None is never used: an optimizer replaces it.
+        return checks.per_world(name, 1.0 if value is None else number_at(value, 0), num)
 
     def function_index(functions: str, fn: Any) -> np.ndarray:
         return np.full(num, -1 if fn is None else getattr(rule, functions).index(fn), np.int32)
@@ -208,6 +260,7 @@ def _students(key: jax.Array, mdps: MDP, cell: ResolvedCell, rule: Rule, teacher
         key=stream_keys(key, cell.label, np.asarray(mdps.id)),
         time_limit=_time_limits(mdps, config),
         options=UpdateOptions(**options),
+        schedule=np.full(num, first_row, np.int32),
         control=np.tile(np.asarray(method.control.weights, np.float32), (num, 1)),
         per_episode=np.full(num, method.control.per == "episode"),
         loss=function_index("losses", method.loss),

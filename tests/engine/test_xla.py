@@ -27,8 +27,8 @@ def entry(method, estimator="td", **changes):
     (task,) = make_tasks(jax.random.key(1), MDPS, [cell], np.ones(2), lambda *_: None)
     block = Block(task, workers()[0], share=2)
     block.refill()
-    arguments = (block.program, block.lanes, block.worlds, block.teachers, np.int32(10), block._until, np.int32(0))
-    text = tick.advance.lower(*arguments).compile().as_text()
+    inputs = block.worlds, block.teachers, block.schedules, np.int32(10)
+    text = tick.advance.lower(block.program, block.lanes, *inputs, block._until, np.int32(0)).compile().as_text()
     return text[text.index("ENTRY") :].splitlines()
 
 

@@ -113,8 +113,8 @@ def late_root(step):
 LARGE_REWARDS = dataclasses.replace(WORLDS, reward=np.full_like(WORLDS.reward, 3e38))
 CAUSES = {
     "schedule": (
-        dict(learning_rate=lambda i: 0.1 / abs(5.0 - i)),
-        "the schedule of learning_rate gave inf; correct it",
+        dict(learning_rate=jaxdistill.Schedule((0, 5), (0.1, 3e38))),
+        "the updates are too large because of learning_rate up to 1.2e+38; lower it",
     ),
     "function at once": (
         dict(methods=jaxdistill.Method("log of zero", loss=log_of_zero)),

@@ -280,5 +280,5 @@ def test_a_schedule_that_becomes_negative_is_refused(name):
     """A schedule is data that is used later, so it is tried where the configuration is made."""
     falling = lambda iteration: 0.1 - 0.01 * iteration  # noqa: E731
     assert Config(num_iterations=10, **{name: falling})
-    with pytest.raises(ValueError, match=rf"^{name} must be >= 0; its schedule is -0.01 at iteration 11\.$"):
+    with pytest.raises(ValueError, match=rf"^{name} must be finite and >= 0; its schedule is -0.01 at iteration 11\.$"):
         Config(num_iterations=12, **{name: falling})
