@@ -41,11 +41,13 @@ from jaxdistill.methods import zoo as objectives
 from jaxdistill.methods.zoo import ZOO
 from jaxdistill.results import Result, Stopped, concatenate, load
 from jaxdistill.results.comparison import compare
+from jaxdistill.results.sweep import Sweep
 from jaxdistill.runtime.checkpoints import resumable
 from jaxdistill.theory import expected_update, fields, flows, variance
 from jaxdistill.theory.fields import check_method
 from jaxdistill.training import presets
 from jaxdistill.training.config import Cell, Config
+from jaxdistill.training.sweep import sweep
 from jaxdistill.training.train import train
 from jaxdistill.worlds import garnet, gridworld
 from jaxdistill.worlds import gymnasium as gymnasium_worlds
@@ -70,6 +72,7 @@ __all__ = [
     "Schedule",
     "Step",
     "Stopped",
+    "Sweep",
     "Teacher",
     "check_method",
     "compare",
@@ -94,6 +97,7 @@ __all__ = [
     "resumable",
     "sample_mdps",
     "stack",
+    "sweep",
     "teachers",
     "theory",
     "train",

@@ -1,8 +1,8 @@
 """Figures. This is the only package that imports matplotlib, and `jaxdistill` imports it only when a figure is drawn.
 
-`curves` draws learning curves, `grids` grid worlds, and `intervals` comparisons. `figures` makes and saves figures that
-do not depend on the user's settings, `styles` defines the look of every method, and `labels` makes texts that
-matplotlib can draw.
+`curves` draws learning curves, `grids` grid worlds, `intervals` comparisons, `profiles` performance profiles, and
+`sweeps` sweeps. `figures` makes and saves figures that do not depend on the user's settings, `styles` defines the look
+of every method, and `labels` makes texts that matplotlib can draw.
 """
 
 from matplotlib import patches
@@ -11,6 +11,7 @@ from jaxdistill.plotting.curves import label_axes, plot_curves, plot_result, ref
 from jaxdistill.plotting.figures import add_legend, new_figure, save_figure, style
 from jaxdistill.plotting.grids import draw_grid
 from jaxdistill.plotting.intervals import plot_intervals
+from jaxdistill.plotting.profiles import plot_profiles
 from jaxdistill.plotting.styles import (
     LEAST_CONTRAST,
     PALETTE,
@@ -35,6 +36,7 @@ __all__ = [
     "patches",
     "plot_curves",
     "plot_intervals",
+    "plot_profiles",
     "plot_result",
     "reference_line",
     "save_figure",

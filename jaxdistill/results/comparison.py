@@ -9,8 +9,10 @@ import numpy.typing as npt
 
 from jaxdistill.results.result import Result
 from jaxdistill.results.summary import Column, Summary, SummaryRow, cell, named, summarise
+from jaxdistill.results.sweep import Sweep
 from jaxdistill.runtime import checks
 from jaxdistill.statistics import (
+    LEAST_MDPS,
     Interval,
     Reached,
     average_height,
@@ -21,6 +23,10 @@ from jaxdistill.statistics import (
     paired_difference,
     reached_interval,
 )
+
+_UNEQUAL = 3  # the ratio of the sizes of two first updates from which a note names it
+_FEWEST_POINTS = 4  # of a curve whose last points are compared
+_NEGLIGIBLE_GAIN = 0.01  # of the difference between the optimal and the uniform policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +124,10 @@ class _Line(NamedTuple):
 
 
 def compare(
-    results: Result | Sequence[Result] | Mapping[str, Result],
+    results: Result | Sequence[Result] | Mapping[str, Result] | Sweep,
     baseline: str | None = None,
     *,
+    tuned: str | None = None,
     checkpoint: int | str = "final",
     reach: npt.ArrayLike | None = None,
 ) -> Comparison:
@@ -129,8 +136,12 @@ def compare(
     Args:
       results: a `Result`; a list of them, whose methods then need different labels; or a mapping such as
         {"small step": a, "large step": b}. The names of a mapping are put before the labels of its results, and replace
-        the label of a result that has one method only.
-      baseline: the label to compare with; by default the first.
+        the label of a result that has one method only. A `Sweep` is compared setting by setting, or `tuned`.
+      baseline: the label to compare with; by default the first. With `tuned`, the label of a method.
+      tuned: for a `Sweep`, a measure as in `Sweep.values`, such as "return": each method is compared at its best
+        setting by this measure. The settings are chosen on one half of the worlds and judged on the other half,
+        because the best of many settings looks better than it is on the worlds on which it was chosen. The halves are
+        drawn at random, the same for the same ids of worlds.
       checkpoint: the returns to compare: "final" for the exact returns of the final students, or a position on the
         checkpoint axis for the returns of the curves at that checkpoint.
       reach: a level of return, one for all MDPs or one for each, [M], such as 0.9 * result.teacher_returns[0]. The
@@ -143,6 +154,7 @@ def compare(
     Raises:
       ValueError: no result, results of different MDPs, equal labels, or a baseline or checkpoint that does not exist.
     """
+    results, baseline, tuned_notes = _tuned(results, baseline, tuned)
     lines = _lines(results)
     labels = [line.label for line in lines]
     baseline = labels[0] if baseline is None else baseline
@@ -160,8 +172,40 @@ def compare(
         reached = None if level is None else reached_interval(result.iterations, result.returns[p], level)
         pairs = _pairs(row, method_returns, baseline_returns)
         rows.append(ComparisonRow(**vars(row), **pairs, area=area, reached=reached))
-    notes = table.notes + _notes(rows, baseline) + _notes_on_runs(lines)
+    notes = table.notes + _notes(rows, baseline) + _notes_on_runs(lines, bool(tuned_notes)) + tuned_notes
     return Comparison(tuple(rows), baseline, quantity, notes, level_text)
+
+
+def _tuned(results: Any, baseline: str | None, tuned: str | None) -> tuple[Any, str | None, tuple[str, ...]]:
+    """What `compare` compares: the best settings of a sweep on half of its worlds, or the results as they are.
+
+    Returns:
+      The results, the label of the baseline, and a note on how the settings were chosen.
+    """
+    if not isinstance(results, Sweep):
+        if tuned is not None:
+            raise ValueError("tuned needs the result of jaxdistill.sweep, which has several settings of each method.")
+        return results, baseline, ()
+    if tuned is None:
+        return results.result, baseline, ()
+    result, num_mdps = results.result, results.result.num_mdps
+    if num_mdps < 2 * LEAST_MDPS:
+        raise ValueError(
+            f"tuned needs at least {2 * LEAST_MDPS} worlds, half of them to choose the settings and half to judge "
+            f"them; this sweep has {num_mdps}."
+        )
+    # The draw depends on the ids and not on their order.
+    ids = np.random.default_rng(0).permutation(np.sort(result.mdp_ids))
+    choosing, judging = ids[: num_mdps // 2], ids[num_mdps // 2 :]
+    best = results.best(tuned, mdps=choosing)
+    selected = result.select(best.labels, mdps=[i for i in result.mdp_ids if i in judging])
+    if baseline is not None:
+        checks.known("method", baseline, results.methods, "the methods of this sweep are")
+        baseline = best[baseline].setting.label
+    note = (
+        f"note: the settings were chosen by {tuned} on {len(choosing)} worlds, and are judged on {len(judging)} others"
+    )
+    return selected, baseline, (note, *best.notes)
 
 
 def _pairs(row: SummaryRow, returns: np.ndarray, baseline_returns: np.ndarray) -> dict[str, Any]:
@@ -247,17 +291,63 @@ def _level(reach: Any, num_mdps: int) -> tuple[np.ndarray | None, str]:
 def _notes(rows: Sequence[ComparisonRow], baseline: str) -> tuple[str, ...]:
     """Notes below the table on missing intervals, and on methods for which mean difference and wins contradict."""
     notes = [note for row in rows if (note := row.contradiction(baseline)) is not None]
+    if len(rows) > 2:
+        number = len(rows) - 1
+        notes.append(
+            f"note: {number} comparisons with {baseline}: if none of the methods differed from it, the intervals of "
+            f"{0.05 * number:.2g} of them would exclude 0 on average, by chance"
+        )
     if any(row.reached is not None and np.isnan(row.reached.low) for row in rows):
         notes.insert(0, "note: [n/a]: the interval of the iterations to a level, a median, needs 6 MDPs")
     return tuple(notes)
 
 
-def _notes_on_runs(lines: list[_Line]) -> tuple[str, ...]:
+def _notes_on_steps(lines: list[_Line]) -> list[str]:
+    """A note if the first updates of methods with equal learning rates differ by more than a factor."""
+    norms: dict[Any, dict[str, float]] = {}  # by learning rate
+    for line in lines:
+        cell = line.result.settings.get("cells", {}).get(line.result.labels[line.row], {})
+        rate, norm = cell.get("config", {}).get("learning_rate"), cell.get("update_norm")
+        if isinstance(rate, int | float) and norm is not None and np.isfinite(norm) and norm > 0:
+            norms.setdefault(rate, {})[line.label] = norm
+    notes = []
+    for rate, of_label in norms.items():
+        least, most = (extreme(of_label, key=lambda label: of_label[label]) for extreme in (min, max))
+        if of_label[most] > _UNEQUAL * of_label[least]:
+            notes.append(
+                f"note: at the learning rate {rate:g}, the first updates of {most} are "
+                f"{of_label[most] / of_label[least]:.3g} times as large as those of {least}; compare them with "
+                "equal_steps=True, or each at its best rate (jaxdistill.sweep)"
+            )
+    return notes
+
+
+def _notes_on_rising_curves(lines: list[_Line]) -> list[str]:
+    """A note naming the methods whose mean return still rises at the end of the training."""
+    rising = []
+    for line in lines:
+        result = line.result
+        tenth = max(1, round(len(result.iterations) / 10))
+        if len(result.iterations) < _FEWEST_POINTS:
+            continue
+        curves = result.returns[line.row]
+        last, before = curves[:, -tenth:].mean(1), curves[:, -2 * tenth : -tenth].mean(1)
+        gain = mean_interval(last - before)
+        span = mean_interval(result.optimal_returns - result.uniform_returns).estimate
+        if gain.low > 0 and gain.estimate > _NEGLIGIBLE_GAIN * abs(span):
+            rising.append(f"{line.label} ({gain:+.3f})")
+    if not rising:
+        return []
+    return [f"note: still rising, by the mean gain in return over the last tenth of the training: {', '.join(rising)}"]
+
+
+def _notes_on_runs(lines: list[_Line], is_tuned: bool) -> tuple[str, ...]:
     """Notes below the table on differences between the results that affect the comparison."""
     notes = []
     exact = [line.label for line in lines if line.result.curve_kind[line.row] == "exact"]
     if 0 < len(exact) < len(lines):
         notes.append(f"note: the curves of {', '.join(exact)} are exact; the others are means of training episodes")
+    notes += ([] if is_tuned else _notes_on_steps(lines)) + _notes_on_rising_curves(lines)
     lengths = {int(line.result.iterations[-1]): line.label for line in lines}
     if len(lengths) > 1:
         trained = ", ".join(f"{number} ({label})" for number, label in lengths.items())

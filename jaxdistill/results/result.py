@@ -202,6 +202,25 @@ class Result:
         optimal = mean_interval(self.optimal_returns).estimate
         return returns, f"{quantity}, {self.num_mdps} MDPs (uniform policy {uniform:.3f}, optimal policy {optimal:.3f})"
 
+    def normalised_scores(self, checkpoint: int | str = "final") -> np.ndarray:
+        """Returns at a checkpoint as scores [P, M]: 0 is the uniform policy's return in a world, 1 the optimal one's.
+
+        A world in which all policies have the same return has no score, and is nan. `checkpoint` is as in `summary`.
+        """
+        returns, _ = self.returns_at(checkpoint)
+        span = self.optimal_returns - self.uniform_returns
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(span > 0, (returns - self.uniform_returns) / span, np.nan)
+
+    def profiles(self, checkpoint: int | str = "final", labels: Sequence[str] | None = None) -> Any:
+        """Performance profiles as a matplotlib Figure: for each method, the share of worlds above each score.
+
+        Arguments as in `plotting.plot_profiles`.
+        """
+        from jaxdistill import plotting
+
+        return plotting.plot_profiles(self, checkpoint, labels)
+
     def to_dataframe(self) -> Any:
         """Tidy pandas DataFrame with the columns label, mdp, iteration, return, length; needs pandas."""
         return import_pandas().DataFrame(tidy_columns(self))

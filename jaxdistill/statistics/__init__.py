@@ -1,4 +1,4 @@
-"""Statistics over MDPs: `intervals` of averages and of wins, and the speed of `learning_curves`."""
+"""Statistics over MDPs: `intervals` of averages and wins, speed of `learning_curves`, and performance `profiles`."""
 
 from jaxdistill.statistics.intervals import (
     LEAST_MDPS,
@@ -13,6 +13,7 @@ from jaxdistill.statistics.intervals import (
     paired_difference,
 )
 from jaxdistill.statistics.learning_curves import Reached, average_height, reached_interval
+from jaxdistill.statistics.profiles import performance_profile
 
 __all__ = [
     "LEAST_MDPS",
@@ -27,5 +28,6 @@ __all__ = [
     "mean_interval",
     "median_interval",
     "paired_difference",
+    "performance_profile",
     "reached_interval",
 ]

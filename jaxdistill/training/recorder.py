@@ -222,6 +222,7 @@ class Recorder:
                 "teacher": cell.teacher.name if cell.teacher else None,
                 "teacher_mass_below_floor": cell.mass_below_floor(),
                 "config": _config_settings(cell.config),
+                "update_norm": cell.update_norm,
             }
             for cell in self.cells
         }

@@ -19,6 +19,7 @@ from jaxdistill.runtime import checks, processes, streams
 from jaxdistill.runtime.progress import Hook, Progress
 from jaxdistill.scheduling import pool
 from jaxdistill.training.config import Cell, Config, ResolvedCell, check_effects, config_of, resolve_cell
+from jaxdistill.training.first_updates import with_update_norms
 from jaxdistill.training.recorder import Measure, Recorder
 from jaxdistill.training.tasks import make_tasks
 
@@ -34,6 +35,7 @@ def train(
     *,
     initial_logits: np.ndarray | None = None,
     initial_values: np.ndarray | None = None,
+    equal_steps: bool = False,
     keep_tables: bool = True,
     measure: Measure | None = None,
     progress: bool | None = None,
@@ -51,6 +53,8 @@ def train(
       methods: P names of `METHODS` or `ZOO`, `Method`s or `Cell`s: one, several, or a mapping from labels to them.
       config: a `Config`; its fields may also be given by name, as `**changes`.
       initial_logits, initial_values: float [P, M, O, A] and [P, M, O], or what broadcasts to them; zeros if None.
+      equal_steps: whether the learning rates of the logits are scaled such that the first updates of all methods are
+        as large as that of the first method (`first_updates`); the scaled rates are in the result's settings.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
       measure: called at every checkpoint as measure(mdps, teacher, policies) with B stacked MDPs, their teachers and
         policies [B, S, A], in float64; returns named numbers {name: [B]} for `Result.measure(name)`. It is compiled, so
@@ -74,14 +78,15 @@ def train(
         if function is not None and not callable(function):
             raise ValueError(f"{name} must be a function or None; got {checks.shown(function)}.")
     key = streams.as_key(key)
-    mdps, teacher = _stacked(mdps, teacher)
+    mdps, teacher = stacked(mdps, teacher)
     config = config_of(config, changes)
-    cells = _resolve(methods, teacher, config)
+    cells = resolve(methods, teacher, config)
     _check_cells(cells, mdps, needs_teachers=measure is not None)
     check_effects(cells, changes, mdps.num_actions)
     _warn_of_floors(cells)
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
     measure_names = () if measure is None else _measure_names(measure, mdps, cells[0].teacher)
+    cells = with_update_norms(key, mdps, cells, initial, equal_steps)
     recorder = Recorder(key, mdps, cells, config, keep_tables, measure, measure_names)
     return _run(key, recorder, initial, Progress("students", progress, on_chunk))
 
@@ -154,7 +159,7 @@ def _measure_names(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tupl
     return tuple(output)
 
 
-def _stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:
+def stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:
     """The validated worlds with a leading axis [M]. A single world and its teacher get an axis of length 1."""
     validate(mdps)
     if teacher is not None and not isinstance(teacher, Teacher):
@@ -165,7 +170,7 @@ def _stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:
     return mdps, teacher
 
 
-def _resolve(given: Any, teacher: Teacher | None, config: Config) -> list[ResolvedCell]:
+def resolve(given: Any, teacher: Teacher | None, config: Config) -> list[ResolvedCell]:
     """The cells of the argument `methods` of `train`."""
     if isinstance(given, str | Method | Cell):
         given = [given]

@@ -52,7 +52,7 @@ def test_several_results_side_by_side():
     comparison = compare([a, b], "z")
     assert [row.label for row in comparison.rows] == ["x", "y", "z"]
     assert comparison.quantity.startswith("exact return of the final students, 4 MDPs (uniform")
-    assert comparison.notes[1:] == ("note: the numbers of iterations differ: 30 (y), 50 (z)",)
+    assert comparison.notes[2:] == ("note: the numbers of iterations differ: 30 (y), 50 (z)",)
     assert comparison["x"].difference.estimate == pytest.approx(
         (a.final_returns[0] - b.final_returns[0]).mean(), abs=1e-6
     )
@@ -62,7 +62,7 @@ def test_several_results_side_by_side():
     assert [row.label for row in named.rows] == ["small: x", "small: y", "large"]
     assert named["large"].improvement.estimate == 0.5  # with itself
     mixed = compare(make(num_mdps=9, curve_kind=("sampled", "exact", "sampled")))
-    assert mixed.notes == ("note: the curves of n_distill are exact; the others are means of training episodes",)
+    assert mixed.notes[1:] == ("note: the curves of n_distill are exact; the others are means of training episodes",)
 
 
 @pytest.mark.parametrize("num_mdps", range(1, 13))
@@ -96,7 +96,7 @@ def test_a_mean_and_wins_that_point_opposite_ways():
     assert record["median"] == pytest.approx(np.median(gains)) and record["num_extreme"] == 2
     assert record["extreme_share"] == pytest.approx((40 + 0.139) / np.abs(gains).sum())
     assert record["median_low"] < record["median"] < record["median_high"]
-    (note,) = comparison.notes
+    note, *_ = comparison.notes
     assert note == (
         f"note: n_distill: mean difference {row.difference.estimate:+.3f} but P(> baseline) 0.97: "
         f"the median difference is {row.median:+.3f}, and {row.extreme_share:.0%} of the sum of all absolute "
@@ -104,6 +104,26 @@ def test_a_mean_and_wins_that_point_opposite_ways():
     )
     assert note in str(comparison) and comparison["baseline"].record()["num_extreme"] == 0
     assert np.isnan(comparison["baseline"].record()["median"])
+
+
+def test_notes_on_what_makes_a_comparison_unfair():
+    """The number of comparisons, first updates of unequal size at equal rates, and curves that still rise."""
+    norms = dict(zip(LABELS, (1, 3.1, 2), strict=True))
+    cells = {label: {"config": {"learning_rate": 0.1}, "update_norm": norm} for label, norm in norms.items()}
+    rng = np.random.default_rng(0)
+    returns = rng.normal(size=(3, 20, 10)) * 0.01
+    returns[1] += np.arange(10)
+    worlds = dict(uniform_returns=np.zeros(20), optimal_returns=np.full(20, 9.0))
+    options = dict(num_mdps=20, num_checkpoints=10, returns=returns, settings={"cells": cells}, **worlds)
+    text = str(compare(make(**options)))
+    assert "2 comparisons with baseline: if none of the methods differed from it, the intervals of 0.1 of them" in text
+    assert "first updates of n_distill are 3.1 times as large as those of baseline" in text
+    assert "still rising, by the mean gain in return over the last tenth of the training: n_distill (+" in text
+    cells["n_distill"]["config"]["learning_rate"] = 0.05  # another rate: nothing is compared at equal rates
+    returns[1] = returns[0]
+    text = str(compare(make(**options)))
+    assert "first updates" not in text and "still rising" not in text
+    assert "comparisons with" not in str(compare(make(labels=LABELS[:2], num_mdps=20)))
 
 
 @pytest.mark.parametrize("scale", [-5, -1, 0, 1, 5])

@@ -1,0 +1,282 @@
+"""`Sweep`, the result of training every combination of some numbers, and the best combination of each method."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdistill.results.export import tidy_columns, write_csv
+from jaxdistill.results.result import Result, load
+from jaxdistill.runtime import checks
+from jaxdistill.runtime.optional import import_pandas, import_xarray
+from jaxdistill.statistics import Interval, average_height, mean_interval
+
+Value = float | str
+"""A value of a parameter; a schedule is a text."""
+
+
+class Setting(NamedTuple):
+    """One row of a sweep.
+
+    Attributes:
+      label: its label in the result.
+      method: the label of its method.
+      parameters: the values of the parameters that the method has.
+    """
+
+    label: str
+    method: str
+    parameters: dict[str, Value]
+
+    @property
+    def text(self) -> str:
+        """The parameters as text, such as "learning_rate=0.1, beta=0.5"."""
+        return ", ".join(f"{name}={value_text(value)}" for name, value in self.parameters.items())
+
+
+class BestRow(NamedTuple):
+    """The best setting of a method.
+
+    Attributes:
+      setting: the setting.
+      estimate: the mean over worlds of the measure, with its interval.
+      num_settings: how many settings of the method were compared.
+      num_diverged: how many of them were left out, because a student diverged.
+      at_edge: names of the parameters whose best value is the first or last of the grid.
+    """
+
+    setting: Setting
+    estimate: Interval
+    num_settings: int
+    num_diverged: int
+    at_edge: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best setting of each method by a measure; prints as a table, and `best[method]` is one row of it.
+
+    The estimate is for the worlds on which the setting was chosen, and so it is too good on average: of several equal
+    settings, the luckiest is chosen. `compare(sweep, tuned=...)` judges the best settings on other worlds.
+    """
+
+    rows: tuple[BestRow, ...]
+    quantity: str
+
+    def __getitem__(self, method: str) -> BestRow:
+        for row in self.rows:
+            if row.setting.method == method:
+                return row
+        names = [row.setting.method for row in self.rows]
+        raise KeyError(f"no method {checks.shown_among(method, names)} in this sweep; it has {', '.join(names)}")
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of the best settings, by which `Result.select` finds them."""
+        return [row.setting.label for row in self.rows]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes on best values at the edge of the grid, and on settings that were left out."""
+        notes = []
+        for row in self.rows:
+            if row.at_edge:
+                edge = f"{' and '.join(row.at_edge)} at the edge of the grid"
+                notes.append(f"note: {row.setting.method}: {edge}; a wider one may be better")
+            if row.num_diverged:
+                missing = f"{row.num_diverged} settings were left out, because a student diverged"
+                notes.append(f"note: {row.setting.method}: {missing}")
+        return tuple(notes)
+
+    def __str__(self) -> str:
+        cells = [("method", "best setting", "mean [95 %]", "of settings")]
+        cells += [
+            (row.setting.method, row.setting.text, f"{row.estimate:.3f}", str(row.num_settings)) for row in self.rows
+        ]
+        widths = [max(len(line[i]) for line in cells) for i in range(4)]
+        lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in cells]
+        lines.insert(1, "-" * len(lines[0]))
+        return "\n".join([self.quantity, *(line.rstrip() for line in lines), *self.notes])
+
+    __repr__ = __str__
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Sweep:
+    """The students of every combination of some parameters, on the same worlds.
+
+    A sweep is a `Result` with a row for each combination, whose settings say which row is which. So `sweep.save(path)`
+    writes a results file, and `Sweep.load(path)` reads it.
+
+    Attributes:
+      result: the `Result`; `result.settings["sweep"]` holds the grid and the rows.
+    """
+
+    result: Result
+
+    def __post_init__(self) -> None:
+        sweep = self.result.settings.get("sweep")
+        if not isinstance(sweep, dict) or [row["label"] for row in sweep["rows"]] != list(self.result.labels):
+            raise ValueError("This result is not that of a sweep with all of its rows; make one with jaxdistill.sweep.")
+
+    @property
+    def grid(self) -> dict[str, tuple[Value, ...]]:
+        """The values of each parameter, in the order in which they were given."""
+        return {name: tuple(values) for name, values in self.result.settings["sweep"]["grid"].items()}
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """What each row of the result is."""
+        return tuple(Setting(**row) for row in self.result.settings["sweep"]["rows"])
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The labels of the methods, in the order in which they were given."""
+        return tuple(dict.fromkeys(setting.method for setting in self.settings))
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}: {len(values)} values" for name, values in self.grid.items())
+        return (
+            f"Sweep(methods: {', '.join(self.methods)}; {values}; {len(self.settings)} settings; "
+            f"{self.result.num_mdps} MDPs; iteration {self.result.iterations[-1]}; {len(self.result.faults)} faults)"
+        )
+
+    def values(self, measure: str = "return") -> np.ndarray:
+        """A measure of the final students, [P, M] in the order of `settings`.
+
+        Args:
+          measure: "return", the exact return; "area", the mean return over training; or a measure of the result.
+        """
+        return final_values(self.result, measure)
+
+    def sign(self, measure: str) -> int:
+        """1 if larger values of a measure are better, -1 if smaller ones are."""
+        return 1
+
+    def best(self, measure: str = "return", mdps: int | Iterable[int] | None = None) -> Best:
+        """The setting of each method with the best mean of a measure over worlds.
+
+        A setting in which a student diverged is never the best, unless one did so in all of them.
+
+        Args:
+          measure: as in `values`.
+          mdps: ids of the worlds that count; None: all.
+        """
+        result = self.result if mdps is None else self.result.select(mdps=mdps)
+        values, sign = final_values(result, measure), self.sign(measure)
+        rows = []
+        for method in self.methods:
+            indices = [p for p, setting in enumerate(self.settings) if setting.method == method]
+            diverged = [p for p in indices if not np.isfinite(values[p]).all()]
+            eligible = [p for p in indices if p not in diverged] or indices
+            with np.errstate(invalid="ignore"):
+                means = [sign * float(np.nan_to_num(np.mean(values[p]), nan=-sign * np.inf)) for p in eligible]
+            first = eligible[int(np.argmax(means))]
+            setting = self.settings[first]
+            rows.append(
+                BestRow(
+                    setting, mean_interval(values[first]), len(indices), len(diverged),
+                    tuple(name for name in setting.parameters if self._is_at_edge(setting, name)),
+                )
+            )  # fmt: skip
+        quantity = f"best settings by {measure}, on {values.shape[1]} worlds"
+        return Best(tuple(rows), quantity)
+
+    def _is_at_edge(self, setting: Setting, name: str) -> bool:
+        """Whether a number is the smallest or the largest of three or more of the grid."""
+        values = self.grid[name]
+        is_ordered = len(values) > 2 and not any(isinstance(value, str) for value in values)
+        return is_ordered and setting.parameters[name] in (min(values), max(values))
+
+    def to_dataframe(self) -> Any:
+        """Tidy pandas DataFrame: method, a column for each parameter, mdp, iteration, return and length.
+
+        A parameter that a method does not have is NaN in its rows. Needs pandas.
+        """
+        return import_pandas().DataFrame(self._columns())
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the table of `to_dataframe` as csv, as `Result.to_csv` does."""
+        return write_csv(self._columns(), path)
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        columns = tidy_columns(self.result)
+        row = np.repeat(np.arange(len(self.settings)), len(columns["mdp"]) // len(self.settings))
+        del columns["label"]
+        named: dict[str, np.ndarray] = {"method": np.array([x.method for x in self.settings], object)[row]}
+        for name, values in self.grid.items():
+            kind = object if any(isinstance(value, str) for value in values) else float
+            named[name] = np.array([x.parameters.get(name, np.nan) for x in self.settings], kind)[row]
+        return named | columns
+
+    def to_xarray(self) -> Any:
+        """The returns, lengths and final returns as an `xarray.Dataset` with an axis for each parameter; needs xarray.
+
+        The axes are method, the parameters in the order of the grid, mdp and checkpoint. A method that lacks a
+        parameter has the same numbers for all of its values::
+
+            ds = sweep.to_xarray()
+            ds.final_returns.sel({"method": "jsd", "beta": 0.5}).mean("mdp")  # by learning rate
+        """
+        xarray = import_xarray()
+        grid, result, settings = self.grid, self.result, self.settings
+        shape = (len(self.methods), *map(len, grid.values()))
+        index = np.full(shape, -1)
+        for p, setting in enumerate(settings):
+            place = [
+                values.index(setting.parameters[name]) if name in setting.parameters else slice(None)
+                for name, values in grid.items()
+            ]
+            index[(self.methods.index(setting.method), *place)] = p
+        names = ("method", *grid)
+        arrays = {"returns": result.returns, "lengths": result.lengths, "final_returns": result.final_returns}
+        axes = {"returns": ("mdp", "checkpoint"), "lengths": ("mdp", "checkpoint"), "final_returns": ("mdp",)}
+        variables = {name: ((*names, *axes[name]), array[index]) for name, array in arrays.items()}
+        coordinates: dict[str, Any] = {"method": list(self.methods), "mdp": result.mdp_ids}
+        coordinates |= {"checkpoint": result.iterations} | {name: list(values) for name, values in grid.items()}
+        return xarray.Dataset(variables, coords=coordinates)
+
+    def lines(self, x: str, measure: str = "return") -> Any:
+        """A matplotlib Figure of a measure by a parameter, a line for each method; see `plotting.sweeps`."""
+        from jaxdistill.plotting import sweeps
+
+        return sweeps.plot_lines(self, x, measure)
+
+    def heatmap(self, x: str, y: str, measure: str = "return") -> Any:
+        """A matplotlib Figure of a measure by two parameters, a panel for each method; see `plotting.sweeps`."""
+        from jaxdistill.plotting import sweeps
+
+        return sweeps.plot_heatmap(self, x, y, measure)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the result with the grid and the rows to a results file, as `Result.save` does."""
+        return self.result.save(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Sweep":
+        """Reads a file of `save`; raises as `jaxdistill.load` does, and ValueError for a result that is no sweep."""
+        return cls(load(path))
+
+
+def final_values(result: Result, measure: str) -> np.ndarray:
+    """A measure of the final students of a result, [P, M], as `Sweep.values` gives it."""
+    if measure == "return":
+        return result.final_returns
+    if measure == "area":
+        return average_height(result.iterations, result.returns)
+    return result.measure(measure)[..., -1]
+
+
+def value_text(value: Value) -> str:
+    """A value of a parameter in a label."""
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def as_sweep(result: Result, grid: Mapping[str, Sequence[Value]], settings: Sequence[Setting]) -> Sweep:
+    """The sweep of a result whose rows are `settings`, in this order."""
+    rows = [setting._asdict() for setting in settings]
+    sweep = {"grid": {name: list(values) for name, values in grid.items()}, "rows": rows}
+    return Sweep(dataclasses.replace(result, settings={**result.settings, "sweep": sweep}))
