@@ -155,10 +155,11 @@ class Measure:
     def title(self) -> str:
         """The measure in words, with its options and without its unit."""
         text = self.definition.title
-        if len(self.definition.trajectories) > 1 and (self.definition.is_mean or self.trajectories != "student"):
-            owner = "uniform policy" if self.trajectories == "uniform" else self.trajectories
-            link = " along the trajectories of the " if self.definition.is_mean else " of the "
-            text += f"{link}{owner}"
+        owner = {"uniform": "uniform policy"}.get(self.trajectories, self.trajectories)
+        if self.definition.is_mean:
+            text += f" along the {owner}'s trajectories"
+        elif self.trajectories != self.definition.trajectories[0]:
+            text += f" of the {owner}"
         for option in ("floor", "discount"):
             value = getattr(self, option)
             if value is not None:

@@ -165,10 +165,13 @@ def plot_result(
       The figure; save it with `save_figure`. ValueError for an unknown label, quantity, measure or reference.
     """
     checks.known("quantity", quantity, QUANTITIES, "the quantities are")
-    name = _MEASURES[quantity] if measure is None else measure
-    values, curve = result.measure(name), result.describe(name)
-    if np.isnan(values[..., :-1]).all() and values.shape[-1] > 1:
-        raise ValueError(f"the measure {name!r} of this result is known for the final students only: no curve to draw")
+    if measure is None:
+        values = getattr(result, quantity)
+        curve = result.describe(_MEASURES[quantity])._replace(kinds=result.curve_kind)
+    else:
+        values, curve = result.measure(measure), result.describe(measure)
+        if np.isnan(values[..., :-1]).all() and values.shape[-1] > 1:
+            raise ValueError(f"the measure {measure!r} is known of the final students alone, and has no curve to draw")
     references = list(references)
     for kind in references:
         _check_reference(kind)

@@ -173,25 +173,24 @@ def compare(
         given = checks.shown_among(baseline, labels)
         raise ValueError(f"no method {given} to compare with; there are {', '.join(labels)}")
     level, level_text = _level(reach, lines[0].result.num_mdps)
-    name = "return" if measure is None else measure
-    values, quantity = _values(lines, name, checkpoint)
-    text, unit, better = _meaning(lines, name)
+    values, quantity = _values(lines, measure, checkpoint)
+    text, unit, better = _meaning(lines, measure)
     sign = -1 if better == "lower" else 1
-    teachers = np.stack([measured.teacher_values(line.result, name)[line.row] for line in lines])
+    teachers = np.stack([measured.teacher_values(line.result, measure)[line.row] for line in lines])
     table = summarise(labels, values, teachers, baseline, quantity)
     baseline_values = values[labels.index(baseline)]
     rows = []
     for row, method_values, (_, result, p) in zip(table.rows, values, lines, strict=True):
-        curves = measured.curves(result, name)[p]
+        curves = measured.curves(result, measure)[p]
         area = mean_interval(average_height(result.iterations, curves))
         reached = None if level is None else reached_interval(result.iterations, sign * curves, sign * level)
         pairs = _pairs(row, method_values, baseline_values, sign)
         rows.append(ComparisonRow(**vars(row), **pairs, area=area, reached=reached))
-    notes = table.notes + _notes(rows, baseline, sign) + _notes_on_runs(lines, name)
+    notes = table.notes + _notes(rows, baseline, sign) + _notes_on_runs(lines, measure)
     return Comparison(tuple(rows), baseline, quantity, notes, level_text, text, unit, better)
 
 
-def _meaning(lines: list[_Line], name: str) -> tuple[str, str, str]:
+def _meaning(lines: list[_Line], name: str | None) -> tuple[str, str, str]:
     """A measure in words, its unit, and which values are better; ValueError if the results disagree."""
     meanings = {measured.describe(result, name)[:3] for _, result, _ in lines}
     if len(meanings) > 1:
@@ -252,7 +251,7 @@ def _check_same_mdps(results: list[Result]) -> None:
                 )
 
 
-def _values(lines: list[_Line], name: str, checkpoint: int | str) -> tuple[np.ndarray, str]:
+def _values(lines: list[_Line], name: str | None, checkpoint: int | str) -> tuple[np.ndarray, str]:
     """Values [P, M] of a measure of all lines at the checkpoint, and their description."""
     has_one_end = len({int(line.result.iterations[-1]) for line in lines}) == 1
     values_and_texts = [measured.values_at(line.result, name, checkpoint, has_one_end) for line in lines]
@@ -286,7 +285,7 @@ def _notes(rows: Sequence[ComparisonRow], baseline: str, sign: int) -> tuple[str
     return tuple(notes)
 
 
-def _notes_on_runs(lines: list[_Line], name: str) -> tuple[str, ...]:
+def _notes_on_runs(lines: list[_Line], name: str | None) -> tuple[str, ...]:
     """Notes below the table on differences between the results that affect the comparison."""
     notes = []
     exact = [line.label for line in lines if measured.describe(line.result, name).kinds[line.row] == "exact"]

@@ -1,4 +1,7 @@
-"""The values of a measure in a result: as curves, of the final students, and computed after the training."""
+"""The values of a measure in a result: as curves, of the final students, and computed after the training.
+
+In place of a name, None means the returns that every result has, `returns` and `final_returns`.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -35,6 +38,8 @@ def stored_name(result: "Result", name: Any) -> str | None:
 
     ValueError, one line, if the result has no such measure.
     """
+    if name is None:
+        return None
     names = result.measure_names if result.measurements is not None else ()
     if isinstance(name, str) and name in names:
         return name
@@ -53,6 +58,11 @@ def stored_name(result: "Result", name: Any) -> str | None:
     raise ValueError(f"no measure {given} in this result; it has {', '.join(names) or 'none'}{way}")
 
 
+def _kind(name: str | None) -> str:
+    """The kind of a measure that every result has."""
+    return "return" if name is None else parse(name).kind
+
+
 def _parsed(name: Any) -> Measure | None:
     try:
         return parse(name)
@@ -60,11 +70,11 @@ def _parsed(name: Any) -> Measure | None:
         return None
 
 
-def curves(result: "Result", name: str) -> np.ndarray:
+def curves(result: "Result", name: str | None) -> np.ndarray:
     """The values of a measure at all checkpoints, [P, M, C]."""
     stored = stored_name(result, name)
     if stored is None:
-        return getattr(result, _CURVES[parse(name).kind])
+        return getattr(result, _CURVES[_kind(name)])
     assert result.measurements is not None
     return result.measurements[..., result.measure_names.index(stored)]
 
@@ -85,21 +95,21 @@ class Description(NamedTuple):
     kinds: tuple[str, ...]
 
 
-def describe(result: "Result", name: str) -> Description:
+def describe(result: "Result", name: str | None) -> Description:
     """What a measure of a result is; ValueError if the result does not have it."""
     stored = stored_name(result, name)
-    measure = parse(name) if stored is None else definition(result, stored)
+    measure = parse(_kind(name)) if stored is None else definition(result, stored)
     if measure is None:
         return Description(str(stored), "", "", ("",) * len(result.labels))
     kinds = result.curve_kind if stored is None else ("exact",) * len(result.labels)
     return Description(measure.title, measure.unit, measure.better, kinds)
 
 
-def final_values(result: "Result", name: str) -> np.ndarray:
+def final_values(result: "Result", name: str | None) -> np.ndarray:
     """The exact values of a measure of the final students, [P, M]."""
     if stored_name(result, name) is not None:
         return curves(result, name)[..., -1]
-    if parse(name).kind == "return":
+    if _kind(name) == "return":
         return result.final_returns
     if "sampled" in result.curve_kind:
         raise ValueError(
@@ -109,7 +119,9 @@ def final_values(result: "Result", name: str) -> np.ndarray:
     return result.lengths[..., -1]
 
 
-def values_at(result: "Result", name: str, checkpoint: int | str, with_iteration: bool = True) -> tuple[Any, str]:
+def values_at(
+    result: "Result", name: str | None, checkpoint: int | str, with_iteration: bool = True
+) -> tuple[Any, str]:
     """The values [P, M] of a measure at a checkpoint, given as in `Result.summary`, and their description.
 
     With `with_iteration` False, the description of final values leaves out the number of iterations.
@@ -136,7 +148,7 @@ def values_at(result: "Result", name: str, checkpoint: int | str, with_iteration
     return values, text
 
 
-def teacher_values(result: "Result", name: str) -> np.ndarray:
+def teacher_values(result: "Result", name: str | None) -> np.ndarray:
     """The measure of each method's teacher, [P, M], for the return; nan for all other measures."""
     is_return = describe(result, name).title == "return"
     return result.teacher_returns if is_return else np.full_like(result.teacher_returns, np.nan)

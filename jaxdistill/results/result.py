@@ -222,9 +222,8 @@ class Result:
         """
         baseline = self.labels[0] if baseline is None else baseline
         self.method_index(baseline)
-        name = "return" if measure is None else measure
-        values, quantity = measured.values_at(self, name, checkpoint)
-        return summarise(self.labels, values, measured.teacher_values(self, name), baseline, quantity)
+        values, quantity = measured.values_at(self, measure, checkpoint)
+        return summarise(self.labels, values, measured.teacher_values(self, measure), baseline, quantity)
 
     def to_dataframe(self) -> Any:
         """Tidy pandas DataFrame with the columns label, mdp, iteration, return, length; needs pandas."""
