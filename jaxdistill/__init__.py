@@ -23,7 +23,7 @@ guard_imports()  # before the first import that reads the environment and can fa
 
 from jaxdistill import methods, results, teachers, theory
 from jaxdistill.engine import xla
-from jaxdistill.mdp import MDP, Teacher, exact, stack
+from jaxdistill.mdp import MDP, Teacher, exact, measures, stack
 from jaxdistill.methods import (
     METHODS,
     STUDENT,
@@ -89,6 +89,7 @@ __all__ = [
     "gymnasium_worlds",
     "load",
     "losses",
+    "measures",
     "methods",
     "objectives",
     "plus_reward",

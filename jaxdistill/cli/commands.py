@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from jaxdistill.runtime.files import check_writable
 from jaxdistill.theory.fields import check_method
 from jaxdistill.theory.stated_losses import LOSSES
 from jaxdistill.training.config import RATE, RATES, Config, check_effects, resolve_cell
+from jaxdistill.training.measuring import configured
 from jaxdistill.training.train import train
 from jaxdistill.worlds import garnet
 from jaxdistill.worlds.gridworld import sample_mdps
@@ -133,7 +135,8 @@ def run_compare(args: argparse.Namespace) -> None:
     Ctrl-C saves the result of the students that have finished; the same command resumes the training of the others.
     """
     methods = {name: get(name) for name in args.methods.split(",")}
-    results_path = _results_path(args)
+    measure_names = _measures(args)
+    results_path = _results_path(args, measure_names)
     baseline = args.baseline or next(iter(methods))
     checks.one_of("--baseline", baseline, methods)
     if args.reach is not None:  # `compare` would refuse it only after the training
@@ -149,7 +152,7 @@ def run_compare(args: argparse.Namespace) -> None:
     with checkpoints.resumable(state):
         _claim(args, state)
         try:
-            result = _trained(args, keys, mdps, methods, config)
+            result = _trained(args, keys, mdps, methods, config, measure_names)
         except KeyboardInterrupt as stop:
             saved = ""
             if isinstance(stop, Stopped):
@@ -158,7 +161,15 @@ def run_compare(args: argparse.Namespace) -> None:
             way_on = f"goes on from {state}" if has_saves else "begins anew, because no student had begun"
             raise KeyboardInterrupt(f"{saved}the same command {way_on}") from None
         result.save(results_path)
-    _deliver(result, compare(result, baseline, reach=args.reach), results_path)
+    comparisons = {"": compare(result, baseline, reach=args.reach)}
+    comparisons |= {name: compare(result, baseline, measure=name) for name in measure_names}
+    _deliver(result, comparisons, results_path)
+
+
+def _measures(args: argparse.Namespace) -> list[str]:
+    """The canonical names of the measures of --measure; ValueError for an unknown one."""
+    names = [name for text in args.measure or () for name in text.split(",")]
+    return list(dict.fromkeys(configured(name, args.discount, args.probability_floor).name for name in names))
 
 
 def _check_flags(args: argparse.Namespace, methods: dict[str, Method], config: Config, num_actions: int) -> None:
@@ -172,13 +183,15 @@ def _check_flags(args: argparse.Namespace, methods: dict[str, Method], config: C
         check_effects(cells, dict.fromkeys(set(changed) - {"discount"}), num_actions)
 
 
-def _trained(args: argparse.Namespace, keys: list[jax.Array], mdps: MDP, methods: Any, config: Config) -> Result:
+def _trained(
+    args: argparse.Namespace, keys: list[jax.Array], mdps: MDP, methods: Any, config: Config, measure_names: list[str]
+) -> Result:
     """Trains the students of the command compare and returns their result."""
     teacher_key, noise_key, training_key = keys
     teacher = _teacher(args, teacher_key, mdps, config)
     if args.teacher_noise:
         teacher = teachers.with_noise(noise_key, mdps, teacher, args.teacher_noise)
-    return train(training_key, mdps, teacher, methods, config, progress=True)
+    return train(training_key, mdps, teacher, methods, config, measure=measure_names or None, progress=True)
 
 
 def _finished(result: Result) -> str:
@@ -189,15 +202,25 @@ def _finished(result: Result) -> str:
     )
 
 
-def _deliver(result: Result, comparison: Comparison, results_path: Path) -> None:
-    """Draws the figures of a comparison and prints it with the paths of all files, even if a figure cannot be drawn."""
+def _deliver(result: Result, comparisons: dict[str, Comparison], results_path: Path) -> None:
+    """Draws the figures of comparisons and prints them with the paths of all files, even if a figure cannot be drawn.
+
+    The comparisons are those of the return, whose name is "", and of measures by their names.
+    """
     stem, paths = results_path.with_suffix(""), [results_path]
     try:
-        paths += _draw(result, stem)
-        if len(result.labels) > 1:
-            paths += _draw(comparison, stem.with_name(stem.name + "_intervals"))
+        for name, comparison in comparisons.items():
+            measure_stem = _measure_stem(stem, name)
+            paths += _draw(result, measure_stem, measure=name or None)
+            if len(result.labels) > 1:
+                paths += _draw(comparison, measure_stem.with_name(measure_stem.name + "_intervals"))
     finally:
-        print(comparison, *paths, sep="\n")
+        print("\n\n".join(map(str, comparisons.values())), *paths, sep="\n")
+
+
+def _measure_stem(stem: Path, measure: str) -> Path:
+    """The path, without a suffix, of the figure of a measure; that of the return, "", is `stem`."""
+    return stem.with_name("_".join(filter(None, [stem.name, re.sub(r"[:=]", "_", measure)])))
 
 
 def _claim(args: argparse.Namespace, state: Path) -> None:
@@ -222,7 +245,7 @@ def _state(results_path: Path) -> Path:
     return results_path.with_suffix(".unfinished")
 
 
-def _results_path(args: argparse.Namespace) -> Path:
+def _results_path(args: argparse.Namespace, measure_names: list[str]) -> Path:
     """The path of the results file.
 
     Raises ValueError if it exists and must not be replaced or its folder is missing, OSError if it is not writable.
@@ -235,8 +258,10 @@ def _results_path(args: argparse.Namespace) -> Path:
         raise ValueError(f"{path} exists; use another --out, or --overwrite.")
     if not path.parent.is_dir():
         raise ValueError(f"There is no folder {path.parent}; make it, or use another --out.")
-    for suffix in (".npz", ".png", ".pdf", "_intervals.png", "_intervals.pdf"):
-        check_writable(stem.with_name(stem.name + suffix))
+    check_writable(path)
+    for figure in (_measure_stem(stem, name) for name in ("", *measure_names)):
+        for suffix in (".png", ".pdf", "_intervals.png", "_intervals.pdf"):
+            check_writable(figure.with_name(figure.name + suffix))
     importlib.import_module("jaxdistill.plotting")  # so that a fault of matplotlib's settings shows before the training
     return path
 
@@ -282,6 +307,11 @@ def run_show(args: argparse.Namespace) -> None:
     for p, label in enumerate(result.labels):
         student_return, teacher_return = result.final_returns[p].mean(), result.teacher_returns[p].mean()
         print(f"  {label}: {student_return:.4g}, {teacher_return:.4g} (curve {result.curve_kind[p]})")
+    for name in result.measure_names:
+        title, unit, *_ = result.describe(name)
+        print(f"\n{name}: {title}{f' ({unit})' if unit else ''}, mean of the final students")
+        for label, values in zip(result.labels, result.final(name), strict=True):
+            print(f"  {label}: {values.mean():.4g}")
     print("\narrays: shape (axes)")
     for name, axes in result.axes.items():
         array = getattr(result, name)
@@ -310,7 +340,8 @@ def run_plot(args: argparse.Namespace) -> None:
     """Draws the learning curves of a results file."""
     labels = args.methods.split(",") if args.methods else None
     stem = Path(args.out) if args.out else Path(args.file).with_suffix("")
-    print(*_draw(results.load(args.file), stem, labels=labels, quantity=args.quantity), sep="\n")
+    options = dict(labels=labels, quantity=args.quantity, measure=args.measure)
+    print(*_draw(results.load(args.file), stem, **options), sep="\n")
 
 
 def run_table(args: argparse.Namespace) -> None:
@@ -318,11 +349,11 @@ def run_table(args: argparse.Namespace) -> None:
     by_path = {file: results.load(file) for file in args.files}
     labels = [label for result in by_path.values() for label in result.labels]
     if len(set(labels)) == len(labels):
-        table = compare(list(by_path.values()), args.baseline, reach=args.reach)
+        table = compare(list(by_path.values()), args.baseline, reach=args.reach, measure=args.measure)
     else:  # the files' names, or their paths if the names are equal too, distinguish methods with equal labels
         by_name = {Path(file).stem: result for file, result in by_path.items()}
         named = by_name if len(by_name) == len(by_path) else by_path
-        table = compare(named, args.baseline, reach=args.reach)
+        table = compare(named, args.baseline, reach=args.reach, measure=args.measure)
     columns = args.columns.split(",") if args.columns else None
     if args.format == "text" and columns:
         raise ValueError("--columns is for --format=markdown and --format=latex.")

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import jax
 
 from jaxdistill.cli import commands
+from jaxdistill.mdp.named_measures import MEASURES
 from jaxdistill.methods import schedules
 from jaxdistill.runtime import checks, command
 from jaxdistill.runtime.files import as_path, check_writable, from_command_line
@@ -28,6 +29,10 @@ from jaxdistill.training.config import Config
 
 _PATHS = {"file", "files", "out"}  # arguments that are paths
 _RESULTS_FILE = "results file, written by compare, an experiment or Result.save"
+_MEASURE_HELP = (
+    "what to measure and compare besides the return, such as forward_kl:teacher, separated by commas or as several "
+    f"flags; of {', '.join(MEASURES)}"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("table", commands.run_table, "compare the methods of saved results on the same MDPs")
     sub.add_argument("files", nargs="+", help="results files")
     _add_table(sub)
+    sub.add_argument("--measure", default=None, help="what to compare: a measure in the files; None: the return")
     sub.add_argument("--format", choices=("text", "markdown", "latex"), default="text", help="latex needs booktabs")
     sub.add_argument("--columns", default="", help="columns such as mean,difference; empty: all")
     sub = add("plot", commands.run_plot, "draw the learning curves of a results file")
@@ -101,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", default="", help="path of the figure, without .png and .pdf; empty: that of the file")
     sub.add_argument("--methods", default="", help="methods to draw, in this order; empty: all")
     sub.add_argument("--quantity", choices=("returns", "lengths"), default="returns", help="quantity to draw")
+    sub.add_argument("--measure", default=None, help="measure to draw in place of --quantity, one of those in the file")
     return parser
 
 
@@ -137,6 +144,7 @@ def _add_compare(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(f"--{name}", type=_number if kind is float else kind, default=default, help=text)
     sub.add_argument("--seed", type=int, default=0, help="seed of worlds, teachers and students")
     _add_table(sub)
+    sub.add_argument("--measure", action="append", help=_MEASURE_HELP)
     sub.add_argument("--out", default="compare", help="path of the results, without .npz, .png and .pdf")
     sub.add_argument("--overwrite", action="store_true", help="replace existing results")
 

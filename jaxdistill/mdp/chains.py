@@ -25,9 +25,11 @@ ACCURACY = 1e-9
 LARGEST_DENSE = 2048
 """The most states for which an [S, S] table is made, which is needed for long episodes and those that never end."""
 
+RESIDUAL_ROUNDING = 5e-16
+"""Rounding error of a residual, relative to the solution."""
+
 _UNROLL = 16  # Up to this many outcomes, one gather for each outcome fuses better than one gather for all.
 _LONG = 1e5  # Steps; where episodes may be longer on average, their length is computed to bound the error.
-_RESIDUAL_ROUNDING = 5e-16  # Rounding error of a residual, relative to the solution.
 _ROUNDING = 1e-13  # Relative error of eliminated sums whose terms have the same sign.
 
 
@@ -209,7 +211,7 @@ def _by_krylov(chain: Chain, source: jax.Array, transpose: bool, longest: jax.Ar
 
     v, residual, _ = jax.lax.while_loop(unfinished, refine, (jnp.zeros_like(source), source, jnp.isfinite(longest)))
     # The norm of (I - P)^-1 is the mean length of the longest episode. The residual itself is rounded.
-    error = longest * (size(jnp.abs(residual)) + _RESIDUAL_ROUNDING * size(jnp.abs(v)))
+    error = longest * (size(jnp.abs(residual)) + RESIDUAL_ROUNDING * size(jnp.abs(v)))
     return v, jnp.all(source == 0) | (error <= ACCURACY * jnp.max(jnp.abs(v)))
 
 
@@ -221,7 +223,7 @@ def _longest_episode(chain: Chain) -> jax.Array:
         ones = jnp.ones_like(chain.ending)
         length, _ = jax.scipy.sparse.linalg.bicgstab(lambda v: v - after_step(chain, v), ones, tol=0.01, maxiter=200)
         # The mean length L is the solution of (I - P) L = 1. So x >= 0 with (I - P) x >= 1/2 is at least L / 2.
-        step = length - after_step(chain, length) - _RESIDUAL_ROUNDING * jnp.max(length)
+        step = length - after_step(chain, length) - RESIDUAL_ROUNDING * jnp.max(length)
         is_bound = (jnp.min(length) >= 0) & (jnp.min(step) >= 0.5)
         return jnp.where(is_bound, 2 * jnp.max(length), jnp.inf)
 

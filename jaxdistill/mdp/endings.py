@@ -40,6 +40,40 @@ def never_ending_state(mdps: MDP, policy: npt.ArrayLike | None = None) -> tuple[
     return int(worlds[world]), int(state)
 
 
+def reached_states(mdps: MDP, policy: npt.ArrayLike | None = None) -> np.ndarray:
+    """Whether an episode can come to a state in which the agent then acts, bool [M, S], or [S] for a single MDP.
+
+    The answer is exact and honours time limits. Arguments and errors are as in `never_ending_state`.
+    """
+    names = ("successor", "terminal", "outcome_probs", "continue_prob", "start", "start_probs", "time_limit")
+    host = {name: np.asarray(getattr(mdps, name)) for name in names}
+    if not mdps.is_stacked:
+        host = {name: array[None] for name, array in host.items()}
+    is_possible = possible_outcomes(host["outcome_probs"], None if policy is None else _by_world(mdps, policy))
+    is_possible = np.broadcast_to(is_possible, host["successor"].shape) & (host["continue_prob"] > 0)[:, None, None]
+    reached = _are_reached(host, is_possible)
+    if (host["time_limit"] < NO_TIME_LIMIT).any():
+        reached &= _are_reached_within(host, is_possible)
+    return reached if mdps.is_stacked else reached[0]
+
+
+def _are_reached_within(host: dict[str, np.ndarray], is_possible: np.ndarray) -> np.ndarray:
+    """Whether an episode can reach a state before its time limit, bool [M, S]."""
+    num_worlds, num_states = is_possible.shape[:2]
+    origin, target = _steps(host["successor"], is_possible & ~host["terminal"])
+    graph = sparse.csr_array((np.ones(len(origin)), (target, origin)), shape=(is_possible[..., 0].size,) * 2)
+    reached = np.zeros((num_worlds, num_states), bool)
+    worlds, starts = np.nonzero(host["start_probs"] > 0)
+    reached[worlds, host["start"][worlds, starts]] = True
+    for step in range(1, num_worlds * num_states):
+        goes_on = np.repeat(step < host["time_limit"], num_states)
+        later = reached | ((graph.dot(reached.ravel().astype(float)) > 0) & goes_on).reshape(reached.shape)
+        if (later == reached).all():
+            break
+        reached = later
+    return reached
+
+
 def possible_outcomes(outcome_probs: np.ndarray, policy: np.ndarray | None = None) -> np.ndarray:
     """Whether each outcome is possible in a state, bool [M, S, K]; [M, 1, K] if it is the same in all states.
 

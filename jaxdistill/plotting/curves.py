@@ -1,5 +1,6 @@
 """Learning curves: the mean over MDPs with a confidence band, and dotted lines for reference policies."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -11,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from jaxdistill.plotting.figures import add_legend, in_style_of_axes, new_figure, root_figure, style_of
-from jaxdistill.plotting.labels import typeset
+from jaxdistill.plotting.labels import title_of, typeset
 from jaxdistill.plotting.styles import STYLES, method_style, palette_indices, visible_on
 from jaxdistill.runtime import checks
 from jaxdistill.statistics import LEAST_MDPS, mean_interval
@@ -22,6 +23,8 @@ REFERENCES = {  # label and colour of the dotted horizontal lines
     "optimal": ("Optimal policy", "#3f90da"),
 }
 QUANTITIES = {"returns": "Return per episode (undiscounted)", "lengths": "Episode length (steps)"}
+_MEASURES = {"returns": "return", "lengths": "length"}
+_LONGEST = 44  # characters of a line of the label of an axis
 
 
 @in_style_of_axes
@@ -137,8 +140,12 @@ def plot_result(
     references: Iterable[str] = ("teacher", "uniform"),
     band: bool = True,
     title: str | None = None,
+    measure: str | None = None,
 ) -> Figure:
     """Draws the learning curves of a `results.Result`: means over MDPs with 95 % bands, and dotted references.
+
+    The label of the y axis says whether the curves are exact, or sampled in the episodes of the training. If only some
+    of them are exact, the legend says which ones.
 
     The figure does not depend on the user's matplotlib settings, and it is not registered with pyplot. For another
     look, or for a window, make the axes: `with plt.style.context("dark_background"): result.plot(plt.subplots()[1])`.
@@ -148,15 +155,23 @@ def plot_result(
       ax: axes to draw in, with the user's settings and without a legend; a colour that would be invisible on their
         background is replaced. By default those of a new figure with a legend.
       labels: methods to draw, in this order; by default all.
-      quantity: "returns" or "lengths".
+      quantity: "returns" or "lengths", where no measure is given.
       references: any of "teacher", "uniform", "optimal"; drawn for returns only, and only where they are finite.
       band: whether to draw the bands.
       title: title of the panel, which may hold a formula between dollar signs.
+      measure: what to draw, as in `Result.measure`, such as "forward_kl:teacher".
 
     Returns:
-      The figure; save it with `save_figure`. ValueError for an unknown label, quantity or reference.
+      The figure; save it with `save_figure`. ValueError for an unknown label, quantity, measure or reference.
     """
     checks.known("quantity", quantity, QUANTITIES, "the quantities are")
+    if measure is None:
+        values = getattr(result, quantity)
+        curve = result.describe(_MEASURES[quantity])._replace(kinds=result.curve_kind)
+    else:
+        values, curve = result.measure(measure), result.describe(measure)
+        if np.isnan(values[..., :-1]).all() and values.shape[-1] > 1:
+            raise ValueError(f"the measure {measure!r} is known of the final students alone, and has no curve to draw")
     references = list(references)
     for kind in references:
         _check_reference(kind)
@@ -166,17 +181,34 @@ def plot_result(
         figure, axes = new_figure(size=(5.2, 4.2))
         ax = axes[0, 0]
     indices = palette_indices(result.labels)
+    kinds = {label: curve.kinds[p] for label, p in rows.items()}
+    is_mixed = len(set(kinds.values())) > 1
     with style_of(root_figure(ax)):
-        for name, p in rows.items():
-            plot_curves(ax, result.iterations, getattr(result, quantity)[p], name, index=indices[p], band=band)
-        if quantity == "returns":
+        for label, p in rows.items():
+            line = plot_curves(ax, result.iterations, values[p], label, index=indices[p], band=band)
+            if is_mixed:
+                line.set_label(f"{line.get_label()} ({kinds[label]})")
+        if curve.title == "return":
             _draw_references(ax, result, rows, indices, references)
-        label_axes(ax, quantity=quantity)
+        label_axes(ax, ylabel=False)
+        ax.set_ylabel(_ylabel(curve, "" if is_mixed else next(iter(kinds.values()), "")))
         if title:
             ax.set_title(typeset(title))
     if figure is not None:
         add_legend(figure)
     return root_figure(ax)
+
+
+def _ylabel(curve: Any, kind: str) -> str:
+    """The label of the y axis: the measure, its unit, and whether all curves are exact or sampled."""
+    text = {"return": QUANTITIES["returns"], "episode length": QUANTITIES["lengths"]}.get(curve.title)
+    if text is None:
+        text = title_of(curve.title, curve.unit)
+    if kind and text.endswith(")"):
+        text = f"{text[:-1]}, {kind})"
+    elif kind and curve.unit:
+        text = f"{text} ({kind})"
+    return typeset("\n".join(textwrap.wrap(text, _LONGEST)))
 
 
 def _draw_references(

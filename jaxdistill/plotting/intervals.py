@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxdistill.plotting.figures import new_figure, style
+from jaxdistill.plotting.labels import title_of, typeset
 from jaxdistill.plotting.styles import method_style, palette_indices
 
 _ROW_INCHES = 0.26
@@ -13,6 +14,8 @@ _SHORT = 16  # characters up to which a name is written in the same line as the 
 
 def plot_intervals(comparison: Any) -> Any:
     """Draws mean, IQM, paired difference and probability of improvement, with the 95 % intervals of the table.
+
+    A title names the measure that is compared, unless it is the return.
 
     An estimate without an interval, because there are too few MDPs, is marked "n/a".
 
@@ -29,8 +32,12 @@ def plot_intervals(comparison: Any) -> Any:
     if len(baseline) > _SHORT:
         baseline, panel_inches = f"\n{baseline}", 2.5
     panels: list[tuple[str, str, float | None]] = [("Mean return", "mean", None), ("IQM of returns", "iqm", None)]
+    difference = f"Return minus {baseline}"
+    if comparison.measure != "return":
+        panels, difference = [("Mean", "mean", None), ("IQM", "iqm", None)], f"Minus {baseline}"
     if len(rows) > 1:
-        panels += [(f"Return minus {baseline}", "difference", 0.0), (f"P(better than {baseline})", "improvement", 0.5)]
+        wins = "better" if comparison.better else "larger"
+        panels += [(difference, "difference", 0.0), (f"P({wins} than {baseline})", "improvement", 0.5)]
     row_inches = _ROW_INCHES * max(1, 0.75 * max(label.count("\n") + 1 for label in labels))
     size = (1.6 + panel_inches * len(panels), 0.75 + row_inches * len(rows))
     figure, axes = new_figure(1, len(panels), size=size)
@@ -38,6 +45,8 @@ def plot_intervals(comparison: Any) -> Any:
         for ax, (title, name, neutral) in zip(axes[0], panels, strict=True):
             _draw_panel(ax, rows, name, neutral)
             ax.set_xlabel(title)
+        if comparison.measure != "return":
+            figure.suptitle(typeset(title_of(comparison.measure, comparison.unit)), fontsize=9)
         first = axes[0, 0]
         first.set_yticks(range(len(rows)), labels)
         first.set_ylim(len(rows) - 0.4, -0.6)  # the first method on top

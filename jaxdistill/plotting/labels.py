@@ -45,6 +45,11 @@ def literal(name: str) -> str:
     return _shown_in_legends("\n".join(lines).replace("$", r"\$"))
 
 
+def title_of(measure: str, unit: str) -> str:
+    """A measure in words with its unit, as the label of an axis, such as "Entropy of the student (nats per step)"."""
+    return measure[:1].upper() + measure[1:] + (f" ({unit})" if unit else "")
+
+
 def typeset(text: str) -> str:
     """`text` with its formulas; a line whose formula matplotlib cannot read is written letter by letter.
 

@@ -1,7 +1,8 @@
 """The outcome of a training run: its arrays, its file, its tables, and the comparison of several runs.
 
-`result` holds the arrays with named axes, `storage` their file format, `export` the tables for other packages,
-`summary` the table of one run, `comparison` the comparison of several runs, and `sweep` the best of many settings.
+`result` holds the arrays with named axes, `storage` their file format, `export` the tables for other packages, and
+`measured` the values of measures. `summary` is the table of one run, `comparison` that of several runs, `fairness` has
+notes on what makes a comparison unfair, and `sweep` finds the best of many settings.
 """
 
 from jaxdistill.results.result import Result, Stopped, concatenate, load, read

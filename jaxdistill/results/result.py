@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from jaxdistill.mdp import MDP
+from jaxdistill.results import measured
 from jaxdistill.results.export import tidy_columns, to_dataset, write_csv
 from jaxdistill.results.storage import jsonable, read_archive, write_archive
 from jaxdistill.results.summary import Summary, summarise
@@ -15,7 +17,6 @@ from jaxdistill.runtime import checks
 from jaxdistill.runtime.files import as_path, one_line
 from jaxdistill.runtime.optional import import_pandas
 from jaxdistill.runtime.surroundings import package_versions
-from jaxdistill.statistics import mean_interval
 
 AXES: dict[str, tuple[str, ...]] = {
     "mdp_ids": ("mdp",),
@@ -126,13 +127,48 @@ class Result:
         return self.labels.index(label)
 
     def measure(self, name: str) -> np.ndarray:
-        """Values [P, M, C] of the measure `name`; ValueError, which lists the measures, if it is not one of them."""
-        if not isinstance(name, str) or name not in self.measure_names or self.measurements is None:
-            names = ", ".join(self.measure_names) or "none"
-            raise ValueError(
-                f"no measure {checks.shown_among(name, self.measure_names)} in this result; it has {names}"
-            )
-        return self.measurements[..., self.measure_names.index(name)]
+        """Values [P, M, C] of the measure `name` at all checkpoints.
+
+        Args:
+          name: one of `measure_names`, or another spelling of it, such as "forward_kl" for "forward_kl:student".
+            "return" and "length" are the curves `returns` and `lengths` where the training did not measure them.
+
+        Returns:
+          The values, nan where they are not known: those of `with_measures` are known for the final students alone.
+          ValueError, which lists the measures, if the result does not have it.
+        """
+        return measured.curves(self, name)
+
+    def final(self, name: str = "return") -> np.ndarray:
+        """Exact values [P, M] of a measure of the final students; arguments and errors as in `measure`."""
+        return measured.final_values(self, name)
+
+    def describe(self, name: str = "return") -> measured.Description:
+        """Title, unit and better direction of a measure, and whether each method's curve of it is exact or sampled."""
+        return measured.describe(self, name)
+
+    def with_measures(
+        self,
+        names: str | Iterable[str],
+        mdps: MDP | None = None,
+        teacher: Any = None,
+        *,
+        discount: Any = None,
+        probability_floor: Any = None,
+    ) -> "Result":
+        """The result with further measures of its final students, computed from their tables.
+
+        Args:
+          names: one or more names of `measures.MEASURES` with their options.
+          mdps: the MDPs of the training; a result does not hold them.
+          teacher: their teacher, where a measure needs it: one for all methods, or a mapping from labels.
+          discount, probability_floor: what the names leave open; by default as in the configuration of the training.
+
+        Returns:
+          A result whose `final(name)` is known; the curves of these measures are nan at all checkpoints but the last.
+          ValueError, one line, if something is missing or does not belong to this result.
+        """
+        return measured.with_measures(self, names, mdps, teacher, discount, probability_floor)
 
     def select(self, labels: str | Iterable[str] | None = None, mdps: int | Iterable[int] | None = None) -> "Result":
         """The result of some methods and MDPs only, in the given order; None keeps all.
@@ -170,8 +206,8 @@ class Result:
             raise ValueError(f"no MDP with id {unknown[0]} in this result; see mdp_ids")
         return [int(p) for i in ids for p in np.flatnonzero(self.mdp_ids == i)]
 
-    def summary(self, checkpoint: int | str = -1, baseline: str | None = None) -> Summary:
-        """Mean and IQM over MDPs with bootstrap 95 % intervals, and paired differences, as a table to print.
+    def summary(self, checkpoint: int | str = -1, baseline: str | None = None, measure: str | None = None) -> Summary:
+        """Mean and IQM over MDPs with 95 % intervals, and paired differences, as a table to print.
 
         `compare` also reports how often a method wins and how fast it learns, and takes several results.
 
@@ -179,35 +215,22 @@ class Result:
           checkpoint: position on the checkpoint axis of `returns`, or "final" for the exact returns of the
             final students, which have neither the noise nor the lag of a bin of training episodes.
           baseline: the label that the others are compared with, MDP by MDP; by default the first.
+          measure: the measure in the table, as in `measure`; by default the undiscounted return.
 
         Returns:
-          A `Summary` of undiscounted returns. ValueError for a checkpoint or a label that the result does not have.
+          A `Summary`. ValueError for a checkpoint, a label or a measure that the result does not have.
         """
         baseline = self.labels[0] if baseline is None else baseline
         self.method_index(baseline)
-        returns, quantity = self.returns_at(checkpoint)
-        return summarise(self.labels, returns, self.teacher_returns, baseline, quantity)
-
-    def returns_at(self, checkpoint: int | str) -> tuple[np.ndarray, str]:
-        """Returns [P, M] at a checkpoint, given as in `summary`, and a description of them for a table."""
-        num = len(self.iterations)
-        if isinstance(checkpoint, str) and checkpoint == "final":
-            returns, quantity = self.final_returns, f"exact return after iteration {self.iterations[-1]}"
-        elif not isinstance(checkpoint, str) and checks.is_whole(checkpoint, -num, num - 1):
-            returns = self.returns[:, :, checkpoint]
-            quantity = f"return at the checkpoint of iteration {self.iterations[checkpoint]}"
-        else:
-            raise ValueError(f"no checkpoint {checks.shown(checkpoint)}; use a position below {num} or 'final'")
-        uniform = mean_interval(self.uniform_returns).estimate
-        optimal = mean_interval(self.optimal_returns).estimate
-        return returns, f"{quantity}, {self.num_mdps} MDPs (uniform policy {uniform:.3f}, optimal policy {optimal:.3f})"
+        values, quantity = measured.values_at(self, measure, checkpoint)
+        return summarise(self.labels, values, measured.teacher_values(self, measure), baseline, quantity)
 
     def normalised_scores(self, checkpoint: int | str = "final") -> np.ndarray:
         """Returns at a checkpoint as scores [P, M]: 0 is the uniform policy's return in a world, 1 the optimal one's.
 
         A world in which all policies have the same return has no score, and is nan. `checkpoint` is as in `summary`.
         """
-        returns, _ = self.returns_at(checkpoint)
+        returns, _ = measured.values_at(self, None, checkpoint)
         span = self.optimal_returns - self.uniform_returns
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(span > 0, (returns - self.uniform_returns) / span, np.nan)

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdistill.results import measured
 from jaxdistill.results.export import tidy_columns, write_csv
 from jaxdistill.results.result import Result, load
 from jaxdistill.runtime import checks
 from jaxdistill.runtime.optional import import_pandas, import_xarray
-from jaxdistill.statistics import Interval, average_height, mean_interval
+from jaxdistill.statistics import LEAST_MDPS, Interval, average_height, mean_interval
 
+AREA = "area"
 Value = float | str
 """A value of a parameter; a schedule is a text."""
 
@@ -148,13 +150,48 @@ class Sweep:
         """A measure of the final students, [P, M] in the order of `settings`.
 
         Args:
-          measure: "return", the exact return; "area", the mean return over training; or a measure of the result.
+          measure: "area", the mean return over training, or what `Result.final` takes, such as "return".
         """
         return final_values(self.result, measure)
 
     def sign(self, measure: str) -> int:
-        """1 if larger values of a measure are better, -1 if smaller ones are."""
-        return 1
+        """1 if larger values of a measure are better, -1 if smaller ones are; ValueError if neither is.
+
+        Larger values of a number of your own count as better.
+        """
+        if measure == AREA:
+            return 1
+        better = self.result.describe(measure).better
+        if not better and measured.definition(self.result, measured.stored_name(self.result, measure) or measure):
+            raise ValueError(
+                f"Neither higher nor lower values of {measure} are better; choose settings by another measure."
+            )
+        return -1 if better == "lower" else 1
+
+    def tuned(self, measure: str = "return") -> tuple[Result, Best, str]:
+        """The best setting of each method, chosen on one half of the worlds, with its students on the other half.
+
+        The best of many settings looks better than it is on the worlds on which it was chosen. The halves are drawn at
+        random, the same for the same ids of worlds.
+
+        Returns:
+          The result of the best settings on the worlds that judge them, what `best` said on the others, and a note.
+
+        Raises:
+          ValueError: fewer than 16 worlds, which are too few for an interval on half of them.
+        """
+        num_mdps = self.result.num_mdps
+        if num_mdps < 2 * LEAST_MDPS:
+            raise ValueError(
+                f"tuned needs at least {2 * LEAST_MDPS} worlds, half of them to choose the settings and half to judge "
+                f"them; this sweep has {num_mdps}."
+            )
+        ids = np.random.default_rng(0).permutation(np.sort(self.result.mdp_ids))
+        choosing, judging = ids[: num_mdps // 2], ids[num_mdps // 2 :]
+        best = self.best(measure, mdps=choosing)
+        result = self.result.select(best.labels, mdps=[i for i in self.result.mdp_ids if i in judging])
+        numbers = f"{len(choosing)} worlds, and are judged on {len(judging)} others"
+        return result, best, f"note: the settings were chosen by {measure} on {numbers}"
 
     def best(self, measure: str = "return", mdps: int | Iterable[int] | None = None) -> Best:
         """The setting of each method with the best mean of a measure over worlds.
@@ -263,11 +300,7 @@ class Sweep:
 
 def final_values(result: Result, measure: str) -> np.ndarray:
     """A measure of the final students of a result, [P, M], as `Sweep.values` gives it."""
-    if measure == "return":
-        return result.final_returns
-    if measure == "area":
-        return average_height(result.iterations, result.returns)
-    return result.measure(measure)[..., -1]
+    return average_height(result.iterations, result.returns) if measure == AREA else result.final(measure)
 
 
 def value_text(value: Value) -> str:

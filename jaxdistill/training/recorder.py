@@ -1,9 +1,9 @@
 """Collects the results of a training run: curves, exact returns and measures of its students, a batch at a time."""
 
 import dataclasses
-import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -12,17 +12,21 @@ import numpy as np
 
 from jaxdistill.engine import xla
 from jaxdistill.mdp import MDP, exact
-from jaxdistill.mdp.precision import as_float64, float64, placed
+from jaxdistill.mdp.evaluation import Evaluator
+from jaxdistill.mdp.named_measures import parse
 from jaxdistill.mdp.teacher import Teacher
-from jaxdistill.methods.schedules import Schedule
+from jaxdistill.methods.schedules import Schedule, is_schedule
 from jaxdistill.results.result import Result
 from jaxdistill.runtime import processes, streams, surroundings
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.training.config import Config, ResolvedCell
 from jaxdistill.training.diagnosis import largest_finite, likely_cause
+from jaxdistill.training.measuring import Requested, compiled
 
-Measure = Callable[[MDP, Teacher, jax.Array], Mapping[str, jax.Array]]
-_EVALUATED = 64  # students evaluated together
+_EVALUATED = 64  # students to which a function of the user is applied together
+_MOST_PENDING, _PENDING_BYTES = 512, 2**26  # students, and bytes of their tables, that wait to be evaluated together
+_MOST_WAITING = 4  # evaluations that have not begun
+_RETURN, _LENGTH = parse("return"), parse("length")
 
 
 class Recorder:
@@ -35,12 +39,11 @@ class Recorder:
         cells: Sequence[ResolvedCell],
         config: Config,
         keep_tables: bool,
-        measure: Measure | None,
-        measure_names: tuple[str, ...],
+        measures: Requested,
     ):
         self.key, self.mdps, self.cells, self.config = key, mdps, cells, config
         num, m, c = len(cells), mdps.num_mdps, len(config.checkpoints)
-        self.measure = _compiled_measure(measure) if measure else None
+        self.measures = measures
         self.returns = np.full((num, m, c), np.nan)
         self.lengths = np.full((num, m, c), np.nan)
         self.final_returns = np.full((num, m), np.nan)
@@ -52,9 +55,19 @@ class Recorder:
         self.faults: dict[tuple[int, int], int] = {}  # (cell, MDP) -> iteration
         self.largest = np.zeros((num, m))  # the size of the largest finite parameter of a student that diverged
         self.pending: list[tuple[int, int, int, np.ndarray]] = []
+        self.evaluations: list[Future[None]] = []
+        self.executor = ThreadPoolExecutor(1)
         self.without_return: tuple[MDP, np.ndarray] | None = None  # the first student whose exact return is NaN
-        self.measure_names = measure_names
-        self.measurements = np.full((num, m, c, len(measure_names)), np.nan) if measure else None
+        self.measurements = np.full((num, m, c, len(measures.names)), np.nan) if measures.names else None
+        # A schedule is never used, because `measuring` refuses measures that would take it.
+        discount, floor = (0.0 if is_schedule(x) else x for x in (config.discount, config.probability_floor))
+        is_paused = [bool(measures.names) or not cell.method.control.is_student for cell in cells]
+        self.evaluator = Evaluator(
+            mdps, [cell.teacher for cell in cells], list(dict.fromkeys([_RETURN, _LENGTH, *measures.named.values()])),
+            discount, floor, students_per_world=sum(is_paused) * (c - 1) + num,
+        )  # fmt: skip
+        table_bytes = 4 * mdps.num_observations * mdps.num_actions
+        self.most_pending = min(max(_PENDING_BYTES // table_bytes, _EVALUATED), _MOST_PENDING)
 
     def add(self, cell: int, mdp: int, pause: int, output: Output) -> None:
         """Takes the output of a student. A student whose parameters are not finite stays NaN in every array."""
@@ -73,28 +86,53 @@ class Recorder:
             if self.logits is not None and self.values is not None:
                 self.logits[cell, mdp], self.values[cell, mdp] = logits, params[:, -1]
         self.pending.append((cell, mdp, pause, logits))
-        if len(self.pending) == _EVALUATED:
-            self.flush()
+        if len(self.pending) == self.most_pending:
+            self._begin_evaluation()
 
     def flush(self) -> None:
-        """Evaluates the pending students exactly; the batch is padded, so that nothing recompiles."""
-        if not self.pending:
-            return
-        index = np.array([item[:3] for item in self.pending])  # (cell, MDP, pause) of each
-        num_padding = _EVALUATED - len(index)
-        logits = np.stack([item[3] for item in self.pending] + [self.pending[0][3]] * num_padding)
-        mdps = self.mdps[np.concatenate([index[:, 1], index[[0] * num_padding, 1]]).astype(int)]
-        if any(pause < 0 or not self.cells[c].method.control.is_student for c, _, pause in index):
-            returns, lengths = _evaluate(mdps, logits)
-            self._set_returns(index, returns, lengths)
-            if self.without_return is None and np.isnan(returns).any():
-                student = int(np.isnan(returns).argmax())
-                self.without_return = mdps[student], logits[student]
-        if self.measure is not None and self.measurements is not None:
-            measured = self.measure(mdps, self._teachers(index, num_padding), logits)
-            for q, name in enumerate(self.measure_names):
-                self.measurements[(*index.T, q)] = np.asarray(measured[name])[: len(index)]
+        """Evaluates the pending students, and waits until all students have been evaluated."""
+        if self.pending:
+            self._begin_evaluation()
+        for evaluation in self.evaluations:
+            evaluation.result()
+        self.evaluations.clear()
+        self.executor.shutdown()
+
+    def _begin_evaluation(self) -> None:
+        """Has the pending students evaluated in a thread of its own, because `add` is called under the pool's lock."""
+        if not self.evaluations:
+            self.executor = ThreadPoolExecutor(1, thread_name_prefix="jaxdistill-exact")
+        self.evaluations.append(self.executor.submit(self._evaluate, self.pending))
         self.pending = []
+        if len(self.evaluations) > _MOST_WAITING:  # so that their tables do not fill the memory
+            self.evaluations[-_MOST_WAITING].result()
+
+    def _evaluate(self, students: list[tuple[int, int, int, np.ndarray]]) -> None:
+        """Evaluates students (cell, MDP, pause, logits) exactly."""
+        index = np.array([item[:3] for item in students])
+        logits = np.stack([item[3] for item in students])
+        values = self.evaluator(index[:, 0], index[:, 1], logits)
+        by_measure = dict(zip(self.evaluator.measures, values.T, strict=True))
+        returns = by_measure[_RETURN]
+        self._set_returns(index, returns, by_measure[_LENGTH])
+        if self.without_return is None and np.isnan(returns).any():
+            student = int(np.isnan(returns).argmax())
+            self.without_return = self.mdps[int(index[student, 1])], logits[student]
+        if self.measurements is not None:
+            for name, measure in self.measures.named.items():
+                self.measurements[(*index.T, self.measures.names.index(name))] = by_measure[measure]
+            for start in range(0, len(index), _EVALUATED):
+                self._apply_functions(index[start : start + _EVALUATED], logits[start : start + _EVALUATED])
+
+    def _apply_functions(self, index: np.ndarray, logits: np.ndarray) -> None:
+        """Applies the user's functions to students (cell, MDP, pause); the batch is padded, so nothing recompiles."""
+        assert self.measurements is not None
+        padded = np.resize(np.arange(len(index)), _EVALUATED)
+        for function, names in self.measures.functions:
+            mdps, teachers = self.mdps[index[padded, 1]], self._teachers(index[padded])
+            numbers = compiled(function)(mdps, teachers, logits[padded])
+            for name, values in zip(names, numbers, strict=True):
+                self.measurements[(*index.T, self.measures.names.index(name))] = np.asarray(values)[: len(index)]
 
     def _set_returns(self, index: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> None:
         for (cell, mdp, pause), value, length in zip(index, returns, lengths, strict=False):
@@ -103,10 +141,9 @@ class Recorder:
             if not self.cells[cell].method.control.is_student:
                 self.returns[cell, mdp, pause], self.lengths[cell, mdp, pause] = value, length
 
-    def _teachers(self, index: np.ndarray, num_padding: int) -> Teacher:
+    def _teachers(self, index: np.ndarray) -> Teacher:
         """The teachers of the students (cell, MDP, pause) in `index`, stacked."""
-        padded = np.concatenate([index, index[[0] * num_padding]])
-        teachers = [self.cells[cell].teacher[mdp] for cell, mdp, _ in padded.tolist()]  # type: ignore[index]
+        teachers = [self.cells[cell].teacher[mdp] for cell, mdp, _ in index.tolist()]  # type: ignore[index]
         names = ["probs", "values", "scores"] + ["others"] * (teachers[0].others is not None)
         tables = {name: np.stack([np.asarray(getattr(teacher, name)) for teacher in teachers]) for name in names}
         return dataclasses.replace(teachers[0], **tables)  # the labels of the teachers may differ
@@ -157,7 +194,7 @@ class Recorder:
             logits=self.logits,
             values=self.values,
             measurements=self.measurements,
-            measure_names=self.measure_names,
+            measure_names=self.measures.names,
             teacher_returns=self._teacher_returns(),
             uniform_returns=exact.episode_return(mdps, exact.uniform_policy(mdps)),
             optimal_returns=np.asarray(optimal_returns, np.float64),
@@ -229,6 +266,7 @@ class Recorder:
         return {
             "config": _config_settings(self.config.with_rates()),
             "cells": cells,
+            "measures": {name: measure.name for name, measure in self.measures.named.items()},
             "steps": int(steps),
             "seconds": round(seconds, 3),
             "truncated_episodes": int(self.truncated.sum()),
@@ -238,40 +276,6 @@ class Recorder:
             "surroundings": surroundings.surroundings()
             | {"whole_loops": xla.loops_are_whole(), "xla_flags": surroundings.xla_flags()},
         }
-
-
-def _evaluate(mdps: MDP, logits: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Exact return and mean episode length of students [B, O, A], float64 [B] each."""
-    with float64():
-        return jax.device_get(_evaluated(placed(mdps), logits))
-
-
-@jax.jit
-def _evaluated(mdps: MDP, logits: jax.Array) -> tuple[jax.Array, ...]:
-    policy = _policies(mdps, logits)
-    values = exact.policy_values(mdps, policy), exact.expected_length(mdps, policy)
-    return tuple(exact.start_value(mdps, table) for table in values)
-
-
-def _policies(mdps: MDP, logits: jax.Array) -> jax.Array:
-    """The policies [B, S, A] of students [B, O, A]."""
-    return exact.policy_from_table(mdps, jax.nn.softmax(as_float64(logits)))
-
-
-@functools.lru_cache(maxsize=8)  # so that a second run with the same measure does not compile again
-def _compiled_measure(measure: Measure) -> Callable[..., Mapping[str, Any]]:
-    """A function that calls `measure` in float64 for students with tables `logits` [B, O, A]."""
-
-    @jax.jit
-    def measured(mdps: MDP, teacher: Teacher, logits: jax.Array) -> Mapping[str, jax.Array]:
-        mdps, teacher = as_float64((mdps, teacher))
-        return measure(mdps, teacher, _policies(mdps, logits))
-
-    def in_float64(mdps: MDP, teacher: Teacher, logits: np.ndarray) -> Mapping[str, Any]:
-        with float64():
-            return jax.device_get(measured(*placed((mdps, teacher)), logits))
-
-    return in_float64
 
 
 def _config_settings(config: Config) -> dict[str, Any]:

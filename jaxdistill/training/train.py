@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxdistill import methods
 from jaxdistill.mdp import MDP, Teacher, exact, validate
-from jaxdistill.mdp.precision import as_float64, float64
 from jaxdistill.mdp.teacher import check
 from jaxdistill.methods import Method, effects
 from jaxdistill.results import Result, Stopped
@@ -20,7 +19,8 @@ from jaxdistill.runtime.progress import Hook, Progress
 from jaxdistill.scheduling import pool
 from jaxdistill.training.config import Cell, Config, ResolvedCell, check_effects, config_of, resolve_cell
 from jaxdistill.training.first_updates import with_update_norms
-from jaxdistill.training.recorder import Measure, Recorder
+from jaxdistill.training.measuring import MeasureLike, requested
+from jaxdistill.training.recorder import Recorder
 from jaxdistill.training.tasks import make_tasks
 
 MethodLike = str | Method | Cell
@@ -37,7 +37,7 @@ def train(
     initial_values: np.ndarray | None = None,
     equal_steps: bool = False,
     keep_tables: bool = True,
-    measure: Measure | None = None,
+    measure: MeasureLike | None = None,
     progress: bool | None = None,
     on_chunk: Hook | None = None,
     **changes: Any,
@@ -56,9 +56,12 @@ def train(
       equal_steps: whether the learning rates of the logits are scaled such that the first updates of all methods are
         as large as that of the first method (`first_updates`); the scaled rates are in the result's settings.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
-      measure: called at every checkpoint as measure(mdps, teacher, policies) with B stacked MDPs, their teachers and
-        policies [B, S, A], in float64; returns named numbers {name: [B]} for `Result.measure(name)`. It is compiled, so
-        it must be written in JAX. Every cell then needs a teacher.
+      measure: what to compute of every student at every checkpoint, exactly, for `Result.measure(name)`: a name of
+        `measures.MEASURES` with its options, such as "forward_kl:teacher"; a function; a list of both; or a mapping
+        from names of your own to them. What a name leaves open is taken from `config`, also for a cell that changes it.
+        A function is called as measure(mdps, teacher, policies) with B stacked MDPs, their teachers and policies
+        [B, S, A], in float64, and returns named numbers {name: [B]}. It is compiled, so it must be written in JAX.
+        Every cell then needs a teacher, as it does for a measure of the teacher.
       progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
         same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
@@ -74,20 +77,19 @@ def train(
       ValueError: one line that says what was wrong, what was expected and what to do.
       Stopped: by Ctrl-C, a KeyboardInterrupt whose `result` holds the students that had finished.
     """
-    for name, function in (("measure", measure), ("on_chunk", on_chunk)):
-        if function is not None and not callable(function):
-            raise ValueError(f"{name} must be a function or None; got {checks.shown(function)}.")
+    if on_chunk is not None and not callable(on_chunk):
+        raise ValueError(f"on_chunk must be a function or None; got {checks.shown(on_chunk)}.")
     key = streams.as_key(key)
     mdps, teacher = stacked(mdps, teacher)
     config = config_of(config, changes)
     cells = resolve(methods, teacher, config)
-    _check_cells(cells, mdps, needs_teachers=measure is not None)
-    check_effects(cells, changes, mdps.num_actions)
+    measures = requested(measure, mdps, cells[0].teacher, config)
+    _check_cells(cells, mdps, needs_teachers=measures.needs_teachers)
+    check_effects(cells, dict.fromkeys(set(changes) - measures.used_options), mdps.num_actions)
     _warn_of_floors(cells)
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
-    measure_names = () if measure is None else _measure_names(measure, mdps, cells[0].teacher)
     cells = with_update_norms(key, mdps, cells, initial, equal_steps)
-    recorder = Recorder(key, mdps, cells, config, keep_tables, measure, measure_names)
+    recorder = Recorder(key, mdps, cells, config, keep_tables, measures)
     return _run(key, recorder, initial, Progress("students", progress, on_chunk))
 
 
@@ -101,7 +103,7 @@ def _run(key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progres
 
     def pauses(cell: ResolvedCell) -> list[int]:
         """Iterations at which parameters are needed; the curves of a student that does not act are exact."""
-        needs_params = recorder.measure is not None or not cell.method.control.is_student
+        needs_params = recorder.measures.names or not cell.method.control.is_student
         return config.checkpoints[:-1].tolist() if needs_params else []
 
     tasks = make_tasks(key, mdps, recorder.cells, lengths, recorder.add, pauses=pauses, initial=initial)
@@ -139,24 +141,6 @@ def _warn_of_floors(cells: list[ResolvedCell]) -> None:
             labels.setdefault(effects.floor_text(share, cell.config.probability_floor), []).append(cell.label)
     for text, cell_labels in labels.items():
         warnings.warn(f"{', '.join(cell_labels)}: {text}.", stacklevel=3)
-
-
-def _measure_names(measure: Measure, mdps: MDP, teacher: Teacher | None) -> tuple[str, ...]:
-    """The names of the numbers that `measure` returns; ValueError unless it returns named numbers [M].
-
-    Nothing is computed.
-    """
-    try:
-        with float64():
-            policies = jax.ShapeDtypeStruct((mdps.num_mdps, mdps.num_states, mdps.num_actions), jnp.float64)
-            output = jax.eval_shape(lambda *world: measure(*as_float64(world)), mdps, teacher, policies)
-    except Exception as error:
-        raise ValueError(f"measure fails: {checks.why(error)}.") from error
-    if not isinstance(output, Mapping) or any(
-        not isinstance(name, str) or getattr(x, "shape", None) != (mdps.num_mdps,) for name, x in output.items()
-    ):
-        raise ValueError(f"measure must return {{name: numbers [M]}}, M = {mdps.num_mdps}; got {checks.shown(output)}.")
-    return tuple(output)
 
 
 def stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:
