@@ -135,38 +135,26 @@ def run_compare(args: argparse.Namespace) -> None:
     Ctrl-C saves the result of the students that have finished; the same command resumes the training of the others.
     """
     methods = {name: get(name) for name in args.methods.split(",")}
-    measure_names = _measures(args)
-    results_path = _results_path(args, measure_names)
+    measure_names = named_measures(args)
+    results_path = checked_path(args, measure_names)
     baseline = args.baseline or next(iter(methods))
     checks.one_of("--baseline", baseline, methods)
     if args.reach is not None:  # `compare` would refuse it only after the training
         checks.number("--reach", args.reach)
-    checks.number("--teacher_noise", args.teacher_noise, 0, 1)
-    config = Config(num_iterations=args.num_iterations, **{name: getattr(args, name) for name in TRAINING})
-    if isinstance(args.discount, Schedule):
-        raise ValueError("--discount must be one number, because the teacher has it too.")
-    worlds_key, *keys = streams.split(_key(args), 4)
-    mdps = _worlds(args, worlds_key)
-    _check_flags(args, methods, config, mdps.num_actions)
-    state = _state(results_path)
-    with checkpoints.resumable(state):
-        _claim(args, state)
-        try:
-            result = _trained(args, keys, mdps, methods, config, measure_names)
-        except KeyboardInterrupt as stop:
-            saved = ""
-            if isinstance(stop, Stopped):
-                saved = f"{_finished(stop.result)}, saved in {stop.result.save(results_path)}; "
-            has_saves = any(path.is_dir() for path in state.iterdir())  # Each training saves into a folder of its own.
-            way_on = f"goes on from {state}" if has_saves else "begins anew, because no student had begun"
-            raise KeyboardInterrupt(f"{saved}the same command {way_on}") from None
-        result.save(results_path)
+    config, keys, mdps = prepared(args, methods)
+
+    def run() -> Result:
+        teacher = made_teacher(args, keys, mdps, config)
+        options = dict(equal_steps=args.equal_steps, measure=measure_names or None, progress=True)
+        return train(keys[2], mdps, teacher, methods, config, **options)
+
+    result = trained(args, results_path, run)
     comparisons = {"": compare(result, baseline, reach=args.reach)}
     comparisons |= {name: compare(result, baseline, measure=name) for name in measure_names}
     _deliver(result, comparisons, results_path)
 
 
-def _measures(args: argparse.Namespace) -> list[str]:
+def named_measures(args: argparse.Namespace) -> list[str]:
     """The canonical names of the measures of --measure; ValueError for an unknown one."""
     names = [name for text in args.measure or () for name in text.split(",")]
     return list(dict.fromkeys(configured(name, args.discount, args.probability_floor).name for name in names))
@@ -183,15 +171,43 @@ def _check_flags(args: argparse.Namespace, methods: dict[str, Method], config: C
         check_effects(cells, dict.fromkeys(set(changed) - {"discount"}), num_actions)
 
 
-def _trained(
-    args: argparse.Namespace, keys: list[jax.Array], mdps: MDP, methods: Any, config: Config, measure_names: list[str]
-) -> Result:
-    """Trains the students of the command compare and returns their result."""
-    teacher_key, noise_key, training_key = keys
-    teacher = _teacher(args, teacher_key, mdps, config)
-    if args.teacher_noise:
-        teacher = teachers.with_noise(noise_key, mdps, teacher, args.teacher_noise)
-    return train(training_key, mdps, teacher, methods, config, measure=measure_names or None, progress=True)
+def prepared(args: argparse.Namespace, methods: dict[str, Method]) -> tuple[Config, list[jax.Array], MDP]:
+    """The configuration, the keys of teacher, noise and students, and the worlds of a command that trains."""
+    checks.number("--teacher_noise", args.teacher_noise, 0, 1)
+    config = Config(num_iterations=args.num_iterations, **{name: getattr(args, name) for name in TRAINING})
+    if isinstance(args.discount, Schedule):
+        raise ValueError("--discount must be one number, because the teacher has it too.")
+    worlds_key, *keys = streams.split(_key(args), 4)
+    mdps = _worlds(args, worlds_key)
+    _check_flags(args, methods, config, mdps.num_actions)
+    return config, keys, mdps
+
+
+def made_teacher(args: argparse.Namespace, keys: list[jax.Array], mdps: MDP, config: Config) -> Teacher:
+    """The teacher of a command that trains, with its noise."""
+    teacher = _teacher(args, keys[0], mdps, config)
+    return teachers.with_noise(keys[1], mdps, teacher, args.teacher_noise) if args.teacher_noise else teacher
+
+
+def trained(args: argparse.Namespace, path: Path, run: Callable[[], Result]) -> Result:
+    """The result of `run`, saved in `path`; after Ctrl-C, the students that have finished are saved there.
+
+    The same command resumes the training of the others.
+    """
+    state = _state(path)
+    with checkpoints.resumable(state):
+        _claim(args, state)
+        try:
+            result = run()
+        except KeyboardInterrupt as stop:
+            saved = ""
+            if isinstance(stop, Stopped):
+                saved = f"{_finished(stop.result)}, saved in {stop.result.save(path)}; "
+            has_saves = any(path.is_dir() for path in state.iterdir())  # Each training saves into a folder of its own.
+            way_on = f"goes on from {state}" if has_saves else "begins anew, because no student had begun"
+            raise KeyboardInterrupt(f"{saved}the same command {way_on}") from None
+        result.save(path)
+    return result
 
 
 def _finished(result: Result) -> str:
@@ -211,9 +227,9 @@ def _deliver(result: Result, comparisons: dict[str, Comparison], results_path: P
     try:
         for name, comparison in comparisons.items():
             measure_stem = _measure_stem(stem, name)
-            paths += _draw(result, measure_stem, measure=name or None)
+            paths += draw(result, measure_stem, measure=name or None)
             if len(result.labels) > 1:
-                paths += _draw(comparison, measure_stem.with_name(measure_stem.name + "_intervals"))
+                paths += draw(comparison, measure_stem.with_name(measure_stem.name + "_intervals"))
     finally:
         print("\n\n".join(map(str, comparisons.values())), *paths, sep="\n")
 
@@ -226,7 +242,7 @@ def _measure_stem(stem: Path, measure: str) -> Path:
 def _claim(args: argparse.Namespace, state: Path) -> None:
     """Marks the folder of the unfinished training as that of these settings; raises ValueError if it has others."""
     path = state / ".settings.json"
-    others = {"run", "out", "overwrite", "baseline", "reach"}  # they do not change the result
+    others = {"run", "out", "overwrite", "baseline", "reach", "tuned", "max_students"}  # they do not change the result
     given = {name: value for name, value in vars(args).items() if name not in others}
     settings = {name: x.settings if isinstance(x, Schedule) else x for name, x in given.items()}
     if (
@@ -245,7 +261,7 @@ def _state(results_path: Path) -> Path:
     return results_path.with_suffix(".unfinished")
 
 
-def _results_path(args: argparse.Namespace, measure_names: list[str]) -> Path:
+def checked_path(args: argparse.Namespace, measure_names: list[str]) -> Path:
     """The path of the results file.
 
     Raises ValueError if it exists and must not be replaced or its folder is missing, OSError if it is not writable.
@@ -292,11 +308,16 @@ def _teacher(args: argparse.Namespace, key: jax.Array, mdps: MDP, config: Config
     return getattr(teachers, args.teacher)(mdps, discount=config.discount)
 
 
-def _draw(drawable: Any, stem: Path, **options: Any) -> list[Path]:
+def draw(drawable: Any, stem: Path, **options: Any) -> list[Path]:
     """Saves the figure of a result or a comparison as PNG and PDF, and returns their paths."""
+    return save(drawable.plot(**options), stem)
+
+
+def save(figure: Any, stem: Path) -> list[Path]:
+    """Saves a figure as PNG and PDF, and returns their paths."""
     from jaxdistill import plotting
 
-    return plotting.save_figure(drawable.plot(**options), stem)
+    return plotting.save_figure(figure, stem)
 
 
 def run_show(args: argparse.Namespace) -> None:
@@ -341,7 +362,7 @@ def run_plot(args: argparse.Namespace) -> None:
     labels = args.methods.split(",") if args.methods else None
     stem = Path(args.out) if args.out else Path(args.file).with_suffix("")
     options = dict(labels=labels, quantity=args.quantity, measure=args.measure)
-    print(*_draw(results.load(args.file), stem, **options), sep="\n")
+    print(*draw(results.load(args.file), stem, **options), sep="\n")
 
 
 def run_table(args: argparse.Namespace) -> None:

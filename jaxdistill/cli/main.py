@@ -19,13 +19,14 @@ from typing import Any, NoReturn
 
 import jax
 
-from jaxdistill.cli import commands
+from jaxdistill.cli import commands, sweep_command
 from jaxdistill.mdp.named_measures import MEASURES
 from jaxdistill.methods import schedules
 from jaxdistill.runtime import checks, command
 from jaxdistill.runtime.files import as_path, check_writable, from_command_line
 from jaxdistill.runtime.surroundings import package_versions
 from jaxdistill.training.config import Config
+from jaxdistill.training.sweep import MAX_STUDENTS
 
 _PATHS = {"file", "files", "out"}  # arguments that are paths
 _RESULTS_FILE = "results file, written by compare, an experiment or Result.save"
@@ -94,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--num_mdps", type=int, default=20, help="number of random MDPs")
     sub.add_argument("--seed", type=int, default=0, help="seed of MDPs, teachers and students")
     _add_compare(add("compare", commands.run_compare, "train students with several methods and compare them"))
+    _add_sweep(add("sweep", sweep_command.run_sweep, "train all combinations of some numbers and compare the best"))
     sub = add("show", commands.run_show, "print the contents of a results file")
     sub.add_argument("file", help=_RESULTS_FILE)
     sub = add("table", commands.run_table, "compare the methods of saved results on the same MDPs")
@@ -127,6 +129,23 @@ def _add_table(sub: argparse.ArgumentParser) -> None:
 
 def _add_compare(sub: argparse.ArgumentParser) -> None:
     """Adds the flags of the command compare."""
+    _add_training(sub, "compare")
+    _add_table(sub)
+
+
+def _add_sweep(sub: argparse.ArgumentParser) -> None:
+    """Adds the flags of the command sweep."""
+    _add_training(sub, "sweep")
+    text = "values of a parameter, such as learning_rate=0.03,0.1,0.3 or beta=0.1,0.5; once for each"
+    sub.add_argument("--grid", action="append", required=True, metavar="NAME=VALUES", help=text)
+    sub.add_argument("--tuned", default="return", help="measure by which the best settings are chosen")
+    sub.add_argument("--baseline", default=None, help="method to compare with; None: the first")
+    text = "largest number of students, settings times worlds, that is trained"
+    sub.add_argument("--max_students", type=int, default=MAX_STUDENTS, help=text)
+
+
+def _add_training(sub: argparse.ArgumentParser, out: str) -> None:
+    """Adds the flags of a command that trains students, whose results are in `out` by default."""
     sub.epilog = (
         "A number of the update may change with the iteration, linearly between iteration:value pairs: "
         "--loss_weight=0:1,1000:0 falls from 1 to 0 in the first 1000 iterations."
@@ -142,10 +161,10 @@ def _add_compare(sub: argparse.ArgumentParser) -> None:
     for name, (kind, text) in commands.TRAINING.items():
         default = commands.DEFAULTS.get(name, getattr(Config, name))
         sub.add_argument(f"--{name}", type=_number if kind is float else kind, default=default, help=text)
+    sub.add_argument("--equal_steps", action="store_true", help="scale rates so that first updates are equally large")
     sub.add_argument("--seed", type=int, default=0, help="seed of worlds, teachers and students")
-    _add_table(sub)
     sub.add_argument("--measure", action="append", help=_MEASURE_HELP)
-    sub.add_argument("--out", default="compare", help="path of the results, without .npz, .png and .pdf")
+    sub.add_argument("--out", default=out, help="path of the results, without .npz, .png and .pdf")
     sub.add_argument("--overwrite", action="store_true", help="replace existing results")
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -59,13 +59,50 @@ def sweep(
     """
     names = {field.name for field in dataclasses.fields(Config)}
     changes = {name: value for name, value in options.items() if name in names}
-    stack, stacked_teacher = stacked(mdps, teacher)
     base = config_of(config, changes)
-    cells = resolve(methods, stacked_teacher, base)
+    plan = planned(mdps, teacher, methods, grid, base, changes, max_students)
+    given = {name: value for name, value in options.items() if name not in names}
+    try:
+        result = train(key, mdps, teacher, plan.cells, base, **given)
+    except Stopped as stop:
+        stop.result = as_sweep(stop.result, plan.grid, plan.settings).result
+        raise
+    return as_sweep(result, plan.grid, plan.settings)
+
+
+class Plan(NamedTuple):
+    """What a sweep trains.
+
+    Attributes:
+      cells: the cells, by the labels of their settings.
+      settings: the settings, in the same order.
+      grid: the values of each parameter, as numbers and texts.
+    """
+
+    cells: dict[str, Cell]
+    settings: list[Setting]
+    grid: dict[str, list[Value]]
+
+
+def planned(
+    mdps: MDP,
+    teacher: Teacher | None,
+    methods: MethodLike | Sequence[MethodLike] | Mapping[str, MethodLike],
+    grid: Mapping[str, Sequence[Any]],
+    config: Config,
+    changes: Mapping[str, Any],
+    max_students: int = MAX_STUDENTS,
+) -> Plan:
+    """What `sweep` trains with these arguments; raises ValueError as `sweep` does, before any training.
+
+    `changes` are the fields of the configuration that are set for this sweep and cannot be in the grid too.
+    """
+    mdps, teacher = stacked(mdps, teacher)
+    cells = resolve(methods, teacher, config)
     values = _checked_grid(grid, cells, changes)
-    combinations = [(cell, _combinations(cell, values, stack.num_actions)) for cell in cells]
+    combinations = [(cell, _combinations(cell, values, mdps.num_actions)) for cell in cells]
     _check_used(values, combinations)
-    _check_size(sum(len(group) for _, group in combinations), stack, base, max_students)
+    _check_size(sum(len(group) for _, group in combinations), mdps, config, max_students)
     settings: list[Setting] = []
     lines: dict[str, Cell] = {}
     for cell, group in combinations:
@@ -73,14 +110,7 @@ def sweep(
             setting = _setting(cell.label, parameters)
             settings.append(setting)
             lines[setting.label] = _cell(cell, parameters)
-    given = {name: value for name, value in options.items() if name not in names}
-    shown = {name: [_shown(value) for value in of_name] for name, of_name in values.items()}
-    try:
-        result = train(key, mdps, teacher, lines, base, **given)
-    except Stopped as stop:
-        stop.result = as_sweep(stop.result, shown, settings).result
-        raise
-    return as_sweep(result, shown, settings)
+    return Plan(lines, settings, {name: [_shown(value) for value in given] for name, given in values.items()})
 
 
 def _checked_grid(grid: Any, cells: Sequence[ResolvedCell], changes: Mapping[str, Any]) -> dict[str, list[Any]]:
