@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import jax
 
 from jaxdistill.cli import commands
+from jaxdistill.executors.spelling import KINDS
 from jaxdistill.runtime import checks, command
 from jaxdistill.runtime.files import as_path, check_writable, from_command_line
 from jaxdistill.runtime.surroundings import package_versions
@@ -124,6 +125,8 @@ def _add_compare(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(f"--{name}", type=kind, default=default, help=text)
     sub.add_argument("--seed", type=int, default=0, help="seed of worlds, teachers and students")
     _add_table(sub)
+    sub.add_argument("--executor", default="", help=f"where students are trained: {KINDS}; empty: in this process")
+    sub.add_argument("--allow_mixed", action="store_true", help="its workers may differ, and round differently")
     sub.add_argument("--out", default="compare", help="path of the results, without .npz, .png and .pdf")
     sub.add_argument("--overwrite", action="store_true", help="replace existing results")
 

@@ -8,10 +8,23 @@ import os
 import sys
 import traceback
 from types import TracebackType
+from typing import Any
 
 _MAX_MESSAGE = 1000  # characters of an error message, which may contain a flag's value of any length
 _COMMANDS = ("jaxdistill", "experiments")
-EXPECTED: tuple[type[BaseException], ...] = (ValueError, OSError, ImportError, MemoryError)
+
+
+class ExecutorFailed(RuntimeError):
+    """Raised where an executor has lost shards of a training, for example because its workers were killed.
+
+    Attributes:
+      result: the `Result` of the students that had finished, the others NaN; None where `train` did not raise it.
+    """
+
+    result: Any = None
+
+
+EXPECTED: tuple[type[BaseException], ...] = (ValueError, OSError, ImportError, MemoryError, ExecutorFailed)
 """Types of errors whose messages say what was wrong, so that a traceback is not needed."""
 
 
