@@ -15,7 +15,7 @@ from jaxdistill.executors import portable, saves, worker
 from jaxdistill.executors.saves import Finished, Place
 from jaxdistill.executors.sharding import Sharding
 from jaxdistill.executors.worker import Job, Outcome
-from jaxdistill.runtime.errors import ExecutorFailed
+from jaxdistill.runtime.errors import ExecutorFailed, RemoteError
 from jaxdistill.runtime.files import one_line
 from jaxdistill.runtime.progress import Progress, say, waiting
 from jaxdistill.runtime.surroundings import package_versions
@@ -169,7 +169,8 @@ class _Dispatch:
                 self.told.add((category, text))
                 warnings.warn(text, category, stacklevel=6)
         if outcome.error:
-            raise pickle.loads(outcome.error) from _RemoteError(outcome.worker, outcome.trace)
+            remote = RemoteError(f"in a worker on {outcome.worker}:\n{outcome.trace}", outcome.is_of_surroundings)
+            raise pickle.loads(outcome.error) from remote
         if outcome.is_stopped:
             self.lost.append(f"a worker on {outcome.worker} was interrupted")
             if outcome.finished is not None:
@@ -213,13 +214,6 @@ class _Dispatch:
                 text + f"The finished ones are saved in {self.place.folder}, and the same program goes on from there."
             )
         return text + "The finished ones are in the error's .result; inside jaxdistill.resumable they would be saved."
-
-
-class _RemoteError(Exception):
-    """The traceback of an error in a worker, as the cause of the error."""
-
-    def __init__(self, host: str, trace: str):
-        super().__init__(f"in a worker on {host}:\n{trace}")
 
 
 def _reason(error: BaseException) -> str:

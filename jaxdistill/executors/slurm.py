@@ -127,9 +127,9 @@ class SubmititExecutor(concurrent.futures.Executor):
         """Submits and collects jobs until the executor is closed and nothing is left."""
         with self._changed:
             while self._waiting or self._running or not self._is_closed:
-                self._submit_waiting()
                 self._collect_ended()
-                self._changed.wait(_POLL_SECONDS if self._running else None)
+                self._submit_waiting()
+                self._changed.wait(_POLL_SECONDS if self._waiting or self._running else None)
 
     def _submit_waiting(self) -> None:
         """Submits as many of the waiting functions as may run, as one array of jobs."""

@@ -18,7 +18,7 @@ import jax
 from jaxdistill.engine import xla
 from jaxdistill.executors import portable
 from jaxdistill.executors.saves import Finished, Place
-from jaxdistill.runtime import progress
+from jaxdistill.runtime import errors, progress
 from jaxdistill.runtime.surroundings import package_versions
 
 _STOP_SECONDS = 0.5  # between two checks whether the training goes on
@@ -71,6 +71,7 @@ class Outcome:
       warnings: those that the training gave: the category and the text of each.
       error: the pickled exception; b"" without an error.
       trace: the traceback of the error, as text.
+      is_of_surroundings: whether the error is one that `runtime.errors.is_of_surroundings` recognises by its traceback.
       seconds: from the start of the job to its end.
     """
 
@@ -80,6 +81,7 @@ class Outcome:
     warnings: tuple[tuple[type[Warning], str], ...] = ()
     error: bytes = b""
     trace: str = ""
+    is_of_surroundings: bool = False
     seconds: float = 0.0
 
 
@@ -93,7 +95,12 @@ def run_job(job: Job) -> Outcome:
         except KeyboardInterrupt:  # before the training began
             outcome = dataclasses.replace(outcome, is_stopped=True)
         except Exception as error:
-            outcome = dataclasses.replace(outcome, error=_pickled(error), trace=traceback.format_exc())
+            outcome = dataclasses.replace(
+                outcome,
+                trace=traceback.format_exc(),
+                is_of_surroundings=errors.is_of_surroundings(error),
+                error=_pickled(error),
+            )
     texts = dict.fromkeys((_category(message), str(message.message)) for message in messages)
     return dataclasses.replace(outcome, warnings=tuple(texts), seconds=time.perf_counter() - started)
 

@@ -67,10 +67,11 @@ class Part:
 
 
 def cut(num_cells: int, cost: np.ndarray, num_shards: int) -> list[Shard]:
-    """Cuts cells x MDPs into at most `num_shards` shards with about equal work.
+    """Cuts cells x MDPs into about `num_shards` shards with about equal work.
 
     The MDPs are cut first, and the cells only if there are fewer MDPs than shards, because all cells on some MDPs share
-    the tables of these MDPs. The MDPs are dealt out by their cost.
+    the tables of these MDPs. The MDPs are dealt out by their cost. If half as many shards more make all of them equally
+    large, there are so many, because shards of equal shape share their compiled programs.
 
     Args:
       num_cells: P.
@@ -78,8 +79,8 @@ def cut(num_cells: int, cost: np.ndarray, num_shards: int) -> list[Shard]:
       num_shards: >= 1.
     """
     num_mdps = len(cost)
-    parts_of_mdps = min(num_mdps, num_shards)
-    parts_of_cells = max(1, min(num_cells, num_shards // parts_of_mdps))
+    parts_of_mdps = _number_of_parts(num_mdps, num_shards)
+    parts_of_cells = _number_of_parts(num_cells, max(1, num_shards // parts_of_mdps))
     order = np.argsort(-np.where(np.isfinite(cost), cost, np.inf), kind="stable")
     # Dealt out there and back, so that no part gets the most expensive MDP of every round.
     rounds = [order[i : i + parts_of_mdps] for i in range(0, num_mdps, parts_of_mdps)]
@@ -91,6 +92,12 @@ def cut(num_cells: int, cost: np.ndarray, num_shards: int) -> list[Shard]:
         for cells in np.array_split(np.arange(num_cells), parts_of_cells)
         for i in range(parts_of_mdps)
     ]
+
+
+def _number_of_parts(length: int, target: int) -> int:
+    """Into how many parts to cut a length: the least number in [target, 1.5 target] that divides it, or the target."""
+    target = min(length, target)
+    return next((number for number in range(target, target * 3 // 2 + 1) if length % number == 0), target)
 
 
 def run_students_on(
