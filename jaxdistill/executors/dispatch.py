@@ -107,7 +107,7 @@ class _Dispatch:
         self.send(shared, window)
         while self.running:
             done, _ = concurrent.futures.wait(self.running, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED)
-            for future in done:
+            for future in sorted(done, key=self.running.__getitem__):
                 self._collect(self.running.pop(future), future)
             self.send(shared, window)
             self.report()

@@ -127,7 +127,7 @@ def run_students_on(
         "measure": measure,
         "measure_names": recorder.measure_names,
     }
-    tables = _Tables(recorder.mdps, recorder.cells, np.asarray(cost), initial, sharding.num_threads)
+    tables = _Tables(recorder.mdps, recorder.cells, cost, initial, sharding.num_threads)
     return _run(sharding, key, shared, tables, identity, recorder.insert, progress)
 
 
@@ -154,26 +154,36 @@ def run_to_end_on(
     return FinalStudents(**records)
 
 
-@dataclasses.dataclass(frozen=True)
 class _Tables:
-    """The tables of a whole training, from which parts are taken; the fields are those of `Part`."""
+    """The tables of a whole training, from which parts are taken; the arguments are those of `Part`.
 
-    mdps: MDP
-    cells: Sequence[ResolvedCell]
-    cost: np.ndarray
-    initial: np.ndarray | None
-    num_threads: int | None
+    All tables are NumPy arrays: JAX would dispatch a program for every array of every part.
+    """
+
+    def __init__(
+        self,
+        mdps: MDP,
+        cells: Sequence[ResolvedCell],
+        cost: np.ndarray,
+        initial: np.ndarray | None,
+        num_threads: int | None,
+    ):
+        self.mdps, self.cells, self.cost = _in_numpy(mdps), cells, np.asarray(cost)
+        self.initial, self.num_threads = initial, num_threads
+        self._teachers = {id(cell.teacher): _in_numpy(cell.teacher) for cell in cells}
 
     def part(self, shard: Shard) -> Part:
         """The part of a shard."""
-        parts: dict[int, Teacher | None] = {}  # cells with the same teacher share its tables
-        for cell in shard.cells:
-            teacher = self.cells[cell].teacher
-            parts[id(teacher)] = None if teacher is None else _in_numpy(teacher[shard.mdps])
+
+        def rows(tree: Any) -> Any:
+            return jax.tree.map(lambda leaf: leaf[shard.mdps], tree)
+
+        ids = [id(self.cells[cell].teacher) for cell in shard.cells]
+        teachers = {teacher_id: rows(self._teachers[teacher_id]) for teacher_id in set(ids)}  # cells may share one
         return Part(
             shard,
-            _in_numpy(self.mdps[shard.mdps]),
-            tuple(parts[id(self.cells[cell].teacher)] for cell in shard.cells),
+            rows(self.mdps),
+            tuple(teachers[teacher_id] for teacher_id in ids),
             self.cost[shard.mdps],
             None if self.initial is None else self.initial[np.ix_(shard.cells, shard.mdps)],
             self.num_threads,

@@ -66,8 +66,7 @@ def train(
       executor: a `concurrent.futures.Executor` whose processes train the students in shards, to the same bits, or an
         `executors.Sharding`. None: that of `executors.using`, or else this process.
       **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator. A field that has no
-        effect on any of the methods is refused. A `config` may hold such fields, because several trainings may share
-        it.
+        effect on any of the methods is refused; a `config` may hold one, because several trainings may share it.
 
     Returns:
       A `Result`. Its curves are the undiscounted returns of the training episodes where the student acts itself, and
@@ -76,14 +75,11 @@ def train(
     Raises:
       ValueError: one line that says what was wrong, what was expected and what to do.
       Stopped: by Ctrl-C, a KeyboardInterrupt whose `result` holds the students that had finished.
-      ExecutorFailed: the executor lost shards; its `result` holds the students that had finished.
+      ExecutorFailed: the executor lost shards; it has such a `result` too.
     """
-    for name, function in (("measure", measure), ("on_chunk", on_chunk)):
-        if function is not None and not callable(function):
-            raise ValueError(f"{name} must be a function or None; got {checks.shown(function)}.")
+    _check_functions(measure=measure, on_chunk=on_chunk)
     key, sharding = streams.as_key(key), resolved(executor)
-    mdps, teacher = _stacked(mdps, teacher)
-    config = config_of(config, changes)
+    (mdps, teacher), config = _stacked(mdps, teacher), config_of(config, changes)
     cells = _resolve(methods, teacher, config)
     _check_cells(cells, mdps, needs_teachers=measure is not None)
     check_effects(cells, changes, mdps.num_actions)
@@ -122,6 +118,13 @@ def _run(
         failure.result = result()
         raise
     return result(rounding)
+
+
+def _check_functions(**functions: Any) -> None:
+    """ValueError unless each is a function or None."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} must be a function or None; got {checks.shown(function)}.")
 
 
 def _check_cells(cells: list[ResolvedCell], mdps: MDP, needs_teachers: bool) -> None:

@@ -1,4 +1,4 @@
-"""Real workers: a pool of processes, Dask with a worker that is killed, and jobs of submitit. All give the same bits."""
+"""Real workers give the same bits: a pool of processes, Dask with a worker that is killed, and jobs of submitit."""
 
 import concurrent.futures
 import multiprocessing
@@ -34,9 +34,9 @@ def test_a_pool_of_processes(whole):
 
 def test_a_killed_process_costs_what_was_running(whole, tmp_path):
     """The pool is broken, which is one line; the next run goes on from what was finished and saved."""
-    with spawning(1) as pool, pytest.raises(ExecutorFailed, match=r"shards were lost: a process of the pool ended"):
-        with jaxdistill.resumable(tmp_path / "run", seconds=1e-9):
-            train(Sharding(pool, 4), flag=tmp_path / "killed")
+    broken = pytest.raises(ExecutorFailed, match=r"shards were lost: a process of the pool ended")
+    with spawning(1) as pool, broken, jaxdistill.resumable(tmp_path / "run", seconds=1e-9):
+        train(Sharding(pool, 4), flag=tmp_path / "killed")
     assert (tmp_path / "killed").exists()
     with using("processes:1,shards=4"), jaxdistill.resumable(tmp_path / "run"):
         assert_same(train(flag=tmp_path / "killed"), whole)
@@ -67,18 +67,18 @@ def jobs(tmp_path):
 
 
 def test_jobs_of_submitit(whole, jobs):
-    assert_same(train(Sharding(jobs, 3)), whole)
+    assert_same(train(Sharding(jobs, 2)), whole)
 
 
 def test_a_job_that_dies_is_named_and_the_others_are_finished(whole, jobs, tmp_path):
-    with pytest.raises(ExecutorFailed, match=r"^1 of 4 shards were lost: RuntimeError: job \d+ failed, see") as error:
-        with jaxdistill.resumable(tmp_path / "run"):
-            train(Sharding(jobs, 4), flag=tmp_path / "killed")
+    failed = pytest.raises(ExecutorFailed, match=r"^1 of 2 shards were lost: RuntimeError: job \d+ failed, see")
+    with failed as error, jaxdistill.resumable(tmp_path / "run"):
+        train(Sharding(jobs, 2), flag=tmp_path / "killed")
     kept = np.isfinite(error.value.result.final_returns)
-    assert kept.sum() == 0.75 * kept.size
+    assert kept.sum() == 0.5 * kept.size
     np.testing.assert_array_equal(error.value.result.logits[kept], whole.logits[kept])
     with jaxdistill.resumable(tmp_path / "run"):
-        assert_same(train(Sharding(jobs, 4), flag=tmp_path / "killed"), whole)
+        assert_same(train(Sharding(jobs, 2), flag=tmp_path / "killed"), whole)
 
 
 def test_a_job_that_is_cancelled_or_shut_down(jobs):

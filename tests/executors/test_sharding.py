@@ -30,7 +30,10 @@ class Client:
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (forking, r'^executor forks its processes, .* ProcessPoolExecutor\(mp_context=multiprocessing.get_context\("spawn"'),
+        (
+            forking,
+            r'^executor forks its processes, .* ProcessPoolExecutor\(mp_context=multiprocessing.get_context\("spawn"',
+        ),
         (lambda: concurrent.futures.ThreadPoolExecutor(1), "of other processes, because .* leave it out"),
         (Client, r"got a Client: pass the result of its get_executor\(\)"),
         (lambda: "processes:2", "with executors.using"),
@@ -81,7 +84,9 @@ def test_the_workers_of_a_pool_are_counted():
         assert Sharding(pool).num_workers == 3
 
 
-@pytest.mark.parametrize(("num_cells", "num_mdps", "num_shards"), [(3, 7, 1), (3, 7, 4), (5, 1, 3), (5, 2, 8), (2, 3, 9)])
+@pytest.mark.parametrize(
+    ("num_cells", "num_mdps", "num_shards"), [(3, 7, 1), (3, 7, 4), (5, 1, 3), (5, 2, 8), (2, 3, 9)]
+)
 def test_every_student_is_in_one_shard_and_the_work_is_balanced(num_cells, num_mdps, num_shards):
     cost = np.random.default_rng(0).exponential(size=num_mdps)
     cost[-1] = np.inf if num_mdps > 3 else 1.0
@@ -93,10 +98,14 @@ def test_every_student_is_in_one_shard_and_the_work_is_balanced(num_cells, num_m
     assert max(sizes) <= 2 * min(sizes) + num_cells
 
 
-@pytest.mark.parametrize(("num_mdps", "num_shards", "expected"), [(100, 8, 10), (100, 10, 10), (97, 8, 8), (1000, 16, 20)])
+@pytest.mark.parametrize(
+    ("num_mdps", "num_shards", "expected"), [(100, 8, 10), (100, 10, 10), (97, 8, 8), (1000, 16, 20)]
+)
 def test_shards_have_one_shape_where_a_few_more_make_it_so(num_mdps, num_shards, expected):
     sizes = {len(shard.mdps) for shard in cut(3, np.ones(num_mdps), num_shards)}
-    assert len(cut(3, np.ones(num_mdps), num_shards)) == expected and len(sizes) == (1 if num_mdps % expected == 0 else 2)
+    assert len(cut(3, np.ones(num_mdps), num_shards)) == expected and len(sizes) == (
+        1 if num_mdps % expected == 0 else 2
+    )
 
 
 def test_expensive_worlds_are_spread():

@@ -52,7 +52,9 @@ def test_wrong_texts(text, everything_installed):
     assert WRONG[text] in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "package"), [("dask-local:2", "dask"), ("dask:tcp://a:1", "dask"), ("slurm:", "slurm")])
+@pytest.mark.parametrize(
+    ("text", "package"), [("dask-local:2", "dask"), ("dask:tcp://a:1", "dask"), ("slurm:", "slurm")]
+)
 def test_a_missing_package_is_named_with_its_extra(text, package, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=rf"pip install 'jaxdistill\[{package}\]'"):
