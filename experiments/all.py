@@ -179,7 +179,8 @@ def run(experiment: Experiment, given: list[str], settings: Settings, outdir: Pa
     """Runs one experiment and returns its record, also after a KeyboardInterrupt, which stops the experiment."""
     folder, started = outdir / experiment.name, time.perf_counter()
     line = [sys.executable, "-m", f"experiments.{experiment.name}", f"--outdir={folder}", *given]
-    line += ["--restart"] * settings.restart
+    line += ["--restart"] * settings.restart + ["--allow_mixed"] * settings.allow_mixed
+    line += [f"--executor={settings.executor}"] if settings.executor else []
     try:
         code, last = execute(line, outdir / "logs" / f"{experiment.name}.txt")
         status = "failed" if code else "done"

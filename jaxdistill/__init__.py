@@ -21,7 +21,7 @@ from jaxdistill.runtime.errors import guard_imports
 
 guard_imports()  # before the first import that reads the environment and can fail because of it
 
-from jaxdistill import methods, results, teachers, theory
+from jaxdistill import executors, methods, results, teachers, theory
 from jaxdistill.engine import xla
 from jaxdistill.mdp import MDP, Teacher, exact, measures, stack
 from jaxdistill.methods import (
@@ -78,6 +78,7 @@ __all__ = [
     "compare",
     "concatenate",
     "exact",
+    "executors",
     "expected_update",
     "fields",
     "flows",

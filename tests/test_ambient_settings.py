@@ -103,7 +103,10 @@ def doors():
     }
 
 
-NOT_DOORS = {"stream_keys", "make_tasks", "run_to_end", "random_bits", "greedy", "draws", "noise_policy"}
+NOT_DOORS = {
+    "stream_keys", "make_tasks", "student_tasks", "run_students", "run_to_end", "run_students_on", "run_to_end_on",
+    "random_bits", "greedy", "draws", "noise_policy",
+}  # fmt: skip
 """Functions with an argument `key` that are given keys which have passed a door."""
 
 

@@ -4,15 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxdistill import plotting
-from jaxdistill.runtime import processes
 from jaxdistill.runtime.files import write_atomically
 from jaxdistill.statistics import NO_INTERVAL
 
 
 def deliver(figure: Any, outdir: Path, name: str) -> None:
     """Writes the figure as `<name>.png` and `<name>.pdf` and prints their paths."""
-    if not processes.is_writer():
-        return
     for path in plotting.save_figure(figure, outdir / name):
         print(path)
 
@@ -28,6 +25,5 @@ def deliver_table(lines: list[str], outdir: Path, name: str) -> None:
     """Writes a table as `<name>.md` and prints it; if an interval is missing, a last line says why."""
     if any("[n/a]" in line for line in lines):
         lines = [*lines, "", f"{NO_INTERVAL}."]
-    if processes.is_writer():
-        write_atomically(outdir / f"{name}.md", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
+    write_atomically(outdir / f"{name}.md", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
     print("\n".join(lines))

@@ -12,17 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.common.settings import Output, Processes
+from experiments.common.settings import Output
 from jaxdistill.results.result import package_versions
-from jaxdistill.runtime import processes, saved_settings
+from jaxdistill.runtime import saved_settings
 from jaxdistill.runtime.files import check_writable, locked
 
 
 def prepare_outdir(settings: Any) -> Path:
     """Creates the output folder, before any work; raises ValueError if files cannot be written to it."""
     outdir = Path(settings.outdir)
-    if not processes.is_writer():
-        return outdir
     try:
         outdir.mkdir(parents=True, exist_ok=True)
         check_writable(outdir / "settings.json")
@@ -33,8 +31,8 @@ def prepare_outdir(settings: Any) -> Path:
 
 
 def what_decides(settings: Any) -> dict[str, Any]:
-    """The settings that decide the numbers: all but those of `Output` and `Processes`, and the folder `shared`."""
-    ignored = {field.name for group in (Output, Processes) for field in dataclasses.fields(group)} | {"shared"}
+    """The settings that decide the numbers: all but those of `Output`, and the folder `shared`."""
+    ignored = {field.name for field in dataclasses.fields(Output)} | {"shared"}
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in ignored}
 
 
@@ -49,9 +47,6 @@ def owned(settings: Any, outdir: Path) -> Iterator[None]:
     Raises:
       ValueError: the folder holds work of other or of unknown settings, or another process uses it.
     """
-    if not processes.is_writer():
-        yield
-        return
     with locked(outdir):
         try:
             _claim(settings, outdir)

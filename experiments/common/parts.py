@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jaxdistill
 from experiments.common.delivery import deliver_unfinished
 from experiments.common.outdir import owned, what_decides
 from experiments.common.part_files import read_part, save_part
-from jaxdistill.runtime import checkpoints, processes, saved_settings
+from jaxdistill.runtime import checkpoints, saved_settings
+from jaxdistill.runtime.errors import ExecutorFailed
 from jaxdistill.runtime.progress import duration, say
 
 
@@ -39,11 +39,12 @@ def run_parts(
     with owned(settings, outdir):
         try:
             _run_or_read(outdir, parts, results)
-        except KeyboardInterrupt as stop:
-            if isinstance(stop, jaxdistill.Stopped):
+        except (KeyboardInterrupt, ExecutorFailed) as stop:
+            unfinished = getattr(stop, "result", None)
+            if unfinished is not None:
                 stopped_part = list(parts)[len(results)]
-                results[stopped_part] = stop.result
-            if draw is not None and results and processes.is_writer():
+                results[stopped_part] = unfinished
+            if draw is not None and results:
                 deliver_unfinished(draw(results), outdir)
             raise
         for path in outdir.glob("unfinished.*"):
@@ -54,19 +55,17 @@ def run_parts(
 def _run_or_read(outdir: Path, parts: Mapping[str, Callable[[], Any]], results: dict[str, Any]) -> None:
     """Adds the result of one part after the other to `results`, which keeps them if the run is stopped."""
     files = {name: outdir / f"{name}.npz" for name in parts}
-    writer, started = processes.is_writer(), time.perf_counter()
-    num_read = sum(path.exists() for path in files.values()) if writer else 0
+    started = time.perf_counter()
+    num_read = sum(path.exists() for path in files.values())
     if 0 < num_read < len(files):
         say(f"{outdir}: {num_read} of {len(files)} parts are finished; the others go on")
     for name, path in files.items():
-        # The first process sends the file to the others, which may not be able to read its disk.
-        if data := processes.from_writer(path.read_bytes() if writer and path.exists() else b""):
-            results[name] = read_part(data, path)
+        if path.exists():
+            results[name] = read_part(path.read_bytes(), path)
             continue
         with checkpoints.resumable(outdir / f"{name}.unfinished"):
             part = parts[name]()
-            if writer:
-                save_part(part, path)
+            save_part(part, path)
         results[name] = part
     print(f"{len(files)} parts, {num_read} of them from {outdir}, in {duration(time.perf_counter() - started)}")
 

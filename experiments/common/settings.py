@@ -5,6 +5,7 @@ from typing import Any
 
 import jaxdistill
 from experiments.common.presets import DEFAULTS
+from jaxdistill.executors.spelling import KINDS
 from jaxdistill.methods import UpdateOptions
 from jaxdistill.runtime import checks
 from jaxdistill.teachers.ties import NOISES, TIES
@@ -30,11 +31,15 @@ def preset_option(name: str, help: str) -> Any:
 
 @dataclasses.dataclass
 class Output:
-    """Where an experiment writes its results, and whether it starts over or runs at a tiny scale."""
+    """Where an experiment writes its results, whether it starts over or runs at a tiny scale, and where it trains."""
 
     outdir: str = option("", "folder for the figure, the curves and the settings; default results/<experiment>")
     restart: bool = option(False, "run again even where outdir holds results of other settings, and replace them")
     smoke: bool = option(False, "run everything at a tiny scale, in less than a minute; sizes given as flags are kept")
+    executor: str = option("", f"where students are trained: {KINDS}; empty: in this process")
+    allow_mixed: bool = option(
+        False, "the executor's workers may differ in devices and versions, and round differently"
+    )
 
 
 @dataclasses.dataclass
@@ -62,15 +67,6 @@ class Worlds:
 
 
 @dataclasses.dataclass
-class Processes:
-    """The processes of a run: each trains a share of the students, and the first writes the files."""
-
-    coordinator: str = option("", "several processes: host:port of the first; default: from SLURM, MPI or the TPU pod")
-    num_processes: int = option(0, "several processes: how many there are")
-    process_id: int = option(-1, "several processes: the number of this one, from 0")
-
-
-@dataclasses.dataclass
 class Preset:
     """The reading of what the paper leaves open; `flags.parse` takes the other flags' defaults from it."""
 
@@ -81,7 +77,7 @@ class Preset:
 
 
 @dataclasses.dataclass
-class Training(Processes):
+class Training:
     """How students are trained (App. A.3 to A.5)."""
 
     num_iterations: int = option(30_000, "episodes, and so updates, of each student and of each learned teacher")

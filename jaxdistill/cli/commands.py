@@ -13,16 +13,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdistill import results, teachers
+from jaxdistill import executors, results, teachers
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, stack
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import METHODS, ZOO, Method, UpdateOptions, get
 from jaxdistill.methods.combinators import Objective
 from jaxdistill.methods.schedules import Schedule
-from jaxdistill.results import Result, Stopped
+from jaxdistill.results import Result
 from jaxdistill.results.comparison import Comparison, compare
 from jaxdistill.runtime import checkpoints, checks, saved_settings, streams
+from jaxdistill.runtime.errors import ExecutorFailed
 from jaxdistill.runtime.files import check_writable
 from jaxdistill.theory.fields import check_method
 from jaxdistill.theory.stated_losses import LOSSES
@@ -195,14 +196,16 @@ def trained(args: argparse.Namespace, path: Path, run: Callable[[], Result]) -> 
     The same command resumes the training of the others.
     """
     state = _state(path)
-    with checkpoints.resumable(state):
+    with executors.using(args.executor, allow_mixed=args.allow_mixed), checkpoints.resumable(state):
         _claim(args, state)
         try:
             result = run()
-        except KeyboardInterrupt as stop:
-            saved = ""
-            if isinstance(stop, Stopped):
-                saved = f"{_finished(stop.result)}, saved in {stop.result.save(path)}; "
+        except (KeyboardInterrupt, ExecutorFailed) as stop:
+            saved, unfinished = "", getattr(stop, "result", None)
+            if unfinished is not None:
+                saved = f"{_finished(unfinished)}, saved in {unfinished.save(path)}; "
+            if isinstance(stop, ExecutorFailed):
+                raise ExecutorFailed(f"{saved}{stop}") from stop
             has_saves = any(path.is_dir() for path in state.iterdir())  # Each training saves into a folder of its own.
             way_on = f"goes on from {state}" if has_saves else "begins anew, because no student had begun"
             raise KeyboardInterrupt(f"{saved}the same command {way_on}") from None
@@ -242,7 +245,8 @@ def _measure_stem(stem: Path, measure: str) -> Path:
 def _claim(args: argparse.Namespace, state: Path) -> None:
     """Marks the folder of the unfinished training as that of these settings; raises ValueError if it has others."""
     path = state / ".settings.json"
-    others = {"run", "out", "overwrite", "baseline", "reach", "tuned", "max_students"}  # they do not change the result
+    # These flags do not change the result.
+    others = {"run", "out", "overwrite", "baseline", "reach", "tuned", "max_students", "executor", "allow_mixed"}
     given = {name: value for name, value in vars(args).items() if name not in others}
     settings = {name: x.settings if isinstance(x, Schedule) else x for name, x in given.items()}
     if (

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import jax
 
 from jaxdistill.cli import commands, sweep_command
+from jaxdistill.executors.spelling import KINDS
 from jaxdistill.mdp.named_measures import MEASURES
 from jaxdistill.methods import schedules
 from jaxdistill.runtime import checks, command
@@ -164,6 +165,8 @@ def _add_training(sub: argparse.ArgumentParser, out: str) -> None:
     sub.add_argument("--equal_steps", action="store_true", help="scale rates so that first updates are equally large")
     sub.add_argument("--seed", type=int, default=0, help="seed of worlds, teachers and students")
     sub.add_argument("--measure", action="append", help=_MEASURE_HELP)
+    sub.add_argument("--executor", default="", help=f"where students are trained: {KINDS}; empty: in this process")
+    sub.add_argument("--allow_mixed", action="store_true", help="its workers may differ, and round differently")
     sub.add_argument("--out", default=out, help="path of the results, without .npz, .png and .pdf")
     sub.add_argument("--overwrite", action="store_true", help="replace existing results")
 

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxdistill.runtime import surroundings
+
 _LARGEST_LOOP = "xla_cpu_small_while_loop_byte_threshold=1000000000000"
 _ALL_LANES_ALIKE = {"xla_backend_optimization_level": 2}
 
@@ -46,6 +48,17 @@ def loops_are_whole() -> bool:
             stacklevel=2,
         )
     return is_whole
+
+
+def rounding() -> dict[str, Any]:
+    """All that decides, besides the versions of packages, how the numbers of a training are rounded in this process.
+
+    Returns:
+      What `surroundings` returns, and
+      whole_loops: whether XLA compiles a loop into one function.
+      xla_flags: the options of XLA.
+    """
+    return surroundings.surroundings() | {"whole_loops": loops_are_whole(), "xla_flags": surroundings.xla_flags()}
 
 
 class Compiled:

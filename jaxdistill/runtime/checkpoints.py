@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.runtime import processes
 from jaxdistill.runtime.files import as_path, locked, one_line, write_atomically
 
 
@@ -117,25 +116,14 @@ class Store:
             path.unlink(missing_ok=True)
 
     def _write(self, kind: str, arrays: dict[str, np.ndarray]) -> None:
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
-        data = buffer.getvalue()  # not a view of it, which Python 3.13 cannot release when the disk is full
-        parts = [hashlib.sha256(data).digest(), data]
-        write_atomically(self.folder / f"{kind}-{self._number:08d}.save", lambda file: file.writelines(parts))
+        write_arrays(self.folder / f"{kind}-{self._number:08d}.save", arrays)
 
     def _read(self, path: Path, take: Callable[[dict[str, np.ndarray]], None]) -> bool:
         """Reads a file and passes its arrays to `take`; False if it is damaged."""
-        try:
-            data = path.read_bytes()
-            if hashlib.sha256(data[32:]).digest() != data[:32]:
-                raise ValueError("its checksum is wrong")
-            with np.load(io.BytesIO(data[32:]), allow_pickle=False) as file:
-                take({name: file[name] for name in file.files})
-        except (OSError, ValueError) as error:
-            warnings.warn(f"{path} is damaged ({one_line(error)}); its contents are trained again.", stacklevel=4)
-            path.unlink(missing_ok=True)
-            return False
-        return True
+        arrays = read_arrays(path)
+        if arrays is not None:
+            take(arrays)
+        return arrays is not None
 
     def _take_outputs(self, arrays: dict[str, np.ndarray]) -> None:
         outputs = {}
@@ -157,6 +145,29 @@ class Store:
                 pause, settled = position
                 snapshots[task, student_index] = StudentSnapshot(pause, settled, [leaf[i] for leaf in leaves])
         self.snapshots = snapshots
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays to a file with a checksum; OSError, one line, if it cannot be written."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    data = buffer.getvalue()  # not a view of it, which Python 3.13 cannot release when the disk is full
+    parts = [hashlib.sha256(data).digest(), data]
+    write_atomically(path, lambda file: file.writelines(parts))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays that `write_arrays` has written; None, with a warning, if the file is damaged, and it is removed."""
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data[32:]).digest() != data[:32]:
+            raise ValueError("its checksum is wrong")
+        with np.load(io.BytesIO(data[32:]), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{path} is damaged ({one_line(error)}); its contents are trained again.", stacklevel=5)
+        path.unlink(missing_ok=True)
+        return None
 
 
 def _packed_outputs(outputs: list[tuple[OutputId, Output]]) -> dict[str, np.ndarray]:
@@ -242,21 +253,16 @@ def resumable(folder: Any, *, seconds: float = 30.0) -> Iterator[Path]:
     if not seconds > 0:
         raise ValueError(f"seconds must be > 0; got {seconds!r}.")
     folder = as_path(folder)
-    is_shared = processes.count() > 1
-    process_folder = folder / f"process-{processes.rank()}-of-{processes.count()}" if is_shared else folder
-    with locked(process_folder):
-        entry, is_complete = _Entry(process_folder, seconds, threading.get_ident()), False
+    with locked(folder):
+        entry, is_complete = _Entry(folder, seconds, threading.get_ident()), False
         _ENTRIES.append(entry)
         try:
             yield folder
             is_complete = True
         finally:
             _ENTRIES.remove(entry)
-            if is_complete or not list(process_folder.glob("[!.]*")):  # there is nothing to go on from
-                shutil.rmtree(process_folder, ignore_errors=True)
-    if is_shared:
-        with contextlib.suppress(OSError):  # while another process is still in it
-            folder.rmdir()
+            if is_complete or not list(folder.glob("[!.]*")):  # there is nothing to go on from
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_active() -> bool:
@@ -266,10 +272,15 @@ def is_active() -> bool:
 
 def open_store(identity: Iterable[bytes]) -> Store:
     """The store of the training with this `identity`, which differs from every other; only inside `resumable`."""
+    return Store(*training_folder(identity))
+
+
+def training_folder(identity: Iterable[bytes]) -> tuple[Path, float]:
+    """The folder of the training with this `identity`, and the seconds between two saves; only inside `resumable`."""
     entry = _active()
     assert entry is not None
     digest = hashlib.sha256()
     for part in identity:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
-    return Store(entry.folder / digest.hexdigest()[:16], entry.seconds)
+    return entry.folder / digest.hexdigest()[:16], entry.seconds

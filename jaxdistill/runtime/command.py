@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TextIO
 
 import jax
 
-from jaxdistill.runtime import errors, processes
+from jaxdistill.runtime import errors
 
 _ASCII = {"±": "+-", "×": "x", "−": "-", "‖": "||", "π": "pi", "θ": "theta", "²": "^2", "’": "'"}
 
@@ -34,12 +34,12 @@ def run(work: Callable[[], None]) -> None:
         try:
             work()
         except Exception as error:
-            if sys.flags.dev_mode or not (isinstance(error, processes.Lost) or errors.is_of_surroundings(error)):
+            if sys.flags.dev_mode or not errors.is_of_surroundings(error):
                 raise
-            fail(str(error) if isinstance(error, processes.Lost) else errors.message(error))
+            fail(errors.message(error))
         except KeyboardInterrupt as stop:
             print("; ".join(filter(None, ["stopped", str(stop)])), file=sys.stderr)
-            processes.leave(130)
+            sys.exit(130)
         sys.stdout.flush()
         if output.error is not None:
             fail(f"the output could not be printed ({output.error.strerror}); all files are written.")
@@ -48,7 +48,7 @@ def run(work: Callable[[], None]) -> None:
 def fail(message: str) -> NoReturn:
     """Prints an error of one line to stderr and ends the process with exit code 2."""
     errors.print_line(message)
-    processes.leave(2)
+    sys.exit(2)
 
 
 @contextlib.contextmanager

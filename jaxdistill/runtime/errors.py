@@ -8,10 +8,36 @@ import os
 import sys
 import traceback
 from types import TracebackType
+from typing import Any
 
 _MAX_MESSAGE = 1000  # characters of an error message, which may contain a flag's value of any length
 _COMMANDS = ("jaxdistill", "experiments")
-EXPECTED: tuple[type[BaseException], ...] = (ValueError, OSError, ImportError, MemoryError)
+
+
+class ExecutorFailed(RuntimeError):
+    """Raised where an executor has lost shards of a training, for example because its workers were killed.
+
+    Attributes:
+      result: the `Result` of the students that had finished, the others NaN; None where `train` did not raise it.
+    """
+
+    result: Any = None
+
+
+class RemoteError(Exception):
+    """The cause of an error that was raised in another process; its message is the traceback there.
+
+    Args:
+      message: the traceback, as text.
+      is_of_surroundings: what the function of that name said there about the error.
+    """
+
+    def __init__(self, message: str, is_of_surroundings: bool):
+        super().__init__(message)
+        self.is_of_surroundings = is_of_surroundings
+
+
+EXPECTED: tuple[type[BaseException], ...] = (ValueError, OSError, ImportError, MemoryError, ExecutorFailed)
 """Types of errors whose messages say what was wrong, so that a traceback is not needed."""
 
 
@@ -19,6 +45,8 @@ def is_of_surroundings(error: BaseException) -> bool:
     """Whether an error is expected, or was raised in the code of another package; any other error is a bug."""
     if isinstance(error, EXPECTED):
         return True
+    if isinstance(error.__cause__, RemoteError):
+        return error.__cause__.is_of_surroundings
     names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(names) and names[-1].split(".")[0] not in (*_COMMANDS, "__main__")
 

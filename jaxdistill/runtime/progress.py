@@ -1,20 +1,23 @@
 """Progress of long work: a bar on a terminal or in a notebook, lines in a log, and calls of a hook."""
 
+import contextlib
+import contextvars
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from tqdm import TqdmWarning, tqdm
-
-from jaxdistill.runtime import processes
 
 Hook = Callable[[float, int, float], None]
 _LINE_SECONDS = 10.0  # between lines of a log
 _HOOK_SECONDS = 0.5
 _BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
 _BAR_PARTS = 1000
+_FIRST_WAIT_SECONDS, _WAIT_SECONDS = 5.0, 60.0  # until a wait is reported for the first time, and then again
+_IS_SILENT: contextvars.ContextVar[bool] = contextvars.ContextVar("_IS_SILENT", default=False)
 
 
 def duration(seconds: float) -> str:
@@ -28,9 +31,40 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Prints a line to stderr, above the progress bar if there is a bar; only the first of several processes prints."""
-    if processes.is_writer() and sys.stderr is not None:
+    """Prints a line to stderr, above the progress bar if there is a bar; nothing inside `silent`."""
+    if sys.stderr is not None and not _IS_SILENT.get():
         tqdm.write(text, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Inside, `say` prints nothing: the caller of a shard reports its progress, and not its worker."""
+    token = _IS_SILENT.set(True)
+    try:
+        yield
+    finally:
+        _IS_SILENT.reset(token)
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Prints to stderr, within the block, what is waited for: after five seconds, and then every minute."""
+    is_over, is_silent = threading.Event(), _IS_SILENT.get()
+
+    def report() -> None:
+        seconds, started = _FIRST_WAIT_SECONDS, time.monotonic()
+        while not is_over.wait(seconds):
+            if sys.stderr is not None and not is_silent:
+                print(f"waiting for {what}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+            seconds = _WAIT_SECONDS
+
+    thread = threading.Thread(target=report, name="jaxdistill-waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 class Progress:
@@ -38,8 +72,7 @@ class Progress:
 
     A call takes the fraction done, the environment steps so far, and the seconds left where a better estimate than the
     one from these two exists. Bars and lines go to stderr. A notebook shows tqdm's widget where ipywidgets is
-    installed, else a bar of text. A log is sent whole lines without control characters. Of several processes, only the
-    first one reports.
+    installed, else a bar of text. A log is sent whole lines without control characters.
 
     Args:
       label: what is being done.
@@ -49,7 +82,7 @@ class Progress:
     """
 
     def __init__(self, label: str, show: bool | None = None, hook: Hook | None = None):
-        if not processes.is_writer() or sys.stderr is None:  # only the first process reports
+        if sys.stderr is None:
             show = False
         on_terminal = sys.stderr is not None and sys.stderr.isatty()
         self.in_notebook = not on_terminal and _in_notebook()
@@ -90,6 +123,11 @@ class Progress:
             self._write_line(f"{fraction:.0%}, {outlook}")
         if self.hook is not None:
             self.hook(fraction, steps, left)
+
+    def rename(self, label: str) -> None:
+        """Changes the label, from the next report on."""
+        self.label = label
+        self.bar.set_description_str(label, refresh=False)
 
     def _draw(self, num_parts: int, text: str) -> None:
         self.bar.n = num_parts

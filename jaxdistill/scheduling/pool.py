@@ -6,6 +6,8 @@ block or its worker.
 """
 
 import collections
+import contextlib
+import contextvars
 import functools
 import itertools
 import math
@@ -18,9 +20,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import jax
 
 from jaxdistill.engine import xla
-from jaxdistill.runtime import checkpoints, processes
+from jaxdistill.runtime import checkpoints
 from jaxdistill.runtime.checkpoints import Store, StudentId, StudentSnapshot
-from jaxdistill.runtime.progress import say
+from jaxdistill.runtime.progress import say, waiting
 from jaxdistill.scheduling.block import Block
 from jaxdistill.scheduling.forecast import RemainingWork, seconds_left
 from jaxdistill.scheduling.task import Task
@@ -30,6 +32,7 @@ _ESTIMATE_SECONDS = 0.2  # between two estimates of the time left
 # Lanes on CPU: exactly one vector register, so that XLA compiles no separate code for the last lanes, which would round
 # differently.
 _VECTOR = 8
+_MOST_THREADS: contextvars.ContextVar[int | None] = contextvars.ContextVar("_MOST_THREADS", default=None)
 _WIDEST, _TABLE_BYTES = 16384, 2**33  # elsewhere: lanes, and bytes of their tables
 
 
@@ -42,18 +45,29 @@ def lane_width(num_observations: int, row_width: int) -> int:
 
 
 def workers() -> list[jax.Device]:
-    """The device of each worker: every device of this process once, or a CPU that is one device once per core."""
+    """The device of each worker: every device of this process once, or a CPU that is one device once per core.
+
+    Inside `limited`, such a CPU is used by at most that many workers.
+    """
     devices = jax.local_devices()
     if devices[0].platform != "cpu" or len(devices) > 1:
         return devices
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return devices * cores
+    return devices * min(cores, _MOST_THREADS.get() or cores)
+
+
+@contextlib.contextmanager
+def limited(num_threads: int | None) -> Iterator[None]:
+    """Inside, a training of this thread uses at most so many threads of a CPU; None: one for each core."""
+    token = _MOST_THREADS.set(num_threads)
+    try:
+        yield
+    finally:
+        _MOST_THREADS.reset(token)
 
 
 def run(tasks: Sequence[Task], on_progress: Callable[[float, int, float], None] | None = None) -> None:
     """Trains every student of every task.
-
-    Of several processes, each trains and hands out its share; `processes.combined` joins the shares.
 
     A KeyboardInterrupt stops the workers after their current chunk and is raised again; what was handed out stays
     handed out. Inside `checkpoints.resumable` everything is saved from time to time, and when training is stopped.
@@ -62,10 +76,7 @@ def run(tasks: Sequence[Task], on_progress: Callable[[float, int, float], None] 
       tasks: what to train.
       on_progress: called with (fraction done, environment steps, seconds left) from the main thread.
     """
-    devices, num_assigned = workers(), 0
-    for task in tasks:
-        task.assign(processes.share(list(task.queue), num_assigned))
-        num_assigned += len(task.cost)
+    devices = workers()
     total_work = sum(task.total_work for task in tasks) or 1.0
     store, steps_before, work_before = _open_store(tasks)
     pool = _Pool(tasks, len(devices), is_saving=store is not None)
@@ -80,7 +91,6 @@ def run(tasks: Sequence[Task], on_progress: Callable[[float, int, float], None] 
         try:
             while not all(future.done() for future in futures):
                 time.sleep(_POLL_SECONDS)
-                processes.check()
                 if any(future.done() and future.exception() for future in futures):
                     break
                 report()
@@ -88,7 +98,7 @@ def run(tasks: Sequence[Task], on_progress: Callable[[float, int, float], None] 
                     pool.save(store)
         finally:
             pool.stop.set()
-            with processes.waiting("every worker to end its current round"):
+            with waiting("every worker to end its current round"):
                 wait(futures)
             if store is not None:
                 pool.save(store, futures)

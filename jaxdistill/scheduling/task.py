@@ -54,7 +54,10 @@ class Task:
         self.is_sample[sample] = True
         expensive_first = np.argsort(-self.cost, kind="stable")
         order = np.concatenate([sample, expensive_first[~self.is_sample[expensive_first]]])
-        self.assign(order.tolist())
+        self.queue = collections.deque(order.tolist())
+        self.num_students = len(order)
+        self.queued_cost = float(self.cost.sum())  # expected ticks per iteration of the queue
+        self.total_work = self.queued_cost * self.num_iterations
         self.ticks = np.full(len(self.cost), np.nan)  # of each student from first to last; estimated while it runs
         self.tick_cost = np.nan  # seconds of a worker, see `forecast.RemainingWork`
         self.num_finished = 0
@@ -62,13 +65,6 @@ class Task:
         self.save_output: Callable[[int, int, Output], None] | None = (
             None  # called as `on_output`, where saves are made
         )
-
-    def assign(self, student_indices: Sequence[int]) -> None:
-        """Makes these the students to train, in this order."""
-        self.queue = collections.deque(student_indices)
-        self.num_students = len(student_indices)
-        self.queued_cost = float(self.cost[list(student_indices)].sum())  # expected ticks per iteration of the queue
-        self.total_work = self.queued_cost * self.num_iterations
 
     def next_students(self, number: int) -> np.ndarray:
         """Takes so many students from the front of the queue; their indices."""

@@ -1,5 +1,6 @@
 """Teachers trained by Q-learning or actor-critic, on the engine that trains the students (App. A.3, A.4)."""
 
+from concurrent.futures import Executor
 from typing import Any
 
 import jax
@@ -7,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxdistill.engine import rules
+from jaxdistill.executors.ambient import resolved
+from jaxdistill.executors.sharding import Sharding
 from jaxdistill.mdp import MDP, Teacher, validate
 from jaxdistill.methods import METHODS, Method
 from jaxdistill.runtime import checks, streams
@@ -15,7 +18,7 @@ from jaxdistill.teachers.tabular import check_temperature, from_logits, from_q
 from jaxdistill.teachers.ties import TIES
 from jaxdistill.training.config import Config, ResolvedCell, check_effects, config_of, resolve_cell
 from jaxdistill.training.diagnosis import largest_finite, likely_cause
-from jaxdistill.training.run import run_to_end
+from jaxdistill.training.shards import run_to_end_on
 
 _TIES_STREAM = 2**31 - 1  # the name of the random stream of ties; those of the worlds are their ids
 
@@ -35,6 +38,7 @@ def q_learning(
     max_episode_steps: int = 4096,
     truncation: str = "bootstrap",
     progress: bool | None = None,
+    executor: Executor | Sharding | None = None,
 ) -> Teacher:
     """A teacher trained by Q-learning (App. A.4), whose policy is softmax(Q / temperature).
 
@@ -54,12 +58,12 @@ def q_learning(
       num_iterations: number of episodes.
       max_episode_steps: the largest number of steps of an episode, after which it is cut, as by a world's time limit.
       truncation: as in `Config`: "bootstrap", or "end" to treat a cut as an end.
-      progress: as in `train`.
+      progress, executor: as in `train`.
 
     Raises:
       ValueError: arguments that do not fit, or training that diverged.
     """
-    key = streams.as_key(key)
+    key, sharding = streams.as_key(key), resolved(executor)
     check_temperature(validate(mdps), temperature, ties)  # `from_q` checks it too, but only after the training.
     checks.number("discount", discount, 0, 1)
     if not 0 < checks.number("learning_rate", learning_rate) <= 1:
@@ -72,7 +76,7 @@ def q_learning(
     )  # fmt: skip
     method = Method("q_learning", params=params, estimator="td", baseline=False, needs_teacher=False)
     cell = resolve_cell("teacher:q_learning", method, None, config, rules.q_learning_rule)
-    q = _train(key, mdps, cell, "Q-learning", progress)
+    q = _train(key, mdps, cell, "Q-learning", progress, sharding)
     ties_key = streams.fold_in(key, _TIES_STREAM) if ties == "random" else None
     return from_q(mdps, q, temperature=temperature, ties=ties, key=ties_key, discount=discount)
 
@@ -92,31 +96,44 @@ def _exploration(control: str, epsilon: float | None, temperature: float | None)
 
 
 def actor_critic(
-    key: jax.Array, mdps: MDP, *, config: Config | None = None, progress: bool | None = None, **changes: Any
+    key: jax.Array,
+    mdps: MDP,
+    *,
+    config: Config | None = None,
+    progress: bool | None = None,
+    executor: Executor | Sharding | None = None,
+    **changes: Any,
 ) -> Teacher:
     """A teacher trained by the actor-critic of App. A.3 on the environment reward ("A2C", Fig. 8).
 
-    Its policy is stochastic, and V_pi is the exact value of the final policy, not the critic. `config` and `changes`
-    are those of `train`.
+    Its policy is stochastic, and V_pi is the exact value of the final policy, not the critic. The other arguments are
+    those of `train`.
 
     Raises:
       ValueError: arguments that do not fit, or training that diverged.
     """
-    key = streams.as_key(key)
+    key, sharding = streams.as_key(key), resolved(executor)
     validate(mdps)
     config = config_of(config, {"num_checkpoints": 1, **changes})
     if np.ndim(config.discount):
         raise ValueError("The discount of a teacher must be one number, because it is also that of V_pi.")
     cell = resolve_cell("teacher:actor_critic", METHODS["baseline"], None, config)
     check_effects([cell], changes, mdps.num_actions)
-    params = _train(key, mdps, cell, "actor-critic", progress)
+    params = _train(key, mdps, cell, "actor-critic", progress, sharding)
     return from_logits(mdps, params[..., :-1], discount=float(config.discount), name="actor_critic")
 
 
-def _train(key: jax.Array, mdps: MDP, cell: ResolvedCell, algorithm: str, progress: bool | None) -> np.ndarray:
+def _train(
+    key: jax.Array,
+    mdps: MDP,
+    cell: ResolvedCell,
+    algorithm: str,
+    progress: bool | None,
+    sharding: Sharding | None,
+) -> np.ndarray:
     """Trains one cell and returns its final tables [M, O, num_params]; raises ValueError unless all are finite."""
     with Progress(f"{algorithm} teachers", progress) as report:
-        final = run_to_end(key, mdps, [cell], on_progress=report)
+        final = run_to_end_on(sharding, key, mdps, [cell], report)
     params, faults = final.params[0], final.faults[0]
     diverged = np.flatnonzero(~np.isfinite(params).reshape(len(params), -1).all(axis=1))
     if len(diverged):

@@ -5,6 +5,7 @@ method with this loss loses at equal rates to anything. `train` notes the sizes,
 `train(equal_steps=True)` divides the learning rates by them.
 """
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -77,8 +78,8 @@ def _run_first_iteration(task: Task, num_mdps: int) -> None:
         task.schedules = task.schedules.copy()
         task.schedules[:, task.program.scheduled.index("learning_rate")] = 1  # Rates come first, of one column each.
     step = -(-num_mdps // _MOST_WORLDS)
-    task.assign([i for i in range(len(task.cost)) if i % num_mdps % step == 0])
-    block = Block(task, workers()[0], share=task.num_students)
+    task.queue = collections.deque(i for i in range(len(task.cost)) if i % num_mdps % step == 0)
+    block = Block(task, workers()[0], share=len(task.queue))
     while task.queue or block.is_busy():
         block.refill()
         block.advance()

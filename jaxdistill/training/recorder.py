@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +17,7 @@ from jaxdistill.mdp.named_measures import parse
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods.schedules import Schedule, is_schedule
 from jaxdistill.results.result import Result
-from jaxdistill.runtime import processes, streams, surroundings
+from jaxdistill.runtime import streams
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.training.config import Config, ResolvedCell
 from jaxdistill.training.diagnosis import largest_finite, likely_cause
@@ -27,6 +27,9 @@ _EVALUATED = 64  # students to which a function of the user is applied together
 _MOST_PENDING, _PENDING_BYTES = 512, 2**26  # students, and bytes of their tables, that wait to be evaluated together
 _MOST_WAITING = 4  # evaluations that have not begun
 _RETURN, _LENGTH = parse("return"), parse("length")
+_RECORDS = (  # the arrays of a recorder with an entry for each student
+    "returns", "lengths", "final_returns", "truncated", "finished", "logits", "values", "measurements", "largest",
+)  # fmt: skip
 
 
 class Recorder:
@@ -148,28 +151,46 @@ class Recorder:
         tables = {name: np.stack([np.asarray(getattr(teacher, name)) for teacher in teachers]) for name in names}
         return dataclasses.replace(teachers[0], **tables)  # the labels of the teachers may differ
 
-    def gather(self) -> None:
-        """Joins the records of all processes; each process then holds the whole."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that is recorded, as arrays [P, M, ...], for `insert` of another recorder."""
         self.flush()
         faults = np.zeros(self.finished.shape, int)
         for student, iteration in self.faults.items():
             faults[student] = iteration
-        names = ["returns", "lengths", "final_returns", "truncated", "finished", "logits", "values", "measurements"]
-        names.append("largest")
-        arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        combined = processes.combined(self.finished | (faults > 0), {**arrays, "faults": faults})
-        faults = combined.pop("faults")
-        self.faults = {(int(c), int(m)): int(faults[c, m]) for c, m in np.argwhere(faults > 0)}
-        for name, array in combined.items():
-            setattr(self, name, array)
+        arrays = {name: getattr(self, name) for name in _RECORDS if getattr(self, name) is not None}
+        if self.without_return is not None:
+            mdp, arrays["without_return"] = self.without_return
+            arrays["without_return_id"] = np.asarray(mdp.id)
+        return {**arrays, "faults": faults}
 
-    def result(self, optimal_returns: np.ndarray, steps: int, seconds: float) -> Result:
+    def insert(self, cells: np.ndarray, mdps: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes over the finished and the diverged students of some cells on some MDPs.
+
+        Args:
+          cells, mdps: int [p] and [m], their indices here.
+          arrays: of the recorder that has only these cells and MDPs, as its `arrays` returns them.
+        """
+        faults = arrays["faults"]
+        p, m = np.nonzero(arrays["finished"] | (faults > 0))
+        for name in _RECORDS:
+            if name in arrays:
+                getattr(self, name)[cells[p], mdps[m]] = arrays[name][p, m]
+        self.faults |= {(int(cells[c]), int(mdps[w])): int(faults[c, w]) for c, w in np.argwhere(faults > 0)}
+        if self.without_return is None and "without_return" in arrays:
+            position = int(np.flatnonzero(np.asarray(self.mdps.id)[mdps] == arrays["without_return_id"])[0])
+            self.without_return = self.mdps[int(mdps[position])], arrays["without_return"]
+
+    def result(
+        self, optimal_returns: np.ndarray, steps: int, seconds: float, rounding: Mapping[str, Any] | None = None
+    ) -> Result:
         """The result so far; students that have not finished, or diverged, are NaN.
 
         Args:
           optimal_returns: [M], the largest exact return of any policy in each world.
           steps: environment steps of all students.
           seconds: that the training took.
+          rounding: what decided how numbers were rounded where the students were trained, as `xla.rounding` returns it;
+            None: what decides it here.
         """
         self.flush()
         for student in self.faults:  # its values at earlier checkpoints are not results of a finished student
@@ -199,7 +220,7 @@ class Recorder:
             uniform_returns=exact.episode_return(mdps, exact.uniform_policy(mdps)),
             optimal_returns=np.asarray(optimal_returns, np.float64),
             faults=faults,
-            settings=self._settings(steps, seconds, len(faults)),
+            settings=self._settings(steps, seconds, len(faults), rounding or xla.rounding()),
         )
 
     def _faults(self) -> list[dict[str, Any]]:
@@ -250,7 +271,7 @@ class Recorder:
                 teacher_returns[i] = by_teacher[id(teacher)]
         return teacher_returns
 
-    def _settings(self, steps: int, seconds: float, num_faults: int) -> dict[str, Any]:
+    def _settings(self, steps: int, seconds: float, num_faults: int, rounding: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that are saved with the result, and the surroundings, which decide how numbers are rounded."""
         cells = {
             cell.label: {
@@ -273,8 +294,7 @@ class Recorder:
             "unfinished_students": int(self.finished.size - self.finished.sum() - num_faults),
             "key": streams.words(self.key),
             "device": str(jax.devices()[0]),
-            "surroundings": surroundings.surroundings()
-            | {"whole_loops": xla.loops_are_whole(), "xla_flags": surroundings.xla_flags()},
+            "surroundings": dict(rounding),
         }
 
 

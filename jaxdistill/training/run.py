@@ -1,4 +1,4 @@
-"""Trains students to the end and collects their final tables; `train` does the same with learning curves."""
+"""Trains the students of some cells in this process, and collects their learning curves or their final tables."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,10 +8,11 @@ import numpy as np
 
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import check_episodes_end
-from jaxdistill.runtime import processes
 from jaxdistill.runtime.checkpoints import Output
 from jaxdistill.scheduling import pool
+from jaxdistill.scheduling.task import Task
 from jaxdistill.training.config import ResolvedCell
+from jaxdistill.training.recorder import Recorder
 from jaxdistill.training.tasks import make_tasks
 
 
@@ -35,7 +36,7 @@ def run_to_end(
     initial: np.ndarray | None = None,
     on_progress: Callable[[float, int, float], None] | None = None,
 ) -> FinalStudents:
-    """Trains every cell on every MDP, in all processes together, and collects the final tables.
+    """Trains every cell on every MDP in this process, and collects the final tables.
 
     Args:
       key: random key of the students.
@@ -50,12 +51,41 @@ def run_to_end(
     for cell in cells:
         check_episodes_end(cell.method, mdps, cell.teacher)
     shape = (len(cells), mdps.num_mdps)
-    faults, is_trained_here = np.zeros(shape, int), np.zeros(shape, bool)
+    faults = np.zeros(shape, int)
 
     def keep(cell: int, mdp: int, pause: int, output: Output) -> None:
-        params[cell, mdp], faults[cell, mdp], is_trained_here[cell, mdp] = output.params, output.fault, True
+        params[cell, mdp], faults[cell, mdp] = output.params, output.fault
 
     tasks = make_tasks(key, mdps, cells, np.ones(mdps.num_mdps), keep, initial=initial)
     params = np.zeros((*shape, mdps.num_observations, tasks[0].program.rule.num_params), np.float32)
     pool.run(tasks, on_progress)
-    return FinalStudents(**processes.combined(is_trained_here, {"params": params, "faults": faults}))
+    return FinalStudents(params, faults)
+
+
+def run_students(
+    key: jax.Array,
+    recorder: Recorder,
+    cost: np.ndarray,
+    initial: np.ndarray | None = None,
+    on_progress: Callable[[float, int, float], None] | None = None,
+) -> None:
+    """Trains the students of the recorder's cells on its MDPs in this process, and records them.
+
+    Args:
+      key, initial, on_progress: as for `run_to_end`.
+      recorder: takes what the students hand out.
+      cost: [M], expected episode length; the students with the longest episodes start first.
+    """
+    pool.run(student_tasks(key, recorder, cost, initial), on_progress)
+
+
+def student_tasks(key: jax.Array, recorder: Recorder, cost: np.ndarray, initial: np.ndarray | None) -> list[Task]:
+    """The tasks that `run_students` runs."""
+    config = recorder.config
+
+    def pauses(cell: ResolvedCell) -> list[int]:
+        """Iterations at which parameters are needed; the curves of a student that does not act are exact."""
+        needs_params = bool(recorder.measures.names) or not cell.method.control.is_student
+        return config.checkpoints[:-1].tolist() if needs_params else []
+
+    return make_tasks(key, recorder.mdps, recorder.cells, cost, recorder.add, pauses=pauses, initial=initial)

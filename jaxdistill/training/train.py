@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import jax
@@ -10,18 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill import methods
+from jaxdistill.executors.ambient import resolved
+from jaxdistill.executors.sharding import Sharding
 from jaxdistill.mdp import MDP, Teacher, exact, validate
 from jaxdistill.mdp.teacher import check
 from jaxdistill.methods import Method, effects
 from jaxdistill.results import Result, Stopped
-from jaxdistill.runtime import checks, processes, streams
+from jaxdistill.runtime import checks, streams
+from jaxdistill.runtime.errors import ExecutorFailed
 from jaxdistill.runtime.progress import Hook, Progress
-from jaxdistill.scheduling import pool
 from jaxdistill.training.config import Cell, Config, ResolvedCell, check_effects, config_of, resolve_cell
 from jaxdistill.training.first_updates import with_update_norms
 from jaxdistill.training.measuring import MeasureLike, requested
 from jaxdistill.training.recorder import Recorder
-from jaxdistill.training.tasks import make_tasks
+from jaxdistill.training.run import run_students
+from jaxdistill.training.shards import run_students_on
 
 MethodLike = str | Method | Cell
 
@@ -40,6 +44,7 @@ def train(
     measure: MeasureLike | None = None,
     progress: bool | None = None,
     on_chunk: Hook | None = None,
+    executor: Executor | Sharding | None = None,
     **changes: Any,
 ) -> Result:
     """Trains one tabular student per method and MDP and returns their learning curves and final tables.
@@ -65,9 +70,10 @@ def train(
       progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
         same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
+      executor: a `concurrent.futures.Executor` whose processes train the students in shards, to the same bits, or an
+        `executors.Sharding`. None: that of `executors.using`, or else this process.
       **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator. A field that has no
-        effect on any of the methods is refused. A `config` may hold such fields, because several trainings may share
-        it.
+        effect on any of the methods is refused; a `config` may hold one, because several trainings may share it.
 
     Returns:
       A `Result`. Its curves are the undiscounted returns of the training episodes where the student acts itself, and
@@ -76,12 +82,11 @@ def train(
     Raises:
       ValueError: one line that says what was wrong, what was expected and what to do.
       Stopped: by Ctrl-C, a KeyboardInterrupt whose `result` holds the students that had finished.
+      ExecutorFailed: the executor lost shards; it has such a `result` too.
     """
-    if on_chunk is not None and not callable(on_chunk):
-        raise ValueError(f"on_chunk must be a function or None; got {checks.shown(on_chunk)}.")
-    key = streams.as_key(key)
-    mdps, teacher = stacked(mdps, teacher)
-    config = config_of(config, changes)
+    _check_functions(on_chunk=on_chunk)
+    key, sharding = streams.as_key(key), resolved(executor)
+    (mdps, teacher), config = stacked(mdps, teacher), config_of(config, changes)
     cells = resolve(methods, teacher, config)
     measures = requested(measure, mdps, cells[0].teacher, config)
     _check_cells(cells, mdps, needs_teachers=measures.needs_teachers)
@@ -90,46 +95,54 @@ def train(
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
     cells = with_update_norms(key, mdps, cells, initial, equal_steps)
     recorder = Recorder(key, mdps, cells, config, keep_tables, measures)
-    return _run(key, recorder, initial, Progress("students", progress, on_chunk))
+    return _run(key, recorder, initial, Progress("students", progress, on_chunk), sharding)
 
 
-def _run(key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progress: Progress) -> Result:
+def _run(
+    key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progress: Progress, sharding: Sharding | None
+) -> Result:
     """Trains the students of the recorder's cells and returns its result."""
-    mdps, config, start = recorder.mdps, recorder.config, time.perf_counter()
+    mdps, start = recorder.mdps, time.perf_counter()
     policy = exact.optimal_policy(mdps)
     lengths = exact.start_value(mdps, exact.expected_length(mdps, policy))  # by which students are ordered
     has_limit = mdps.has_time_limit
     optimal_returns = exact.optimal_return(mdps) if has_limit else exact.episode_return(mdps, policy)
 
-    def pauses(cell: ResolvedCell) -> list[int]:
-        """Iterations at which parameters are needed; the curves of a student that does not act are exact."""
-        needs_params = recorder.measures.names or not cell.method.control.is_student
-        return config.checkpoints[:-1].tolist() if needs_params else []
+    def result(rounding: Mapping[str, Any] | None = None) -> Result:
+        return recorder.result(optimal_returns, progress.steps, time.perf_counter() - start, rounding)
 
-    tasks = make_tasks(key, mdps, recorder.cells, lengths, recorder.add, pauses=pauses, initial=initial)
+    rounding = None
     try:
         with progress as report:
-            pool.run(tasks, report)
+            if sharding is None:
+                run_students(key, recorder, lengths, initial, report)
+            else:
+                rounding = run_students_on(sharding, key, recorder, lengths, initial, report)
     except KeyboardInterrupt as stop:
         if not recorder.finished.any():
             raise
-        raise Stopped(recorder.result(optimal_returns, progress.steps, time.perf_counter() - start)) from stop
-    recorder.gather()
-    num_steps = sum(int(number) for number in processes.exchange(str(progress.steps).encode()))
-    return recorder.result(optimal_returns, num_steps, time.perf_counter() - start)
+        raise Stopped(result()) from stop
+    except ExecutorFailed as failure:
+        failure.result = result()
+        raise
+    return result(rounding)
+
+
+def _check_functions(**functions: Any) -> None:
+    """ValueError unless each is a function or None."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} must be a function or None; got {checks.shown(function)}.")
 
 
 def _check_cells(cells: list[ResolvedCell], mdps: MDP, needs_teachers: bool) -> None:
-    """ValueError unless every cell can be trained on these worlds, in as many processes as there are."""
+    """ValueError unless every cell can be trained on these worlds."""
     for cell in cells:
         checks.concrete(list(vars(cell.config).values()))
         _check_teacher(cell, mdps)
         methods.check_episodes_end(cell.method, mdps, cell.teacher)
     if needs_teachers and any(cell.teacher is None for cell in cells):
         raise ValueError("measure compares students with their teacher; pass one, such as teachers.uniform(mdps).")
-    num_students = len(cells) * mdps.num_mdps
-    if num_students < processes.count():
-        raise ValueError(f"{processes.count()} processes cannot share {num_students} students; use fewer.")
 
 
 def _warn_of_floors(cells: list[ResolvedCell]) -> None:

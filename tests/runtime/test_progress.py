@@ -1,17 +1,19 @@
 """Progress on a terminal, in a notebook with and without ipywidgets, in a log, and to a hook."""
 
 import contextlib
+import io
 import os
 import pty
 import re
 import sys
 import termios
+import threading
 import types
 import warnings
 
 import pytest
 
-from jaxdistill.runtime import processes, progress
+from jaxdistill.runtime import progress
 from jaxdistill.runtime.progress import Progress
 
 TQDM_MODULES = ("tqdm.auto", "tqdm.autonotebook", "tqdm.notebook")  # they look for ipywidgets when they are imported
@@ -72,10 +74,31 @@ def test_a_log_gets_no_end_of_work_that_was_stopped(clock, capfd):
     assert capfd.readouterr().err == "students: 40%, 15 s left, 1.0 M steps/s\n"
 
 
-def test_only_the_first_process_reports(clock, capfd, monkeypatch):
-    monkeypatch.setattr(processes, "is_writer", lambda: False)
-    work(clock, show=True, seconds=25.0)
+def test_a_worker_of_an_executor_says_nothing(capfd):
+    with progress.silent():
+        progress.say("going on")
     assert capfd.readouterr().err == ""
+    progress.say("going on")
+    assert capfd.readouterr().err == "going on\n"
+
+
+class Written(io.StringIO):
+    """A stream that tells when a line was written."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = threading.Event()
+
+    def flush(self):
+        self.line.set()
+
+
+def test_a_wait_says_for_what(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", written := Written())
+    monkeypatch.setattr(progress, "_FIRST_WAIT_SECONDS", 0.0)
+    with progress.waiting("a message"):
+        assert written.line.wait(60)
+    assert "waiting for a message: 0 s\n" in written.getvalue()
 
 
 def test_without_stderr_nothing_is_shown_and_the_hook_is_called(clock, monkeypatch):

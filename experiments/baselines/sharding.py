@@ -1,0 +1,126 @@
+"""What training in shards costs: python -m experiments.baselines.sharding [iterations] [repeats].
+
+Prints the bytes and the times of a shard, and then the time of one training on two threads of this process and on two
+processes with one thread each, in turns. The students are those of Fig. 8 with one-step targets, on 100 grids. Measure
+on a machine that runs nothing else; compiled programs come from the cache.
+"""
+
+import concurrent.futures
+import multiprocessing
+import pickle
+import statistics
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxdistill
+from experiments import fig8
+from jaxdistill import teachers
+from jaxdistill.cli.main import keep_compiled_programs
+from jaxdistill.executors import Sharding
+from jaxdistill.executors.saves import Place
+from jaxdistill.executors.worker import Job, Outcome
+from jaxdistill.scheduling import pool
+
+NUM_MDPS, NUM_WORKERS, NUM_CHECKPOINTS = 100, 2, 100
+
+
+class Measured(concurrent.futures.Executor):
+    """A pool of processes that records the bytes and the times of what goes through it."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pool = concurrent.futures.ProcessPoolExecutor(NUM_WORKERS, mp_context=context)
+        self.sent: list[int] = []
+        self.outcomes: list[Outcome] = []
+
+    def submit(self, fn: Any, /, *args: Job, **_: Any) -> concurrent.futures.Future:
+        """Submits to the pool."""
+        self.sent.append(len(pickle.dumps(args)))
+        future = self.pool.submit(fn, *args)
+        future.add_done_callback(lambda done: self.outcomes.append(done.result()))
+        return future
+
+
+def _problem() -> tuple[jaxdistill.MDP, jaxdistill.Teacher]:
+    mdps = jaxdistill.sample_mdps(jax.random.key(0), NUM_MDPS)
+    return mdps, teachers.optimal(mdps)
+
+
+def _train(num_iterations: int, executor: Any) -> float:
+    """The seconds of a training."""
+    started = time.perf_counter()
+    options = dict(num_iterations=num_iterations, num_checkpoints=min(NUM_CHECKPOINTS, num_iterations))
+    jaxdistill.train(jax.random.key(1), *_problem(), fig8.PAPER_METHODS, executor=executor, progress=True, **options)
+    return time.perf_counter() - started
+
+
+def _costs_of_a_shard() -> None:
+    """Prints what a shard costs that trains for two iterations: hardly anything but sending, starting, collecting."""
+    started = time.perf_counter()
+    with Measured() as executor:
+        executor.pool.submit(_import).result()
+        print(f"a worker: {time.perf_counter() - started:.2f} s to start a process and import jaxdistill")
+        _train(2, Sharding(executor, 20, num_workers=NUM_WORKERS))
+        outcomes = executor.outcomes
+        executor.pool.shutdown()
+    seconds = [outcome.seconds for outcome in outcomes]
+    num_students = len(fig8.PAPER_METHODS) * NUM_MDPS / len(outcomes)
+    results = [len(pickle.dumps(outcome)) for outcome in outcomes]
+    print(f"{len(outcomes)} shards of {num_students:.0f} students each, of 20 x 20 cells")
+    print(f"sent: {statistics.median(executor.sent) / 1e6:.2f} MB; returned: {statistics.median(results) / 1e6:.2f} MB")
+    print(f"in a worker: first {max(seconds[:NUM_WORKERS]):.2f} s, later {statistics.median(seconds[NUM_WORKERS:]):.2f} s")
+    _costs_for_the_caller(outcomes[0])
+
+
+def _costs_for_the_caller(outcome: Outcome) -> None:
+    """Prints the time that the calling process needs for a shard."""
+    from jaxdistill.training import shards
+    from jaxdistill.training.config import Config, resolve_cell
+
+    mdps, teacher = _problem()
+    cells = [resolve_cell(name, jaxdistill.methods.get(name), teacher, Config()) for name in fig8.PAPER_METHODS]
+    tables = shards._Tables(mdps, cells, np.ones(NUM_MDPS), None, 1)
+    parts = shards.cut(len(cells), np.ones(NUM_MDPS), 20)
+    started = time.perf_counter()
+    for part in parts:
+        pickle.dumps(tables.part(part), pickle.HIGHEST_PROTOCOL)
+    print(f"caller: {(time.perf_counter() - started) / len(parts) * 1e3:.2f} ms to make and pickle a part", end="; ")
+    data, started = pickle.dumps(outcome), time.perf_counter()
+    loaded = pickle.loads(data)
+    print(f"{(time.perf_counter() - started) * 1e3:.2f} ms to read an outcome", end="; ")
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        assert loaded.finished is not None
+        Place(folder, "", 1.0).write(0, loaded.finished)
+        print(f"{(time.perf_counter() - started) * 1e3:.2f} ms to save it")
+
+
+def _import() -> None:
+    import jaxdistill  # noqa: F401
+
+
+def main(num_iterations: int = 2000, repeats: int = 3) -> None:
+    """Prints all measurements."""
+    keep_compiled_programs()
+    _costs_of_a_shard()
+    context = multiprocessing.get_context("spawn")
+    times: dict[str, list[float]] = {"threads": [], "processes": []}
+    for _ in range(repeats):
+        with pool.limited(NUM_WORKERS):
+            times["threads"].append(_train(num_iterations, None))
+        with concurrent.futures.ProcessPoolExecutor(NUM_WORKERS, mp_context=context) as executor:
+            times["processes"].append(_train(num_iterations, executor))
+    for name, seconds in times.items():
+        print(f"two {name}: {min(seconds):.1f}, {statistics.median(seconds):.1f}, {max(seconds):.1f} s (min, median, max)")
+    medians = [statistics.median(seconds) for seconds in times.values()]
+    print(f"processes / threads: {medians[1] / medians[0]:.3f}")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
