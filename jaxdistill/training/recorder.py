@@ -43,10 +43,11 @@ class Recorder:
         config: Config,
         keep_tables: bool,
         measures: Requested,
+        is_live: bool = False,
     ):
         self.key, self.mdps, self.cells, self.config = key, mdps, cells, config
         num, m, c = len(cells), mdps.num_mdps, len(config.checkpoints)
-        self.measures = measures
+        self.measures, self.is_live = measures, is_live
         self.returns = np.full((num, m, c), np.nan)
         self.lengths = np.full((num, m, c), np.nan)
         self.final_returns = np.full((num, m), np.nan)
@@ -80,14 +81,17 @@ class Recorder:
             self.faults.setdefault((cell, mdp), fault)
             self.largest[cell, mdp] = max(self.largest[cell, mdp], largest_finite(params))
             return
-        logits = params[:, :-1]
+        logits, acts = params[:, :-1], self.cells[cell].method.control.is_student
+        if acts:
+            number = len(checkpoints) if pause < 0 else pause + 1  # of the bins that are complete
+            curves = output.curves[:number].T.astype(np.float64) / np.diff(checkpoints[:number], prepend=0)
+            self.returns[cell, mdp, :number], self.lengths[cell, mdp, :number] = curves
         if pause < 0:
             self.finished[cell, mdp], self.truncated[cell, mdp] = True, output.truncated
-            if self.cells[cell].method.control.is_student:
-                edges = np.diff(checkpoints, prepend=0)
-                self.returns[cell, mdp], self.lengths[cell, mdp] = output.curves.T.astype(np.float64) / edges
             if self.logits is not None and self.values is not None:
                 self.logits[cell, mdp], self.values[cell, mdp] = logits, params[:, -1]
+        elif acts and not self.measures.names:
+            return  # It has paused only so that its curve can be reported.
         self.pending.append((cell, mdp, pause, logits))
         if len(self.pending) == self.most_pending:
             self._begin_evaluation()
@@ -193,10 +197,11 @@ class Recorder:
             None: what decides it here.
         """
         self.flush()
-        for student in self.faults:  # its values at earlier checkpoints are not results of a finished student
-            for array in (self.returns, self.lengths, self.final_returns, self.measurements):
-                if array is not None:
-                    array[student] = np.nan
+        is_result = self.finished.copy()
+        is_result[tuple(np.array(list(self.faults), int).reshape(-1, 2).T)] = False
+        for array in (self.returns, self.lengths, self.final_returns, self.measurements):
+            if array is not None:
+                array[~is_result] = np.nan  # Values at checkpoints are no results of a student that has not finished.
         faults = self._faults()
         self._warn(faults)
         if self.without_return is not None:

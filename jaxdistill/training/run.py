@@ -84,8 +84,8 @@ def student_tasks(key: jax.Array, recorder: Recorder, cost: np.ndarray, initial:
     config = recorder.config
 
     def pauses(cell: ResolvedCell) -> list[int]:
-        """Iterations at which parameters are needed; the curves of a student that does not act are exact."""
-        needs_params = bool(recorder.measures.names) or not cell.method.control.is_student
+        """Iterations at which parameters or curves are needed; the curves of a student that does not act are exact."""
+        needs_params = bool(recorder.measures.names) or recorder.is_live or not cell.method.control.is_student
         return config.checkpoints[:-1].tolist() if needs_params else []
 
     return make_tasks(key, recorder.mdps, recorder.cells, cost, recorder.add, pauses=pauses, initial=initial)

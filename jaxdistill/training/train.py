@@ -22,6 +22,7 @@ from jaxdistill.runtime.errors import ExecutorFailed
 from jaxdistill.runtime.progress import Hook, Progress
 from jaxdistill.training.config import Cell, Config, ResolvedCell, check_effects, config_of, resolve_cell
 from jaxdistill.training.first_updates import with_update_norms
+from jaxdistill.training.live import LiveMetrics, OnMetrics, both
 from jaxdistill.training.measuring import MeasureLike, requested
 from jaxdistill.training.recorder import Recorder
 from jaxdistill.training.run import run_students
@@ -44,6 +45,7 @@ def train(
     measure: MeasureLike | None = None,
     progress: bool | None = None,
     on_chunk: Hook | None = None,
+    on_metrics: OnMetrics | None = None,
     executor: Executor | Sharding | None = None,
     **changes: Any,
 ) -> Result:
@@ -70,6 +72,11 @@ def train(
       progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
         same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
+      on_metrics: called with a dict of named numbers for a log. About twice a second: seconds, progress, finished (the
+        share of students), steps, steps_per_second, seconds_left. Once all students of a method have passed a
+        checkpoint, in the order of the checkpoints: method, iteration, num_students, and the means over students of
+        return (with return_low and return_high, the ends of its interval), length and measures. Students that diverged
+        are left out. Every student then pauses at every checkpoint; with an executor, students arrive shard by shard.
       executor: a `concurrent.futures.Executor` whose processes train the students in shards, to the same bits, or an
         `executors.Sharding`. None: that of `executors.using`, or else this process.
       **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator. A field that has no
@@ -84,7 +91,7 @@ def train(
       Stopped: by Ctrl-C, a KeyboardInterrupt whose `result` holds the students that had finished.
       ExecutorFailed: the executor lost shards; it has such a `result` too.
     """
-    _check_functions(on_chunk=on_chunk)
+    _check_functions(on_chunk=on_chunk, on_metrics=on_metrics)
     key, sharding = streams.as_key(key), resolved(executor)
     (mdps, teacher), config = stacked(mdps, teacher), config_of(config, changes)
     cells = resolve(methods, teacher, config)
@@ -94,8 +101,12 @@ def train(
     _warn_of_floors(cells)
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
     cells = with_update_norms(key, mdps, cells, initial, equal_steps)
-    recorder = Recorder(key, mdps, cells, config, keep_tables, measures)
-    return _run(key, recorder, initial, Progress("students", progress, on_chunk), sharding)
+    recorder = Recorder(key, mdps, cells, config, keep_tables, measures, is_live=on_metrics is not None)
+    live = LiveMetrics(recorder, on_metrics) if on_metrics is not None else None
+    result = _run(key, recorder, initial, Progress("students", progress, both(on_chunk, live)), sharding)
+    if live is not None:
+        live.give_checkpoints()  # those whose exact numbers were not known before
+    return result
 
 
 def _run(
