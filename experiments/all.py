@@ -178,7 +178,7 @@ def execute(line: list[str], log: Path) -> tuple[int, str]:
 def run(experiment: Experiment, given: list[str], settings: Settings, outdir: Path) -> Run:
     """Runs one experiment and returns its record, also after a KeyboardInterrupt, which stops the experiment."""
     folder, started = outdir / experiment.name, time.perf_counter()
-    line = [sys.executable, "-m", f"experiments.{experiment.name}", f"--outdir={folder}", *given]
+    line = [sys.executable, "-m", f"experiments.{experiment.name}", f"--out={folder}", *given]
     line += ["--restart"] * settings.restart + ["--allow_mixed"] * settings.allow_mixed
     line += [f"--executor={settings.executor}"] if settings.executor else []
     try:

@@ -19,7 +19,7 @@ class Settings:
     """The flags of this comparison."""
 
     results: str = common.option("results/fig8", "output folder of experiments.fig8, with q_learning.npz")
-    outdir: str = common.option("", "folder for targets.md; default: the folder of the results")
+    out: str = common.option("", "folder for targets.md; default: the folder of the results")
     smoke: bool = common.option(False, "has no effect: the comparison is always quick")
 
 

@@ -297,7 +297,7 @@ def figure() -> Any:
 def work(outdir: Path, draw: bool = False, **settings: Any) -> dict[str, Any]:
     """Runs it; the parts that were computed are in CALLS."""
     CALLS.clear()
-    chosen = Settings(outdir=str(outdir), **settings)
+    chosen = Settings(out=str(outdir), **settings)
     folder = common.prepare_outdir(chosen)
     parts = common.run_parts(chosen, folder, {name: lambda name=name: part(name) for name in ("result", "arrays")})
     if draw:
@@ -425,7 +425,7 @@ def test_what_is_deleted_in_the_middle_of_a_run(tmp_path, monkeypatch, capsys, g
         return part(name)
 
     def run() -> dict[str, Any]:
-        chosen = Settings(outdir=str(folder))
+        chosen = Settings(out=str(folder))
         parts = {name: lambda name=name: deletes(name) for name in ("result", "arrays")}
         return common.run_parts(chosen, common.prepare_outdir(chosen), parts)
 
@@ -504,7 +504,7 @@ def test_a_full_disk_costs_what_is_being_written_and_no_more(tmp_path, monkeypat
             except (OSError, ValueError) as fault:
                 faults += 1
                 message = one_line(fault, "No space left on device")
-                assert "outdir" in message or any(name in message for name in expected), message
+                assert "out" in message or any(name in message for name in expected), message
         assert len(disk.opened) >= number + 1 or files(folder) == expected
         left = files(folder)
         assert left == {name: expected.get(name) for name in left}, sorted(left)  # what is there is whole
@@ -551,7 +551,7 @@ def test_a_file_too_large_for_its_owner(tmp_path):
 
     program = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
-        f"sys.argv = ['fig1', '--outdir={tmp_path}/out']; runpy.run_module('experiments.fig1', run_name='__main__')"
+        f"sys.argv = ['fig1', '--out={tmp_path}/out']; runpy.run_module('experiments.fig1', run_name='__main__')"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,

@@ -634,7 +634,7 @@ def flags_of_an_experiment(data: st.DataObject, capsys: Any, folder: Path) -> No
         given_.append(data.draw(word))
 
     def call() -> None:
-        settings_ = common.parse(fig8.Settings, "fig8", fig8.SMOKE, ["fig8", *given_, f"--outdir={folder}/out"])
+        settings_ = common.parse(fig8.Settings, "fig8", fig8.SMOKE, ["fig8", *given_, f"--out={folder}/out"])
         try:
             fig8.check(settings_)
             common.keys(settings_.seed)
@@ -680,7 +680,7 @@ def run_flags(what: str, capsys: Any, tmp_path: Path, monkeypatch: Any, examples
     for name, instead in (
         ("train", lambda *_, **__: make()),
         ("check_method", lambda *_, **__: "found"),
-        ("_draw", lambda *_, **__: []),
+        ("draw", lambda *_, **__: []),
     ):
         monkeypatch.setattr(commands, name, instead)
     results_file = make().save(tmp_path / "run.npz") if what == "command" else tmp_path

@@ -130,7 +130,7 @@ for name in sys.argv[1:]:
             runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
         except SystemExit as end:
             assert end.code in (None, 0, 1), (name, end.code)
-    assert "--outdir" in printed.getvalue(), name
+    assert "--out" in printed.getvalue(), name
     print(name)
 """
     done = subprocess.run(

@@ -72,7 +72,9 @@ def _costs_of_a_shard() -> None:
     results = [len(pickle.dumps(outcome)) for outcome in outcomes]
     print(f"{len(outcomes)} shards of {num_students:.0f} students each, of 20 x 20 cells")
     print(f"sent: {statistics.median(executor.sent) / 1e6:.2f} MB; returned: {statistics.median(results) / 1e6:.2f} MB")
-    print(f"in a worker: first {max(seconds[:NUM_WORKERS]):.2f} s, later {statistics.median(seconds[NUM_WORKERS:]):.2f} s")
+    print(
+        f"in a worker: first {max(seconds[:NUM_WORKERS]):.2f} s, later {statistics.median(seconds[NUM_WORKERS:]):.2f} s"
+    )
     _costs_for_the_caller(outcomes[0])
 
 
@@ -117,7 +119,9 @@ def main(num_iterations: int = 2000, repeats: int = 3) -> None:
         with concurrent.futures.ProcessPoolExecutor(NUM_WORKERS, mp_context=context) as executor:
             times["processes"].append(_train(num_iterations, executor))
     for name, seconds in times.items():
-        print(f"two {name}: {min(seconds):.1f}, {statistics.median(seconds):.1f}, {max(seconds):.1f} s (min, median, max)")
+        print(
+            f"two {name}: {min(seconds):.1f}, {statistics.median(seconds):.1f}, {max(seconds):.1f} s (min, median, max)"
+        )
     medians = [statistics.median(seconds) for seconds in times.values()]
     print(f"processes / threads: {medians[1] / medians[0]:.3f}")
 

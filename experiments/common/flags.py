@@ -16,7 +16,7 @@ from jaxdistill.runtime.command import fail
 from jaxdistill.runtime.files import from_command_line
 
 _NARROWEST = 20  # columns of a terminal; absl raises an error if a terminal is narrower
-_PATHS = ("outdir", "shared", "results")  # flags that are paths
+_PATHS = ("out", "shared", "results")  # flags that are paths
 
 _DEFINE: dict[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
@@ -59,7 +59,7 @@ def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]
         settings |= {key: from_command_line(settings[key]) for key in _PATHS if key in settings}
     except ValueError as error:
         fail(str(error))
-    settings["outdir"] = settings["outdir"] or settings.get("results") or default_outdir(name, settings["smoke"])
+    settings["out"] = settings["out"] or settings.get("results") or default_outdir(name, settings["smoke"])
     return settings_type(**settings)
 
 

@@ -20,13 +20,13 @@ from jaxdistill.runtime.files import check_writable, locked
 
 def prepare_outdir(settings: Any) -> Path:
     """Creates the output folder, before any work; raises ValueError if files cannot be written to it."""
-    outdir = Path(settings.outdir)
+    outdir = Path(settings.out)
     try:
         outdir.mkdir(parents=True, exist_ok=True)
         check_writable(outdir / "settings.json")
     except OSError as error:
         reason = (error.strerror or "").removeprefix("cannot write: ")
-        raise ValueError(f"--outdir {outdir} cannot be written: {reason}; choose another folder.") from None
+        raise ValueError(f"--out {outdir} cannot be written: {reason}; choose another folder.") from None
     return outdir
 
 
@@ -67,7 +67,7 @@ def _claim(settings: Any, outdir: Path) -> None:
     elif path.exists() or _work(outdir):
         different = _difference(settings, path)
         if different and _work(outdir):
-            raise ValueError(f"{outdir} holds results of {different}; use another --outdir, or --restart.")
+            raise ValueError(f"{outdir} holds results of {different}; use another --out, or --restart.")
         if not different:
             return
     _write_settings(settings, outdir)

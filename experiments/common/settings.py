@@ -33,8 +33,8 @@ def preset_option(name: str, help: str) -> Any:
 class Output:
     """Where an experiment writes its results, whether it starts over or runs at a tiny scale, and where it trains."""
 
-    outdir: str = option("", "folder for the figure, the curves and the settings; default results/<experiment>")
-    restart: bool = option(False, "run again even where outdir holds results of other settings, and replace them")
+    out: str = option("", "folder for the figure, the curves and the settings; default results/<experiment>")
+    restart: bool = option(False, "run again even where --out holds results of other settings, and replace them")
     smoke: bool = option(False, "run everything at a tiny scale, in less than a minute; sizes given as flags are kept")
     executor: str = option("", f"where students are trained: {KINDS}; empty: in this process")
     allow_mixed: bool = option(

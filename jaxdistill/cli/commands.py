@@ -365,6 +365,9 @@ def run_plot(args: argparse.Namespace) -> None:
     """Draws the learning curves of a results file."""
     labels = args.methods.split(",") if args.methods else None
     stem = Path(args.out) if args.out else Path(args.file).with_suffix("")
+    for path in (stem.with_name(stem.name + suffix) for suffix in (".png", ".pdf")):
+        if path.exists() and not args.overwrite:
+            raise ValueError(f"{path} exists; use another --out, or --overwrite.")
     options = dict(labels=labels, quantity=args.quantity, measure=args.measure)
     print(*draw(results.load(args.file), stem, **options), sep="\n")
 

@@ -99,6 +99,8 @@ def test_compare_show_table_and_plot(capsys, tmp_path, monkeypatch):
     assert main.main(["plot", "compare.npz", "--out=again", "--methods=baseline"]) == 0
     assert capsys.readouterr().out.split() == ["again.png", "again.pdf"]
     assert (tmp_path / "again.png").stat().st_size > 10_000
+    assert "again.png exists; use another --out, or --overwrite" in fails(capsys, "plot", "compare.npz", "--out=again")
+    assert main.main(["plot", "compare.npz", "--out=again", "--overwrite"]) == 0
 
 
 def interrupted(capsys, monkeypatch, fraction, *flags):
@@ -179,7 +181,7 @@ def test_a_figure_that_cannot_be_drawn_costs_neither_the_numbers_nor_the_table(c
     draw.__globals__["__name__"], name = "matplotlib", draw.__globals__["__name__"]
     try:
         monkeypatch.setattr(commands, "train", lambda *_, **__: make())
-        monkeypatch.setattr(commands, "_draw", draw)
+        monkeypatch.setattr(commands, "draw", draw)
         with pytest.raises(SystemExit) as stopped:
             main.main(["compare", "--worlds=garnet", "--num_mdps=2", "--teacher=uniform"])
     finally:

@@ -33,7 +33,7 @@ What is not shown.
 import json, pathlib, sys, time
 
 flags = dict(flag[2:].split("=") if "=" in flag else (flag[2:], True) for flag in sys.argv[1:])
-outdir = pathlib.Path(flags["outdir"])
+outdir = pathlib.Path(flags["out"])
 outdir.mkdir(parents=True, exist_ok=True)
 with open(outdir / ".calls", "a") as calls:
     print(json.dumps(sys.argv[1:]), file=calls)
@@ -68,7 +68,7 @@ def fakes(tmp_path, monkeypatch):
 
 
 def work(outdir, **settings):
-    run_all.work(run_all.Settings(outdir=str(outdir), **settings))
+    run_all.work(run_all.Settings(out=str(outdir), **settings))
 
 
 def calls(outdir, name):
@@ -99,8 +99,8 @@ class Page(HTMLParser):
 def test_runs_all_and_writes_a_page_without_broken_links(fakes, tmp_path, capsys):
     outdir = tmp_path / "results"
     work(outdir, num_mdps=5)
-    assert calls(outdir, "fig11") == [[f"--outdir={outdir}/fig11"]]
-    assert calls(outdir, "fig2") == [[f"--outdir={outdir}/fig2", "--num_mdps=5", f"--shared={outdir}/fig11"]]
+    assert calls(outdir, "fig11") == [[f"--out={outdir}/fig11"]]
+    assert calls(outdir, "fig2") == [[f"--out={outdir}/fig2", "--num_mdps=5", f"--shared={outdir}/fig11"]]
     page = Page(outdir / "index.html")
     for link in page.links:
         assert link.startswith("#") or (outdir / link).is_file(), link
@@ -167,7 +167,7 @@ def test_interrupted_it_stops_its_experiment_and_can_go_on(fakes, tmp_path):
         f"run_all.TABLE = [run_all.Experiment('fig11', 1, 2), run_all.Experiment('fig2', 1, 2)];"
         f"run_all.common.main(run_all.Settings, 'all', {{}}, run_all.work)"
     )
-    line = [sys.executable, "-c", script, f"--outdir={outdir}"]
+    line = [sys.executable, "-c", script, f"--out={outdir}"]
     with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for _ in range(600):
             if (outdir / "fig2" / "started").exists():
@@ -222,7 +222,7 @@ def test_refuses_wrong_settings(settings, message, fakes, tmp_path):
 
 
 def test_one_real_experiment(tmp_path):
-    line = [sys.executable, "-m", "experiments.all", "--smoke", "--only=fig1", f"--outdir={tmp_path}"]
+    line = [sys.executable, "-m", "experiments.all", "--smoke", "--only=fig1", f"--out={tmp_path}"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     page = Page(tmp_path / "index.html")
@@ -239,7 +239,7 @@ def test_the_table_holds_every_experiment():
     assert modules - {"all", "benchmark", "calibration", "targets"} <= set(names)
     for experiment in run_all.available():
         fields = {field.name for field in dataclasses.fields(import_module(f"experiments.{experiment.name}").Settings)}
-        assert {"outdir", "restart", "smoke"} <= fields
+        assert {"out", "restart", "smoke"} <= fields
         flags = [flag[2:].split("=")[0] for flag in experiment.arguments(Path())]
         assert {*flags, *["num_mdps"] * bool(experiment.worlds)} <= fields, experiment.name
     assert common.default_outdir("all", smoke=True).endswith("all-smoke")

@@ -345,7 +345,7 @@ def test_peak_memory_is_that_of_this_process():
     ],
 )
 def test_bad_flags(flag, expected, capsys, tmp_path):
-    settings = common.parse(benchmark.Settings, "benchmark", benchmark.SMOKE, ["b", f"--outdir={tmp_path}/new", flag])
+    settings = common.parse(benchmark.Settings, "benchmark", benchmark.SMOKE, ["b", f"--out={tmp_path}/new", flag])
     with pytest.raises(ValueError, match=expected):
         benchmark.work(settings)
     assert not list(tmp_path.glob("new/*"))
@@ -361,7 +361,7 @@ def numbers(tree):
 
 @pytest.mark.slow
 def test_smoke_writes_everything(tmp_path):
-    line = [sys.executable, "-m", "experiments.benchmark", "--smoke", f"--outdir={tmp_path}"]
+    line = [sys.executable, "-m", "experiments.benchmark", "--smoke", f"--out={tmp_path}"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     saved = json.loads((tmp_path / "benchmark.json").read_text())

@@ -174,7 +174,7 @@ def test_surrogate_leaves_out_readings_with_diverged_students():
 
 
 def test_smoke_run_writes_the_page_and_is_not_repeated(tmp_path, capsys):
-    settings = calibration.Settings(**calibration.SMOKE, smoke=True, outdir=str(tmp_path))
+    settings = calibration.Settings(**calibration.SMOKE, smoke=True, out=str(tmp_path))
     calibration.work(settings)
     page = (tmp_path / "calibration.md").read_text()
     for title in ("choices", "Distances", "tell apart", "no reading explains", "Predictions", "The points"):

@@ -30,7 +30,7 @@ def command(*arguments, timeout=600):
 def smoke(tmp_path_factory):
     """The folder and the process of one smoke run."""
     outdir = tmp_path_factory.mktemp("fig8")
-    return outdir, command("experiments.fig8", "--smoke", f"--outdir={outdir}")
+    return outdir, command("experiments.fig8", "--smoke", f"--out={outdir}")
 
 
 def test_smoke_writes_everything(smoke):
@@ -58,7 +58,7 @@ def test_second_call_draws_without_running(smoke):
     outdir, _ = smoke
     before = (outdir / "q_learning.npz").stat().st_mtime_ns
     (outdir / "fig8.png").unlink()
-    done = command("experiments.fig8", "--smoke", f"--outdir={outdir}")
+    done = command("experiments.fig8", "--smoke", f"--out={outdir}")
     assert done.returncode == 0, done.stderr
     assert (outdir / "fig8.png").exists()
     assert (outdir / "q_learning.npz").stat().st_mtime_ns == before
@@ -67,7 +67,7 @@ def test_second_call_draws_without_running(smoke):
 
 def test_other_settings_in_the_same_folder_are_refused(smoke):
     outdir, _ = smoke
-    done = command("experiments.fig8", "--smoke", f"--outdir={outdir}", "--seed=1")
+    done = command("experiments.fig8", "--smoke", f"--out={outdir}", "--seed=1")
     assert done.returncode == 2
     assert "seed was 0, is 1" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -79,7 +79,7 @@ def test_damaged_results_are_refused(smoke, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     path = tmp_path / "actor_critic.npz"
     path.write_bytes(path.read_bytes()[:1000])
-    done = command("experiments.fig8", "--smoke", f"--outdir={tmp_path}")
+    done = command("experiments.fig8", "--smoke", f"--out={tmp_path}")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "actor_critic.npz" in done.stderr
@@ -104,12 +104,12 @@ def test_damaged_results_are_refused(smoke, tmp_path):
         ("--learning_rate=nan", "learning_rate"),
         ("--discount=1.1", "discount"),
         ("--no_such_flag=1", "no_such_flag"),
-        ("--outdir=/dev/null/folder", "cannot be written"),
+        ("--out=/dev/null/folder", "cannot be written"),
     ],
 )
 def test_bad_flags(flag, expected, monkeypatch, capsys, tmp_path):
     """In this process, for speed: exit code 2, one line, and nothing written."""
-    monkeypatch.setattr(sys, "argv", ["fig8", f"--outdir={tmp_path}/new", "--smoke", flag])
+    monkeypatch.setattr(sys, "argv", ["fig8", f"--out={tmp_path}/new", "--smoke", flag])
     with pytest.raises(SystemExit) as stopped:
         settings = common.parse(fig8.Settings, "fig8", fig8.SMOKE, sys.argv)
         try:
@@ -127,12 +127,12 @@ def test_smoke_keeps_what_is_given():
     settings = common.parse(fig8.Settings, "fig8", fig8.SMOKE, ["fig8", "--smoke", "--num_mdps=3"])
     assert settings.num_mdps == 3
     assert settings.num_iterations == fig8.SMOKE["num_iterations"]
-    assert settings.outdir.endswith("fig8-smoke")
+    assert settings.out.endswith("fig8-smoke")
 
 
 def test_one_row_of_one_method(tmp_path, monkeypatch):
     settings = fig8.Settings(
-        outdir=str(tmp_path), num_mdps=3, num_iterations=50, num_checkpoints=5, num_rows=6, num_cols=7, p_plus10=0.1,
+        out=str(tmp_path), num_mdps=3, num_iterations=50, num_checkpoints=5, num_rows=6, num_cols=7, p_plus10=0.1,
         teachers=["optimal"], methods=["on_policy_distill", "td_vpi"], columns=["mc", "td_noise15"],
         observation="window", window_radius=1,
     )  # fmt: skip
@@ -172,7 +172,7 @@ def test_an_interrupted_run_keeps_its_finished_rows(smoke, tmp_path):
     outdir, _ = smoke
     for name in ("settings.json", "q_learning.npz", "q_learning.csv.gz"):
         (tmp_path / name).write_bytes((outdir / name).read_bytes())
-    done = command("experiments.fig8", "--smoke", f"--outdir={tmp_path}")
+    done = command("experiments.fig8", "--smoke", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "Q-learning" not in done.stderr
     again = jaxdistill.load(tmp_path / "actor_critic.npz")
@@ -183,7 +183,7 @@ def test_a_part_that_is_stopped_leaves_a_figure_and_a_finished_run_takes_it_away
     """Ctrl-C at 60 % of the second row: the first row whole, of the second the students that had finished."""
     sizes = dict(num_mdps=20, num_rows=4, num_cols=4, p_plus10=0.2, num_iterations=600, num_checkpoints=4)
     given = dict(columns=["td"], methods=["baseline"], teachers=["optimal", "adversarial"])
-    settings = fig8.Settings(outdir=str(tmp_path), **sizes, **given)
+    settings = fig8.Settings(out=str(tmp_path), **sizes, **given)
     train, made, drawn = jaxdistill.train, [], []
 
     def stop(done, steps, left):
@@ -214,7 +214,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
     code += "with locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "locked\n"
-    settings = fig8.Settings(outdir=str(tmp_path), num_mdps=1)
+    settings = fig8.Settings(out=str(tmp_path), num_mdps=1)
     with pytest.raises(ValueError, match="is in use by another run; wait for its end, or use another folder"):
         fig8.work(settings)
     holder.kill()

@@ -30,8 +30,8 @@ def settings_of(module, **changes):
 def tiny(tmp_path_factory):
     """Settings of a tiny run, its folder, its parts."""
     outdir = tmp_path_factory.mktemp("fig4")
-    settings = settings_of(fig4, outdir=str(outdir))
-    fig4.work(fig4.Settings(**TINY, outdir=str(outdir)))
+    settings = settings_of(fig4, out=str(outdir))
+    fig4.work(fig4.Settings(**TINY, out=str(outdir)))
     return settings, outdir, fig4.run(settings, outdir)
 
 
@@ -122,7 +122,7 @@ def test_fig10_reads_the_methods_of_fig4(tiny, tmp_path, capsys):
     """Methods of fig4 are read from its folder, bit for bit; the others are trained on the same worlds."""
     _, folder, parts = tiny
     methods = ["on_policy_distill", "n_distill", "baseline"]
-    fig10.work(fig10.Settings(**TINY, outdir=str(tmp_path), shared=str(folder), methods=methods))
+    fig10.work(fig10.Settings(**TINY, out=str(tmp_path), shared=str(folder), methods=methods))
     assert f"actions40: from {folder}" in capsys.readouterr().out
     for name in ("actions4", "actions40"):
         result = jaxdistill.load(tmp_path / f"{name}.npz")
@@ -135,9 +135,9 @@ def test_fig10_reads_the_methods_of_fig4(tiny, tmp_path, capsys):
 
 def test_fig10_does_not_read_results_of_other_settings(tiny, tmp_path):
     _, folder, _ = tiny
-    settings = settings_of(fig10, shared=str(folder), outdir=str(tmp_path), seed=1)
+    settings = settings_of(fig10, shared=str(folder), out=str(tmp_path), seed=1)
     assert fig10.from_fig4(settings, "moves") is None
-    settings = settings_of(fig10, shared=str(folder), outdir=str(tmp_path))
+    settings = settings_of(fig10, shared=str(folder), out=str(tmp_path))
     assert fig10.from_fig4(settings, "moves") is not None
     # With more worlds than fig4 had, neither its panels nor its teachers can be used.
     settings = settings_of(fig10, shared=str(folder), num_mdps=["4"])

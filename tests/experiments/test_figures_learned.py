@@ -99,7 +99,7 @@ def test_measures_are_saved_selected_and_joined(measured, tmp_path):
 
 
 def test_fig3(tmp_path, capsys, monkeypatch):
-    settings = fig3.Settings(outdir=str(tmp_path), temperatures=["0", "0.1"], controls=["teacher_distill"], **TINY)
+    settings = fig3.Settings(out=str(tmp_path), temperatures=["0", "0.1"], controls=["teacher_distill"], **TINY)
     fig3.work(settings)
     part = np.load(tmp_path / "temperature_0.1.npz")
     assert part["kl_uniform"].shape == (1, 3, 4)
@@ -121,8 +121,8 @@ def test_fig3_refuses(change, expected):
 def test_fig5_is_the_first_row_of_fig8(tmp_path, capsys, monkeypatch):
     """The row read from a folder of fig8 with the same settings equals the row that fig5 trains."""
     sizes = {**TINY, "methods": ["on_policy_distill"], "columns": ["td"]}
-    fig8.work(fig8.Settings(outdir=str(tmp_path / "8"), teachers=["q_learning", "optimal"], **sizes))
-    settings = fig5.Settings(outdir=str(tmp_path / "5"), shared=str(tmp_path / "8"), **sizes)
+    fig8.work(fig8.Settings(out=str(tmp_path / "8"), teachers=["q_learning", "optimal"], **sizes))
+    settings = fig5.Settings(out=str(tmp_path / "5"), shared=str(tmp_path / "8"), **sizes)
     alone = fig5.row(dataclasses.replace(settings, shared=str(tmp_path / "nowhere")), "q_learning")
     with monkeypatch.context() as patched:
         patched.delattr(fig8, "row")  # nothing may be trained
@@ -130,5 +130,5 @@ def test_fig5_is_the_first_row_of_fig8(tmp_path, capsys, monkeypatch):
     assert "from" in capsys.readouterr().out
     shared = jaxdistill.load(tmp_path / "5" / "q_learning.npz")
     np.testing.assert_array_equal(shared.returns, alone.returns)
-    other = dataclasses.replace(settings, seed=1, outdir=str(tmp_path / "6"))
+    other = dataclasses.replace(settings, seed=1, out=str(tmp_path / "6"))
     assert not np.array_equal(fig5.row(other, "q_learning").returns, shared.returns)

@@ -40,7 +40,7 @@ def settings_of(tmp_path_factory):
     def run(name):
         if name not in made:
             figure = FIGURES[name]
-            made[name] = figure.Settings(outdir=str(tmp_path_factory.mktemp(name)), **SIZES[name])
+            made[name] = figure.Settings(out=str(tmp_path_factory.mktemp(name)), **SIZES[name])
             figure.work(made[name])
         return made[name]
 
@@ -198,9 +198,7 @@ def test_bad_flags(name, flag, expected, capsys, tmp_path):
     """Exit code 2, one line, and nothing written."""
     figure = FIGURES[name]
     with pytest.raises(SystemExit) as stopped:
-        settings = common.parse(
-            figure.Settings, name, figure.SMOKE, [name, f"--outdir={tmp_path}/new", "--smoke", flag]
-        )
+        settings = common.parse(figure.Settings, name, figure.SMOKE, [name, f"--out={tmp_path}/new", "--smoke", flag])
         try:
             figure.work(settings)
         except ValueError as error:

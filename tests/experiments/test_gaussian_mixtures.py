@@ -118,7 +118,7 @@ def smoke(tmp_path_factory):
 
 def settings(module, outdir, **changes):
     name = module.__name__.rpartition(".")[2]
-    return module.Settings(**(module.SMOKE | {"outdir": str(outdir / name)} | changes))
+    return module.Settings(**(module.SMOKE | {"out": str(outdir / name)} | changes))
 
 
 def parts(module, outdir):
@@ -172,7 +172,7 @@ def test_figure_11_matches_the_closed_form(smoke):
 
 
 def test_figure_11_divides_the_mass_between_equal_maxima(tmp_path):
-    data = fig11.run(fig11.Settings(outdir=str(tmp_path), policies=["0.4 0.4 0.2"]))
+    data = fig11.run(fig11.Settings(out=str(tmp_path), policies=["0.4 0.4 0.2"]))
     np.testing.assert_allclose(data["reverse"], [[0.5, 0.5, 0]], atol=1e-3)
     np.testing.assert_allclose(fig11.closed_form(data["policies"])["reverse"], [[0.5, 0.5, 0]])
 

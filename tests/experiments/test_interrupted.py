@@ -26,7 +26,7 @@ class Settings(common.Output):
 
 def part(settings: Settings, name: str, event: str = "") -> dict[str, Any]:
     """Computes a part, unless something happens to it."""
-    outdir = Path(settings.outdir)
+    outdir = Path(settings.out)
     saved = json.loads((outdir / "settings.json").read_text())["settings"]
     assert saved["seed"] == settings.seed  # on disk before any work
     CALLS.append(name)
@@ -40,7 +40,7 @@ def part(settings: Settings, name: str, event: str = "") -> dict[str, Any]:
 
 
 def run(outdir: Path, stop_at: str = "", event: str = "", **settings: Any) -> dict[str, Any]:
-    given = Settings(outdir=str(outdir), **settings)
+    given = Settings(out=str(outdir), **settings)
     CALLS.clear()
     parts = {name: lambda name=name: part(given, name, event if name == stop_at else "") for name in PARTS}
     return common.run_parts(given, common.prepare_outdir(given), parts)
@@ -62,7 +62,7 @@ def test_what_was_done_is_kept(stop_at, event, tmp_path, capsys):
         run(tmp_path, stop_at, event)
     before, num_done = contents(tmp_path), PARTS.index(stop_at)
     if num_done or event == "Ctrl-C in training":
-        with pytest.raises(ValueError, match=r"seed was 0, is 1, methods was .*, is .*; use another --outdir") as error:
+        with pytest.raises(ValueError, match=r"seed was 0, is 1, methods was .*, is .*; use another --out") as error:
             run(tmp_path, seed=1, methods=["b"])
         assert "--restart" in str(error.value) and "\n" not in str(error.value)
         assert CALLS == [] and contents(tmp_path) == before

@@ -25,9 +25,9 @@ def ran(tmp_path_factory):
 
     def run(name):
         if name not in made:
-            settings = EXPERIMENTS[name].Settings(outdir=str(tmp_path_factory.mktemp(name)), **SIZES[name])
+            settings = EXPERIMENTS[name].Settings(out=str(tmp_path_factory.mktemp(name)), **SIZES[name])
             EXPERIMENTS[name].work(settings)
-            made[name] = settings, common.run_parts(settings, Path(settings.outdir), dict.fromkeys(PARTS[name]))
+            made[name] = settings, common.run_parts(settings, Path(settings.out), dict.fromkeys(PARTS[name]))
         return made[name]
 
     return run
@@ -38,7 +38,7 @@ def ran(tmp_path_factory):
 )
 def test_everything_is_written_and_drawn_again(name, ran, capsys, monkeypatch):
     settings, parts = ran(name)
-    outdir = Path(settings.outdir)
+    outdir = Path(settings.out)
     for suffix in ("png", "pdf"):
         assert (outdir / f"{name}.{suffix}").stat().st_size > 10_000
     for arrays in parts.values():
@@ -104,7 +104,7 @@ def test_the_discount_decides_where_an_aliased_student_ends(ran):
     ],
 )
 def test_bad_settings_are_refused_before_any_work(name, changes, expected, tmp_path):
-    settings = dataclasses.replace(EXPERIMENTS[name].Settings(outdir=str(tmp_path / "new")), **changes)
+    settings = dataclasses.replace(EXPERIMENTS[name].Settings(out=str(tmp_path / "new")), **changes)
     with pytest.raises(ValueError, match=expected) as error:
         EXPERIMENTS[name].work(settings)
     assert "\n" not in str(error.value)

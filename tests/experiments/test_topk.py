@@ -97,7 +97,7 @@ def test_a_row_is_a_world_of_one_state(name):
 
 def test_what_the_command_writes(tmp_path, capsys, monkeypatch):
     settings = topk.Settings(
-        outdir=str(tmp_path), variants=["scalar"], ks=["1", "3"], num_rows=5, num_actions=6, num_steps=10
+        out=str(tmp_path), variants=["scalar"], ks=["1", "3"], num_rows=5, num_actions=6, num_steps=10
     )
     topk.work(settings)
     assert {path.name for path in tmp_path.glob("[!.]*")} == {
@@ -119,7 +119,7 @@ def test_what_the_command_writes(tmp_path, capsys, monkeypatch):
 )
 def test_smoke(experiment, name, line, tmp_path, monkeypatch):
     settings = common.parse(experiment.Settings, name, experiment.SMOKE, [name, "--smoke"])
-    settings = dataclasses.replace(settings, outdir=str(tmp_path))
+    settings = dataclasses.replace(settings, out=str(tmp_path))
     experiment.work(settings)
     ambient.assert_drawn_again(tmp_path / f"{name}.png", lambda: experiment.work(settings), monkeypatch)
     assert line in (tmp_path / f"{name}.md").read_text()

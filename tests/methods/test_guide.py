@@ -117,7 +117,7 @@ def test_the_leaves_of_the_chart_are_the_lines_of_the_table():
 
 
 def test_without_answers_the_chart_is_drawn_and_redrawn_from_saved_results(tmp_path, monkeypatch):
-    settings = fig1.Settings(outdir=str(tmp_path))
+    settings = fig1.Settings(out=str(tmp_path))
     fig1.work(settings)
     with np.load(tmp_path / "guide.npz") as table:
         for answers, preferred, feasible in zip(table["answers"], table["preferred"], table["feasible"], strict=True):
@@ -130,7 +130,7 @@ def test_without_answers_the_chart_is_drawn_and_redrawn_from_saved_results(tmp_p
 
 
 def test_answers_on_the_command_line_print_the_recommendation(tmp_path, capsys):
-    line = ["fig1", f"--outdir={tmp_path}/new"]
+    line = ["fig1", f"--out={tmp_path}/new"]
     answers = ["--evaluated_outside_teacher_states=yes", "--convergence_guarantees=no", "--improvement_over_speed=yes"]
     settings = common.parse(fig1.Settings, "fig1", fig1.SMOKE, [*line, *answers, "--strong_teacher=yes"])
     fig1.work(settings)
