@@ -252,7 +252,7 @@ def test_members_of_a_zip_that_are_not_ours(tmp_path):
 def test_commands_on_damaged_files(tmp_path, monkeypatch, capsys, command):
     """Exit code 2, one line, and no file beside it."""
     monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr(commands, "_draw", lambda *_, **__: [])
+    monkeypatch.setattr(commands, "draw", lambda *_, **__: [])
     monkeypatch.setattr("warnings.formatwarning", __import__("warnings").formatwarning)
     path, rng, refused = tmp_path / "run.npz", np.random.default_rng(1), 0
     data = make().save(path).read_bytes()
