@@ -335,7 +335,7 @@ def _without_repetition(settings: dict[str, Any]) -> dict[str, Any]:
 def run_plot(args: argparse.Namespace) -> None:
     """Draws the learning curves of a results file."""
     labels = args.methods.split(",") if args.methods else None
-    stem = Path(args.out) if args.out else Path(args.file).with_suffix("")
+    stem = Path(args.out) if args.out else _measure_stem(Path(args.file).with_suffix(""), args.measure or "")
     options = dict(labels=labels, quantity=args.quantity, measure=args.measure)
     print(*_draw(results.load(args.file), stem, **options), sep="\n")
 

@@ -191,7 +191,8 @@ class Evaluator:
         if not any(measure.definition.needs_teacher for measure in self._of_students):
             return None
         pairs = zip(cells.tolist(), worlds.tolist(), strict=True)
-        return np.stack([self._probs(cell, "teacher")[world] for cell, world in pairs])
+        probs = np.stack([self._probs(cell, "teacher")[world] for cell, world in pairs]).astype(np.float64)
+        return probs / probs.sum(axis=-1, keepdims=True)  # float32 rows sum to 1 only within 1e-7
 
     def _other_visits(self, cells: np.ndarray, worlds: np.ndarray) -> dict[str, np.ndarray]:
         """The visits [B, S] of the other policies."""
@@ -317,33 +318,49 @@ def _general(
     def of_student(mdp_and_inputs: tuple[MDP, _Inputs]) -> tuple[jax.Array, jax.Array]:
         mdp, single = mdp_and_inputs
         policy = jnp.exp(single.log_probs)
-        values, needed = [], []
+        own_sums = _own_sums(measures, mdp, policy, single)
         with sums.common_only(common_only):
-            length = exact.start_value(mdp, exact.expected_length(mdp, policy))
-            for measure in measures:
-                if _is_return(measure):
-                    values.append(exact.episode_return(mdp, policy, _discount(measure, single)))
-                    needed.append(values[-1])
-                elif measure.kind == "length":
-                    values.append(length)
-                elif measure.trajectories == "student":
-                    values.append(_as_measured(measure, _student_total(measure, mdp, policy, single), length))
-                    needed.append(jnp.where(jnp.isinf(values[-1]), 0, values[-1]))
-                else:
-                    values.append(_total(measure, single.visits, single.log_probs, single.teacher_probs, single.floor))
-        return jnp.stack(values), jnp.isfinite(jnp.array([length, *needed])).all()
+            totals = jax.lax.map(
+                lambda problem: exact.start_value(mdp, sums.total(sums.Problem(mdp, policy, problem[1], problem[0]))),
+                (jnp.stack([problem[0] for problem in own_sums]), jnp.stack([problem[1] for problem in own_sums])),
+            )
+        length = jnp.where(jnp.isnan(totals[0]), jnp.inf, totals[0])
+        remaining, values = iter(zip(own_sums[1:], totals[1:], strict=True)), []
+        for measure in measures:
+            if measure.kind == "length":
+                values.append(length)
+            elif measure.trajectories != "student":
+                values.append(_total(measure, single.visits, single.log_probs, single.teacher_probs, single.floor))
+            else:
+                (_, _, diverges), total = next(remaining)
+                total = jnp.where(diverges | (jnp.isnan(total) & (not _is_return(measure))), jnp.inf, total)
+                values.append(total if _is_return(measure) else _as_measured(measure, total, length))
+        return jnp.stack(values), jnp.isfinite(totals).all()
 
     batch_size = None if jax.default_backend() == "cpu" else _together()  # as in `exact`
     return jax.lax.map(of_student, (mdps, inputs), batch_size=batch_size)
 
 
-def _student_total(measure: Measure, mdp: MDP, policy: jax.Array, inputs: _Inputs) -> jax.Array:
-    """The expected sum over an episode of a measure's f(s), []; inf where f is, or where it diverges upward."""
-    terms = _terms(measure, inputs.log_probs, inputs.teacher_probs, inputs.floor)
-    terms = jnp.where(inputs.is_reached, terms, 0)
-    is_infinite = jnp.isinf(terms).any()
-    total = exact.start_value(mdp, exact.expected_sum(mdp, policy, jnp.where(is_infinite, 0, terms)))
-    return jnp.where(is_infinite | (jnp.isnan(total) & jnp.all(terms >= 0)), jnp.inf, total)
+def _own_sums(
+    measures: tuple[Measure, ...], mdp: MDP, policy: jax.Array, inputs: _Inputs
+) -> list[tuple[jax.Array, jax.Array, Any]]:
+    """The sums over a student's own episodes: what is added in each state [S], the discount, and whether it is inf.
+
+    The first one is the length, and the others belong to the measures along the student's trajectories in their order.
+    All are of one form, so that one program computes them.
+    """
+    undiscounted = jnp.ones((), policy.dtype)
+    rewards = jnp.sum(sums.outcome_weights(mdp, policy) * mdp.reward, axis=-1)
+    problems: list[tuple[jax.Array, jax.Array, Any]] = [(jnp.ones_like(rewards), undiscounted, False)]
+    for measure in measures:
+        if _is_return(measure):
+            problems.append((rewards, undiscounted * _discount(measure, inputs), False))
+        elif measure.kind != "length" and measure.trajectories == "student":
+            terms = _terms(measure, inputs.log_probs, inputs.teacher_probs, inputs.floor)
+            terms = jnp.where(inputs.is_reached, terms, 0)
+            is_infinite = jnp.isinf(terms).any()
+            problems.append((jnp.where(is_infinite, 0, terms), undiscounted, is_infinite))
+    return problems
 
 
 @functools.partial(jax.jit, static_argnums=0)

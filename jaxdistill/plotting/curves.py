@@ -24,7 +24,7 @@ REFERENCES = {  # label and colour of the dotted horizontal lines
 }
 QUANTITIES = {"returns": "Return per episode (undiscounted)", "lengths": "Episode length (steps)"}
 _MEASURES = {"returns": "return", "lengths": "length"}
-_LONGEST = 44  # characters of a line of the label of an axis
+_LONGEST = 32  # characters of a line of the label of an axis
 
 
 @in_style_of_axes
