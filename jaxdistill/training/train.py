@@ -81,7 +81,8 @@ def train(
     cells = _resolve(methods, teacher, config)
     measures = requested(measure, mdps, cells[0].teacher, config)
     _check_cells(cells, mdps, needs_teachers=measures.needs_teachers)
-    check_effects(cells, dict.fromkeys(set(changes) - measures.used_options), mdps.num_actions)
+    effective = {name: value for name, value in changes.items() if name not in measures.used_options}
+    check_effects(cells, effective, mdps.num_actions)
     _warn_of_floors(cells)
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
     recorder = Recorder(key, mdps, cells, config, keep_tables, measures)

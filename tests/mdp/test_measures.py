@@ -145,6 +145,8 @@ def simulated(mdp, policy, terms, num_episodes, rng):
         sums += np.where(is_running, step, 0).T
         is_running &= ~terminal[state, outcome] & (rng.random(num_episodes) < float(mdp.continue_prob))
         state = successor[state, outcome]
+        if not is_running.any():
+            break
     return sums
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdistill import measures, teachers, train
+from jaxdistill import Config, measures, teachers, train
 from jaxdistill.mdp import exact
 from jaxdistill.worlds.gridworld import sample_mdps
 
@@ -66,7 +66,7 @@ def test_the_last_checkpoint_is_the_final_student(setting, result):
 
 
 def test_measuring_changes_no_student(setting, result):
-    plain = train(KEY, *setting, ["on_policy_distill", "teacher_distill"], discount=0.9, **OPTIONS)
+    plain = train(KEY, *setting, ["on_policy_distill", "teacher_distill"], Config(discount=0.9), **OPTIONS)
     for name in ("logits", "values", "returns", "lengths", "final_returns"):
         np.testing.assert_array_equal(getattr(plain, name), getattr(result, name))
 
