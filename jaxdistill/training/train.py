@@ -52,12 +52,10 @@ def train(
       config: a `Config`; its fields may also be given by name, as `**changes`.
       initial_logits, initial_values: float [P, M, O, A] and [P, M, O], or what broadcasts to them; zeros if None.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
-      measure: what to compute of every student at every checkpoint, exactly, for `Result.measure(name)`: a name of
-        `measures.MEASURES` with its options, such as "forward_kl:teacher"; a function; a list of both; or a mapping
-        from names of your own to them. What a name leaves open is taken from `config`, also for a cell that changes it.
-        A function is called as measure(mdps, teacher, policies) with B stacked MDPs, their teachers and policies
-        [B, S, A], in float64, and returns named numbers {name: [B]}. It is compiled, so it must be written in JAX.
-        Every cell then needs a teacher, as it does for a measure of the teacher.
+      measure: computed at every checkpoint, for `Result.measure(name)`: a name of `measures.MEASURES` with options, such
+        as "forward_kl:teacher"; a function; a list of both; or a mapping from names of your own. A function is called
+        as measure(mdps, teacher, policies) with B stacked MDPs, their teachers and policies [B, S, A], in float64, and
+        returns named numbers {name: [B]}. It must be written in JAX, and every cell then needs a teacher.
       progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
         same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
@@ -81,8 +79,7 @@ def train(
     cells = _resolve(methods, teacher, config)
     measures = requested(measure, mdps, cells[0].teacher, config)
     _check_cells(cells, mdps, needs_teachers=measures.needs_teachers)
-    effective = {name: value for name, value in changes.items() if name not in measures.used_options}
-    check_effects(cells, effective, mdps.num_actions)
+    check_effects(cells, measures.unused(changes), mdps.num_actions)
     _warn_of_floors(cells)
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
     recorder = Recorder(key, mdps, cells, config, keep_tables, measures)
