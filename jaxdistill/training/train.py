@@ -52,10 +52,9 @@ def train(
       config: a `Config`; its fields may also be given by name, as `**changes`.
       initial_logits, initial_values: float [P, M, O, A] and [P, M, O], or what broadcasts to them; zeros if None.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
-      measure: computed at every checkpoint, for `Result.measure(name)`: a name of `measures.MEASURES` with options, such
-        as "forward_kl:teacher"; a function; a list of both; or a mapping from names of your own. A function is called
-        as measure(mdps, teacher, policies) with B stacked MDPs, their teachers and policies [B, S, A], in float64, and
-        returns named numbers {name: [B]}. It must be written in JAX, and every cell then needs a teacher.
+      measure: computed at every checkpoint: a name of `measures.MEASURES`, such as "forward_kl:teacher"; a function of
+        B stacked MDPs, their teachers and policies [B, S, A] in float64, written in JAX, which returns {name: numbers
+        [B]}; a list of both; or a mapping from names of your own. A function needs a teacher in every cell.
       progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
         same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).

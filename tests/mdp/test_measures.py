@@ -282,6 +282,19 @@ def test_planned_and_general_results_agree(kind):
     np.testing.assert_array_equal(alone, got[[3, 12]])  # the same bits, whatever is computed beside it
 
 
+def test_a_wrong_elimination_is_noticed():
+    """Its residual is too large, so that the general method is used in its place."""
+    mdps = worlds()["grid"]
+    parsed, cells, numbers = [measures.parse("entropy")], np.zeros(8, int), (0.99, 0.0)
+    logits = np.random.default_rng(2).normal(size=(8, mdps.num_observations, 4)).astype(np.float32)
+    right = Evaluator(mdps, [None], parsed, *numbers, students_per_world=1000)
+    expected = right(cells, cells, logits)
+    wrong = Evaluator(mdps, [None], parsed, *numbers, students_per_world=1000)
+    plan = right._plans[0]
+    wrong._plans[0] = plan._replace(updates=plan.updates[: len(plan.updates) // 2])
+    np.testing.assert_allclose(wrong(cells, cells, logits), expected, rtol=1e-9)
+
+
 def test_an_elimination_that_does_not_pay_is_not_planned():
     mdp = worlds()["garnet"][0]
     reached = reached_states(mdp)
