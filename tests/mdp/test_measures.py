@@ -282,6 +282,19 @@ def test_planned_and_general_results_agree(kind):
     np.testing.assert_array_equal(alone, got[[3, 12]])  # the same bits, whatever is computed beside it
 
 
+def test_the_students_of_a_grid_do_not_need_the_general_method(monkeypatch):
+    """All are solved by the elimination, which would otherwise be of no use."""
+    mdps, rng = worlds()["grid"], np.random.default_rng(3)
+    logits = rng.choice([0.1, 3, 30], size=(8, 1, 1)) * rng.normal(size=(8, mdps.num_observations, 4))
+    planned = Evaluator(mdps, [None], [measures.parse("length")], students_per_world=1000)
+    monkeypatch.setattr(planned, "of_policies", None)
+    got = planned(np.zeros(8, int), np.zeros(8, int), logits.astype(np.float32))[:, 0]
+    for row, length in zip(logits.astype(np.float32).astype(np.float64), got, strict=True):
+        weights = np.exp(row - row.max(-1, keepdims=True))
+        policy = rows(weights)[np.asarray(mdps.observation[0])]
+        np.testing.assert_allclose(length, exact.occupancy(mdps[0], policy).sum(), rtol=1e-9)
+
+
 def test_a_wrong_elimination_is_noticed():
     """Its residual is too large, so that the general method is used in its place."""
     mdps = worlds()["grid"]
