@@ -2,7 +2,8 @@
 
 Rows: the teacher, Q-learning or actor-critic (A2C). Columns: Monte Carlo students, TD(1) students, TD(1) students of a
 teacher that errs in 15 % and in 25 % of the states (--noise_action). Curves: undiscounted return of the students,
-mean over sampled grid worlds with 95 % intervals. Dotted: the teacher without noise, and the uniform policy.
+mean over sampled grid worlds with 95 % intervals. Dotted: the teacher without noise, the teacher with the noise of the
+column, and the uniform policy.
 """
 
 import dataclasses
@@ -28,6 +29,8 @@ COLUMNS = {
     "td_noise15": ("td", 0.15, "TD(1) student, 15 % teacher noise"),
     "td_noise25": ("td", 0.25, "TD(1) student, 25 % teacher noise"),
 }
+
+NOISY_COLOR = "#e76300"  # of the line of a teacher with noise
 
 
 @dataclasses.dataclass
@@ -102,6 +105,10 @@ def plot(settings: Settings, rows: dict[str, Result]) -> Any:
                         curves = result.returns[result.method_index(label)]
                         plotting.plot_curves(ax, result.iterations, curves, name, index=index)
                 plotting.reference_line(ax, reference, "teacher", "Teacher without noise")
+                if COLUMNS[column][1]:
+                    noisy = [p for p, label in enumerate(result.labels) if label.startswith(f"{row}/{column}/")]
+                    own_return = np.nanmean(result.teacher_returns[noisy])
+                    plotting.reference_line(ax, own_return, "teacher", "Teacher with this noise", NOISY_COLOR)
                 plotting.reference_line(ax, float(result.uniform_returns.mean()), "uniform")
                 plotting.label_axes(ax, xlabel=i == len(rows) - 1, ylabel=False)
                 if i == 0:

@@ -12,6 +12,7 @@ from experiments import all as run_all
 from experiments.common.presets import preset_flags
 from jaxdistill import Result, methods, presets
 from jaxdistill.cli.commands import control_text, gradient_of
+from jaxdistill.mdp.named_measures import MEASURES
 from jaxdistill.methods import Method, zoo
 from jaxdistill.methods.combinators import Objective
 from jaxdistill.runtime.progress import duration
@@ -87,6 +88,18 @@ def axes_table(_: str) -> list[list[str]]:
     return [["array", "axes"], *([f"`{name}`", ", ".join(axes)] for name, axes in Result.axes.items())]
 
 
+def measures_table(_: str) -> list[list[str]]:
+    """The measures with their formulas, units and better directions."""
+    rows = [["name", "what it is", "of a step", "unit", "better", "options"]]
+    for name, item in MEASURES.items():
+        kind = "mean over the steps" if item.is_mean else "sum over an episode"
+        options = [f"`{option}`" for option in (item.trajectories if len(item.trajectories) > 1 else ()) + item.options]
+        along = f", along the {item.trajectories[0]}'s trajectories" if len(item.trajectories) == 1 else ""
+        title = f"{item.title}: {kind}{along}"
+        rows.append([f"`{name}`", title, item.formula, item.unit, item.better or "-", ", ".join(options)])
+    return rows
+
+
 def presets_table(_: str) -> list[list[str]]:
     """The flags that the presets set, with what the second contradicts and what that buys."""
     written, published = (preset_flags(preset) for preset in (presets.AS_WRITTEN, presets.AS_PUBLISHED))
@@ -102,6 +115,7 @@ _TABLES: dict[str, Callable[[str], list[list[str]]]] = {
     "objectives": zoo_table,
     "experiments": experiments_table,
     "axes": axes_table,
+    "measures": measures_table,
     "presets": presets_table,
 }
 

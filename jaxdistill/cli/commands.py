@@ -364,7 +364,7 @@ def _without_repetition(settings: dict[str, Any]) -> dict[str, Any]:
 def run_plot(args: argparse.Namespace) -> None:
     """Draws the learning curves of a results file."""
     labels = args.methods.split(",") if args.methods else None
-    stem = Path(args.out) if args.out else Path(args.file).with_suffix("")
+    stem = Path(args.out) if args.out else _measure_stem(Path(args.file).with_suffix(""), args.measure or "")
     for path in (stem.with_name(stem.name + suffix) for suffix in (".png", ".pdf")):
         if path.exists() and not args.overwrite:
             raise ValueError(f"{path} exists; use another --out, or --overwrite.")

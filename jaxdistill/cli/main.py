@@ -107,7 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--columns", default="", help="columns such as mean,difference; empty: all")
     sub = add("plot", commands.run_plot, "draw the learning curves of a results file")
     sub.add_argument("file", help=_RESULTS_FILE)
-    sub.add_argument("--out", default="", help="path of the figure, without .png and .pdf; empty: that of the file")
+    sub.add_argument(
+        "--out",
+        default="",
+        help="path of the figure, without .png and .pdf; empty: that of the file, with the name of the measure",
+    )
     sub.add_argument("--overwrite", action="store_true", help="replace existing figures")
     sub.add_argument("--methods", default="", help="methods to draw, in this order; empty: all")
     sub.add_argument("--quantity", choices=("returns", "lengths"), default="returns", help="quantity to draw")

@@ -27,6 +27,7 @@ from jaxdistill.mdp.teacher import Teacher
 _GROUP, _GROUPS = 8, 8  # students of one world in a vector, and vectors in one call
 _LEAST_STUDENTS = 24  # students of a world from which a plan pays
 _UPDATES_PER_OUTCOME = 50  # The iterative method costs about as much as this many updates for each outcome.
+_PLAN_BYTES = 2**29  # of the plans that are kept; the oldest is planned again where it is needed
 _TINY = 1e-300  # Visits of a state that is reached are at least this many, so that infinite terms count there.
 
 
@@ -84,14 +85,11 @@ class Evaluator:
         may_plan = jax.default_backend() == "cpu" and not mdps.has_time_limit
         self.may_plan = may_plan and students_per_world >= _LEAST_STUDENTS
         self._plans: dict[int, straight_line.Plan | None] = {}
+        self._plan_bytes = 0
+        self._reached_states: dict[int, np.ndarray] = {}
         self._sizes = straight_line.Sizes(1, 1, 1)
         self._constants: dict[tuple[int, Measure], np.ndarray] = {}
         self._visits: dict[tuple[int, str], np.ndarray] = {}
-
-    @functools.cached_property
-    def is_reached(self) -> np.ndarray:
-        """Whether a student, none of whose actions is impossible, visits a state, bool [M, S]."""
-        return reached_states(self.mdps)
 
     def __call__(self, cells: np.ndarray, worlds: np.ndarray, logits: np.ndarray) -> np.ndarray:
         """The measures of students, float64 [N, Q].
@@ -111,7 +109,7 @@ class Evaluator:
             padded = np.resize(batch, together)  # a fixed size, so that nothing recompiles
             index, observation = worlds[padded], np.asarray(self._worlds.observation)[worlds[padded]]
             log_probs = np.take_along_axis(_log_softmax(logits[padded]), observation[..., None], axis=1)
-            results = self.of_policies(cells[padded], index, log_probs, self.is_reached[index])
+            results = self.of_policies(cells[padded], index, log_probs, self._reached(index))
             values[batch] = results[: len(batch)]
         self._add_constants(cells, worlds, values)
         return values
@@ -135,6 +133,21 @@ class Evaluator:
     def _other_policies(self) -> tuple[str, ...]:
         """The policies, besides the student, along whose trajectories a measure of students is taken."""
         return tuple(dict.fromkeys(m.trajectories for m in self._of_students if m.trajectories != "student"))
+
+    def _reached(self, worlds: np.ndarray) -> np.ndarray:
+        """Whether a student, none of whose actions is impossible, visits a state, bool [N, S].
+
+        It matters for infinite terms alone; all are True where no measure has any.
+        """
+        if not any(m.kind.endswith("reverse_kl") and m.floor is None for m in self._of_students):
+            return np.ones((len(worlds), self.mdps.num_states), bool)
+        return np.stack([self._reached_in(int(world)) for world in worlds])
+
+    def _reached_in(self, world: int) -> np.ndarray:
+        """The states of a world that a student visits, bool [S]."""
+        if world not in self._reached_states:
+            self._reached_states[world] = reached_states(jax.tree.map(lambda leaf: leaf[world], self._worlds))
+        return self._reached_states[world]
 
     def _probs(self, cell: int, policy: str) -> Any:
         """The teacher of a cell, [M, S, A], or the uniform policy, [S, A]."""
@@ -191,7 +204,8 @@ class Evaluator:
         if not any(measure.definition.needs_teacher for measure in self._of_students):
             return None
         pairs = zip(cells.tolist(), worlds.tolist(), strict=True)
-        return np.stack([self._probs(cell, "teacher")[world] for cell, world in pairs])
+        probs = np.stack([self._probs(cell, "teacher")[world] for cell, world in pairs]).astype(np.float64)
+        return probs / probs.sum(axis=-1, keepdims=True)  # float32 rows sum to 1 only within 1e-7
 
     def _other_visits(self, cells: np.ndarray, worlds: np.ndarray) -> dict[str, np.ndarray]:
         """The visits [B, S] of the other policies."""
@@ -210,6 +224,9 @@ class Evaluator:
           reached: bool [B, S], the states that each policy visits.
         """
         values = np.empty((len(worlds), len(self.measures)))
+        self._add_constants(cells, worlds, values)
+        if not self._of_students:
+            return values
         with float64():
             inputs = _Inputs(
                 jnp.asarray(log_probs, jnp.float64),
@@ -223,7 +240,6 @@ class Evaluator:
             if not np.asarray(is_common).all():  # Almost every world is a common one, whose program compiles faster.
                 of_students, _ = _general(self._of_students, False, *placed((mdps, inputs)))
         values[:, self._columns] = of_students
-        self._add_constants(cells, worlds, values)
         return values
 
     def _add_constants(self, cells: np.ndarray, worlds: np.ndarray, values: np.ndarray) -> None:
@@ -234,25 +250,34 @@ class Evaluator:
 
     def _in_groups(self, cells: np.ndarray, worlds: np.ndarray, logits: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Writes the measures of students whose world has a plan into `values`; the positions of all others, [R]."""
-        groups: list[np.ndarray] = []
+        groups: list[tuple[np.ndarray, straight_line.Plan]] = []
         remaining: list[np.ndarray] = []
         for world in np.unique(worlds):
-            students = np.flatnonzero(worlds == world)
-            parts = [students[first : first + _GROUP] for first in range(0, len(students), _GROUP)]
-            (remaining if self._plan(int(world)) is None else groups).extend(parts)
+            students, plan = np.flatnonzero(worlds == world), self._plan(int(world))
+            if plan is None:
+                remaining.append(students)
+            else:
+                groups += [(students[first : first + _GROUP], plan) for first in range(0, len(students), _GROUP)]
         for first in range(0, len(groups), _GROUPS):
             part = groups[first : first + _GROUPS]
             remaining += self._evaluate_groups(part, cells, worlds, logits, values)
         return np.sort(np.concatenate([np.zeros(0, int), *remaining]))
 
     def _evaluate_groups(
-        self, groups: list[np.ndarray], cells: np.ndarray, worlds: np.ndarray, logits: np.ndarray, values: np.ndarray
+        self,
+        groups: list[tuple[np.ndarray, straight_line.Plan]],
+        cells: np.ndarray,
+        worlds: np.ndarray,
+        logits: np.ndarray,
+        values: np.ndarray,
     ) -> list[np.ndarray]:
         """Writes the measures of groups of students into `values`; the students without an accurate result."""
-        padded = np.stack([np.resize(group, _GROUP) for group in groups + groups[:1] * (_GROUPS - len(groups))])
-        group_worlds = worlds[padded[:, 0]]
-        plans = self._packed(group_worlds)
-        flat = padded.ravel()
+        all_groups = groups + groups[:1] * (_GROUPS - len(groups))  # a fixed size, so that nothing recompiles
+        padded = np.stack([np.resize(students, _GROUP) for students, _ in all_groups])
+        group_worlds, flat = worlds[padded[:, 0]], padded.ravel()
+        # The sizes never fall and are powers of two, so that few programs are compiled.
+        plans = [plan for _, plan in all_groups]
+        self._sizes = straight_line.Sizes(*map(max, self._sizes, straight_line.sizes(plans)))
 
         def by_group(table: Any) -> Any:
             return None if table is None else table.reshape(*padded.shape, *table.shape[1:])
@@ -261,7 +286,7 @@ class Evaluator:
             mdps = jax.tree.map(lambda leaf: leaf[group_worlds], self._worlds)
             arrays = (
                 mdps,
-                plans,
+                straight_line.packed(plans, self._sizes),
                 by_group(logits[flat]),
                 by_group(self._teacher_tables(cells[flat], worlds[flat])),
                 {name: by_group(table) for name, table in self._other_visits(cells[flat], worlds[flat]).items()},
@@ -269,9 +294,9 @@ class Evaluator:
             )
             of_students, is_accurate = jax.device_get(_by_plans(self._of_students, *arrays))
         failed = []
-        for group, results, accurate in zip(groups, of_students, is_accurate, strict=False):
-            values[np.ix_(group, self._columns)] = results[: len(group)]
-            failed.append(group[~accurate[: len(group)]])
+        for (students, _), results, accurate in zip(groups, of_students, is_accurate, strict=False):
+            values[np.ix_(students, self._columns)] = results[: len(students)]
+            failed.append(students[~accurate[: len(students)]])
         return failed
 
     def _plan(self, world: int) -> straight_line.Plan | None:
@@ -279,17 +304,12 @@ class Evaluator:
         if world not in self._plans:
             mdp = jax.tree.map(lambda leaf: leaf[world], self._worlds)
             most = _UPDATES_PER_OUTCOME * mdp.num_states * mdp.num_outcomes
-            self._plans[world] = straight_line.plan(mdp, self.is_reached[world], most)
+            plan = self._plans[world] = straight_line.plan(mdp, self._reached_in(world), most)
+            self._plan_bytes += plan.num_bytes if plan else 0
+            while len(self._plans) > 1 and self._plan_bytes > _PLAN_BYTES:
+                oldest = self._plans.pop(next(iter(self._plans)))
+                self._plan_bytes -= oldest.num_bytes if oldest else 0
         return self._plans[world]
-
-    def _packed(self, group_worlds: np.ndarray) -> straight_line.Packed:
-        """The plans of worlds.
-
-        The sizes never fall and are powers of two, so that few programs are compiled.
-        """
-        plans = [plan for world in group_worlds if (plan := self._plans[int(world)]) is not None]
-        self._sizes = straight_line.Sizes(*map(max, self._sizes, straight_line.sizes(plans)))
-        return straight_line.packed(plans, self._sizes)
 
 
 def _together() -> int:
@@ -317,33 +337,49 @@ def _general(
     def of_student(mdp_and_inputs: tuple[MDP, _Inputs]) -> tuple[jax.Array, jax.Array]:
         mdp, single = mdp_and_inputs
         policy = jnp.exp(single.log_probs)
-        values, needed = [], []
+        own_sums = _own_sums(measures, mdp, policy, single)
         with sums.common_only(common_only):
-            length = exact.start_value(mdp, exact.expected_length(mdp, policy))
-            for measure in measures:
-                if _is_return(measure):
-                    values.append(exact.episode_return(mdp, policy, _discount(measure, single)))
-                    needed.append(values[-1])
-                elif measure.kind == "length":
-                    values.append(length)
-                elif measure.trajectories == "student":
-                    values.append(_as_measured(measure, _student_total(measure, mdp, policy, single), length))
-                    needed.append(jnp.where(jnp.isinf(values[-1]), 0, values[-1]))
-                else:
-                    values.append(_total(measure, single.visits, single.log_probs, single.teacher_probs, single.floor))
-        return jnp.stack(values), jnp.isfinite(jnp.array([length, *needed])).all()
+            totals = jax.lax.map(
+                lambda problem: exact.start_value(mdp, sums.total(sums.Problem(mdp, policy, problem[1], problem[0]))),
+                (jnp.stack([problem[0] for problem in own_sums]), jnp.stack([problem[1] for problem in own_sums])),
+            )
+        length = jnp.where(jnp.isnan(totals[0]), jnp.inf, totals[0])
+        remaining, values = iter(zip(own_sums[1:], totals[1:], strict=True)), []
+        for measure in measures:
+            if measure.kind == "length":
+                values.append(length)
+            elif measure.trajectories != "student":
+                values.append(_total(measure, single.visits, single.log_probs, single.teacher_probs, single.floor))
+            else:
+                (_, _, diverges), total = next(remaining)
+                total = jnp.where(diverges | (jnp.isnan(total) & (not _is_return(measure))), jnp.inf, total)
+                values.append(total if _is_return(measure) else _as_measured(measure, total, length))
+        return jnp.stack(values), jnp.isfinite(totals).all()
 
     batch_size = None if jax.default_backend() == "cpu" else _together()  # as in `exact`
     return jax.lax.map(of_student, (mdps, inputs), batch_size=batch_size)
 
 
-def _student_total(measure: Measure, mdp: MDP, policy: jax.Array, inputs: _Inputs) -> jax.Array:
-    """The expected sum over an episode of a measure's f(s), []; inf where f is, or where it diverges upward."""
-    terms = _terms(measure, inputs.log_probs, inputs.teacher_probs, inputs.floor)
-    terms = jnp.where(inputs.is_reached, terms, 0)
-    is_infinite = jnp.isinf(terms).any()
-    total = exact.start_value(mdp, exact.expected_sum(mdp, policy, jnp.where(is_infinite, 0, terms)))
-    return jnp.where(is_infinite | (jnp.isnan(total) & jnp.all(terms >= 0)), jnp.inf, total)
+def _own_sums(
+    measures: tuple[Measure, ...], mdp: MDP, policy: jax.Array, inputs: _Inputs
+) -> list[tuple[jax.Array, jax.Array, Any]]:
+    """The sums over a student's own episodes: what is added in each state [S], the discount, and whether it is inf.
+
+    The first one is the length, and the others belong to the measures along the student's trajectories in their order.
+    All are of one form, so that one program computes them.
+    """
+    undiscounted = jnp.ones((), policy.dtype)
+    rewards = jnp.sum(sums.outcome_weights(mdp, policy) * mdp.reward, axis=-1)
+    problems: list[tuple[jax.Array, jax.Array, Any]] = [(jnp.ones_like(rewards), undiscounted, False)]
+    for measure in measures:
+        if _is_return(measure):
+            problems.append((rewards, undiscounted * _discount(measure, inputs), False))
+        elif measure.kind != "length" and measure.trajectories == "student":
+            terms = _terms(measure, inputs.log_probs, inputs.teacher_probs, inputs.floor)
+            terms = jnp.where(inputs.is_reached, terms, 0)
+            is_infinite = jnp.isinf(terms).any()
+            problems.append((jnp.where(is_infinite, 0, terms), undiscounted, is_infinite))
+    return problems
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -43,6 +43,11 @@ class Plan(NamedTuple):
     diagonal: np.ndarray
     initial: np.ndarray
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(array.nbytes for array in self)
+
 
 def plan(mdp: MDP, is_reached: np.ndarray, most_updates: int) -> Plan | None:
     """The plan for a single world, or None if it has more than `most_updates` updates.

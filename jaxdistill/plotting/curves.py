@@ -24,7 +24,7 @@ REFERENCES = {  # label and colour of the dotted horizontal lines
 }
 QUANTITIES = {"returns": "Return per episode (undiscounted)", "lengths": "Episode length (steps)"}
 _MEASURES = {"returns": "return", "lengths": "length"}
-_LONGEST = 44  # characters of a line of the label of an axis
+_LONGEST = 32  # characters of a line of the label of an axis
 
 
 @in_style_of_axes
@@ -165,13 +165,7 @@ def plot_result(
       The figure; save it with `save_figure`. ValueError for an unknown label, quantity, measure or reference.
     """
     checks.known("quantity", quantity, QUANTITIES, "the quantities are")
-    if measure is None:
-        values = getattr(result, quantity)
-        curve = result.describe(_MEASURES[quantity])._replace(kinds=result.curve_kind)
-    else:
-        values, curve = result.measure(measure), result.describe(measure)
-        if np.isnan(values[..., :-1]).all() and values.shape[-1] > 1:
-            raise ValueError(f"the measure {measure!r} is known of the final students alone, and has no curve to draw")
+    values, curve = _drawn(result, quantity, measure)
     references = list(references)
     for kind in references:
         _check_reference(kind)
@@ -197,6 +191,16 @@ def plot_result(
     if figure is not None:
         add_legend(figure)
     return root_figure(ax)
+
+
+def _drawn(result: Any, quantity: str, measure: str | None) -> tuple[np.ndarray, Any]:
+    """The values [P, M, C] to draw, and their description, a `results.measured.Description`."""
+    if measure is None:
+        return getattr(result, quantity), result.describe(_MEASURES[quantity])._replace(kinds=result.curve_kind)
+    values = result.measure(measure)
+    if np.isnan(values[..., :-1]).all() and values.shape[-1] > 1:
+        raise ValueError(f"the measure {measure!r} is known of the final students alone, and has no curve to draw")
+    return values, result.describe(measure)
 
 
 def _ylabel(curve: Any, kind: str) -> str:

@@ -48,11 +48,11 @@ class Requested(NamedTuple):
         """Whether every cell must have a teacher."""
         return bool(self.functions) or any(measure.needs_teacher for measure in self.named.values())
 
-    @property
-    def used_options(self) -> set[str]:
-        """The fields of the configuration that a measure depends on."""
-        fields = {"discount": "discount", "floor": "probability_floor"}
-        return {fields[o] for o in fields for m in self.named.values() if getattr(m, o) is not None}
+    def unused(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a configuration among `changes` on which no measure depends."""
+        fields = {"discount": "discount", "probability_floor": "floor"}
+        used = {name for name, o in fields.items() if any(getattr(m, o) is not None for m in self.named.values())}
+        return {name: value for name, value in changes.items() if name not in used}
 
 
 NOTHING = Requested({}, (), ())

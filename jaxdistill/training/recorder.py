@@ -25,7 +25,7 @@ from jaxdistill.training.measuring import Requested, compiled
 
 _EVALUATED = 64  # students to which a function of the user is applied together
 _MOST_PENDING, _PENDING_BYTES = 512, 2**26  # students, and bytes of their tables, that wait to be evaluated together
-_MOST_WAITING = 4  # evaluations that have not begun
+_MOST_WAITING = 2  # evaluations that have not begun
 _RETURN, _LENGTH = parse("return"), parse("length")
 _RECORDS = (  # the arrays of a recorder with an entry for each student
     "returns", "lengths", "final_returns", "truncated", "finished", "logits", "values", "measurements", "largest",

@@ -63,12 +63,9 @@ def train(
       equal_steps: whether the learning rates of the logits are scaled such that the first updates of all methods are
         as large as that of the first method (`first_updates`); the scaled rates are in the result's settings.
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
-      measure: what to compute of every student at every checkpoint, exactly, for `Result.measure(name)`: a name of
-        `measures.MEASURES` with its options, such as "forward_kl:teacher"; a function; a list of both; or a mapping
-        from names of your own to them. What a name leaves open is taken from `config`, also for a cell that changes it.
-        A function is called as measure(mdps, teacher, policies) with B stacked MDPs, their teachers and policies
-        [B, S, A], in float64, and returns named numbers {name: [B]}. It is compiled, so it must be written in JAX.
-        Every cell then needs a teacher, as it does for a measure of the teacher.
+      measure: computed at every checkpoint: a name of `measures.MEASURES`, such as "forward_kl:teacher"; a function of
+        B stacked MDPs, their teachers and policies [B, S, A] in float64, written in JAX, which returns {name: numbers
+        [B]}; a list of both; or a mapping from names of your own. A function needs a teacher in every cell.
       progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
         same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
@@ -97,7 +94,7 @@ def train(
     cells = resolve(methods, teacher, config)
     measures = requested(measure, mdps, cells[0].teacher, config)
     _check_cells(cells, mdps, needs_teachers=measures.needs_teachers)
-    check_effects(cells, dict.fromkeys(set(changes) - measures.used_options), mdps.num_actions)
+    check_effects(cells, measures.unused(changes), mdps.num_actions)
     _warn_of_floors(cells)
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
     cells = with_update_norms(key, mdps, cells, initial, equal_steps)

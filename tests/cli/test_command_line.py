@@ -237,6 +237,32 @@ def test_mistakes_give_one_line_and_code_2(capsys, tmp_path, monkeypatch, argume
     assert not list(tmp_path.iterdir())
 
 
+def test_measures_from_training_to_table_and_picture(capsys, tmp_path):
+    """`compare --measure` makes a table and pictures of each measure; the other commands read them from the file."""
+    stem = tmp_path / "small"
+    names = ["forward_kl:student", "reverse_kl:teacher:floor=1e-06", "length"]
+    flags = ["--measure=forward_kl,reverse_kl:teacher:floor", "--measure=length"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        main.main([*COMPARE, f"--out={stem}", *flags])
+    out = capsys.readouterr().out
+    result = load(f"{stem}.npz")
+    assert list(result.measure_names) == names and np.isfinite(result.measurements).all()
+    assert out.count("minus baseline") == 4 and out.count("P(< baseline)") == 2
+    for name in ("", "_forward_kl_student", "_reverse_kl_teacher_floor_1e-06", "_length"):
+        assert (tmp_path / f"small{name}.png").exists() and (tmp_path / f"small{name}_intervals.pdf").exists()
+    main.main(["table", f"{stem}.npz", "--measure=forward_kl"])
+    assert capsys.readouterr().out.startswith("exact forward KL along the student's trajectories (nats per step)")
+    main.main(["plot", f"{stem}.npz", "--measure=length"])
+    assert capsys.readouterr().out.split() == [f"{stem}_length.png", f"{stem}_length.pdf"]
+    main.main(["show", f"{stem}.npz"])
+    assert "length: episode length (steps per episode), mean of the final students" in capsys.readouterr().out
+    assert "did you mean 'length'" in fails(capsys, "plot", f"{stem}.npz", "--measure=lenght")
+    assert "no measure 'entropy'" in fails(capsys, "table", f"{stem}.npz", "--measure=entropy")
+    assert "did you mean 'forward_kl'" in fails(capsys, *COMPARE, f"--out={stem}2", "--measure=forwardkl")
+    assert not (tmp_path / "small2.npz").exists()
+
+
 def test_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "jaxdistill", "--help"], capture_output=True, text=True, check=False, timeout=120

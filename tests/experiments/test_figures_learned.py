@@ -132,3 +132,20 @@ def test_fig5_is_the_first_row_of_fig8(tmp_path, capsys, monkeypatch):
     np.testing.assert_array_equal(shared.returns, alone.returns)
     other = dataclasses.replace(settings, seed=1, out=str(tmp_path / "6"))
     assert not np.array_equal(fig5.row(other, "q_learning").returns, shared.returns)
+
+
+def test_the_return_of_a_noisy_teacher_is_drawn_in_its_panels():
+    """In the panels of students whose teacher errs there is one more line, at the mean return of that teacher."""
+    settings = fig8.Settings(methods=["baseline"], teachers=["q_learning"])
+    labels = tuple(f"q_learning/{column}/baseline" for column in fig8.COLUMNS)
+    rng = np.random.default_rng(0)
+    returns = rng.normal(size=(4, 5, 3))
+    result = jaxdistill.Result(
+        labels=labels, mdp_ids=np.arange(5), iterations=np.arange(1, 4), returns=returns, lengths=returns + 9,
+        final_returns=returns[..., -1], teacher_returns=np.array([[7.0], [7], [5], [3]]) + np.zeros((4, 5)),
+        uniform_returns=np.zeros(5), optimal_returns=np.ones(5),
+    )  # fmt: skip
+    figure = fig8.plot(settings, {"q_learning": result})
+    levels = [{line.get_ydata()[0] for line in ax.get_lines() if line.get_linestyle() == ":"} for ax in figure.axes]
+    assert levels == [{7.0, 0.0}, {7.0, 0.0}, {7.0, 5.0, 0.0}, {7.0, 3.0, 0.0}]
+    assert "Teacher with this noise" in [text.get_text() for text in figure.legends[0].get_texts()]

@@ -1,5 +1,6 @@
 """Figures: their numbers, their styles, and that no text is cut off."""
 
+import dataclasses
 import types
 
 import matplotlib
@@ -184,7 +185,7 @@ def test_a_result_draws_itself():
     figure = result.plot(title="Worlds")
     (ax,) = figure.axes
     assert ax.get_xlabel() == "Iterations (episodes)" and ax.get_title() == "Worlds"
-    assert ax.get_ylabel() == "Return per episode (undiscounted)"
+    assert ax.get_ylabel() == "Return per episode\n(undiscounted, sampled)"
     assert legend_texts(figure) == ["Baseline", "N-distill", "Teacher", "Uniform policy"]
     lines = {line.get_label(): line for line in ax.get_lines()}
     np.testing.assert_allclose(lines["N-distill"].get_ydata(), result.returns[1].mean(0))
@@ -205,7 +206,7 @@ def test_a_result_draws_the_given_methods_and_references():
     teachers = {line.get_label(): line for line in figure.axes[0].get_lines() if "Teacher" in line.get_label()}
     assert set(teachers["Teacher of N-distill"].get_ydata()) == {5.0}
     lengths = result.plot(quantity="lengths")
-    assert lengths.axes[0].get_ylabel() == "Episode length (steps)"
+    assert lengths.axes[0].get_ylabel() == "Episode length (steps, sampled)"
     assert legend_texts(lengths) == ["Baseline", "N-distill"]
     without = make_result(teacher_returns=np.full((2, 6), np.nan))
     assert "Teacher" not in legend_texts(without.plot())
@@ -214,9 +215,39 @@ def test_a_result_draws_the_given_methods_and_references():
     assert axes[1].lines and not axes[0].lines and not axes[1].figure.legends
 
 
+def test_a_picture_says_which_curves_are_exact():
+    """In the label of the axis if all are alike, and in the legend if they are not."""
+    mixed = make_result(curve_kind=("exact", "sampled"))
+    figure = mixed.plot(references=[])
+    assert legend_texts(figure) == ["Baseline (exact)", "N-distill (sampled)"]
+    assert figure.axes[0].get_ylabel() == "Return per episode\n(undiscounted)"
+    alone = mixed.plot(labels=["baseline"], references=[])
+    assert legend_texts(alone) == ["Baseline"]
+    assert alone.axes[0].get_ylabel() == "Return per episode\n(undiscounted, exact)"
+
+
+def test_a_measure_is_drawn_with_its_name_and_unit():
+    result = make_result()
+    values = np.random.default_rng(0).normal(size=(*result.returns.shape, 2))
+    names = {"names": ("forward_kl:teacher", "mine"), "known": {"forward_kl:teacher": "forward_kl:teacher"}}
+    result = dataclasses.replace(
+        result, measurements=values, measure_names=names["names"], settings={"measures": names["known"]}
+    )
+    ax = result.plot(measure="forward_kl:teacher").axes[0]
+    assert ax.get_ylabel() == "Forward KL along the teacher's\ntrajectories (nats per step,\nexact)"
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    assert set(lines) == {"Baseline", "N-distill"}  # no reference policies
+    np.testing.assert_allclose(lines["N-distill"].get_ydata(), values[1, ..., 0].mean(0))
+    assert result.plot(measure="mine").axes[0].get_ylabel() == "Mine"
+    values[:, :, :-1, 1] = np.nan
+    with pytest.raises(ValueError, match="known of the final students alone"):
+        result.plot(measure="mine")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (dict(measure="forward_kl"), "no measure 'forward_kl' in this result; it has none"),
         (dict(labels=["sgd"]), "no method 'sgd' in this result; it has baseline, n_distill"),
         (dict(quantity="regret"), "Unknown quantity 'regret'; the quantities are returns, lengths"),
         (
