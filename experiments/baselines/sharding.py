@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 import jaxdistill
@@ -27,6 +26,7 @@ from jaxdistill.cli.main import keep_compiled_programs
 from jaxdistill.executors import Sharding
 from jaxdistill.executors.saves import Place
 from jaxdistill.executors.worker import Outcome
+from jaxdistill.runtime import streams
 from jaxdistill.scheduling import pool
 from jaxdistill.training import shards
 from jaxdistill.training.config import Config, resolve_cell
@@ -52,14 +52,14 @@ class Measured(concurrent.futures.Executor):
 
 
 def _problem() -> tuple[jaxdistill.MDP, jaxdistill.Teacher]:
-    mdps = jaxdistill.sample_mdps(jax.random.key(0), NUM_MDPS)
+    mdps = jaxdistill.sample_mdps(streams.from_seed(0), NUM_MDPS)
     return mdps, teachers.optimal(mdps)
 
 
 def _train(num_iterations: int, executor: Any) -> None:
     """The training that is measured."""
     options: dict[str, Any] = dict(num_iterations=num_iterations, num_checkpoints=min(NUM_CHECKPOINTS, num_iterations))
-    jaxdistill.train(jax.random.key(1), *_problem(), fig8.PAPER_METHODS, executor=executor, progress=True, **options)
+    jaxdistill.train(streams.from_seed(1), *_problem(), fig8.PAPER_METHODS, executor=executor, progress=True, **options)
 
 
 def _costs_of_a_shard() -> None:
