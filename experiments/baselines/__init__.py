@@ -5,8 +5,8 @@ JAX, the scalar loop the most that the processor allows. `Problem` is what each 
 each returns, so that `tests/experiments/test_benchmark.py` can compare the results.
 
 `engine`, `padded_scan` and `scalar_loop` (with `scalar_kernel`) train a problem. `problems` makes the problems. `ticks`
-measures the parts of a tick. `clock` measures time and memory, `groups` is the list of measurements, and `pages` makes
-the table and the figure.
+measures the parts of a tick, and `sharding` what training in shards costs. `clock` measures time and memory, `groups`
+is the list of measurements, and `pages` makes the table and the figure.
 """
 
 import dataclasses

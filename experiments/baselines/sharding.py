@@ -1,19 +1,22 @@
 """What training in shards costs: python -m experiments.baselines.sharding [iterations] [repeats].
 
 Prints the bytes and the times of a shard, and then the time of one training on two threads of this process and on two
-processes with one thread each, in turns. The students are those of Fig. 8 with one-step targets, on 100 grids. Measure
-on a machine that runs nothing else; compiled programs come from the cache.
+processes with one thread each, in turns, with the start of the processes. The students are those of Fig. 8 with
+one-step targets, on 100 grids. Measure on a machine that runs nothing else. Compiled programs come from the cache, so
+the second call is the one that counts.
 """
 
 import concurrent.futures
 import multiprocessing
 import pickle
+import resource
 import statistics
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 import jaxdistill
@@ -22,8 +25,11 @@ from jaxdistill import teachers
 from jaxdistill.cli.main import keep_compiled_programs
 from jaxdistill.executors import Sharding
 from jaxdistill.executors.saves import Place
-from jaxdistill.executors.worker import Job, Outcome
+from jaxdistill.executors.worker import Outcome
+from jaxdistill.runtime import streams
 from jaxdistill.scheduling import pool
+from jaxdistill.training import shards
+from jaxdistill.training.config import Config, resolve_cell
 
 NUM_MDPS, NUM_WORKERS, NUM_CHECKPOINTS = 100, 2, 100
 
@@ -37,25 +43,23 @@ class Measured(concurrent.futures.Executor):
         self.sent: list[int] = []
         self.outcomes: list[Outcome] = []
 
-    def submit(self, fn: Any, /, *args: Job, **_: Any) -> concurrent.futures.Future:
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future:
         """Submits to the pool."""
         self.sent.append(len(pickle.dumps(args)))
-        future = self.pool.submit(fn, *args)
+        future = self.pool.submit(fn, *args, **kwargs)
         future.add_done_callback(lambda done: self.outcomes.append(done.result()))
         return future
 
 
 def _problem() -> tuple[jaxdistill.MDP, jaxdistill.Teacher]:
-    mdps = jaxdistill.sample_mdps(jax.random.key(0), NUM_MDPS)
+    mdps = jaxdistill.sample_mdps(streams.from_seed(0), NUM_MDPS)
     return mdps, teachers.optimal(mdps)
 
 
-def _train(num_iterations: int, executor: Any) -> float:
-    """The seconds of a training."""
-    started = time.perf_counter()
-    options = dict(num_iterations=num_iterations, num_checkpoints=min(NUM_CHECKPOINTS, num_iterations))
-    jaxdistill.train(jax.random.key(1), *_problem(), fig8.PAPER_METHODS, executor=executor, progress=True, **options)
-    return time.perf_counter() - started
+def _train(num_iterations: int, executor: Any) -> None:
+    """The training that is measured."""
+    options: dict[str, Any] = dict(num_iterations=num_iterations, num_checkpoints=min(NUM_CHECKPOINTS, num_iterations))
+    jaxdistill.train(streams.from_seed(1), *_problem(), fig8.PAPER_METHODS, executor=executor, progress=True, **options)
 
 
 def _costs_of_a_shard() -> None:
@@ -80,9 +84,6 @@ def _costs_of_a_shard() -> None:
 
 def _costs_for_the_caller(outcome: Outcome) -> None:
     """Prints the time that the calling process needs for a shard."""
-    from jaxdistill.training import shards
-    from jaxdistill.training.config import Config, resolve_cell
-
     mdps, teacher = _problem()
     cells = [resolve_cell(name, jaxdistill.methods.get(name), teacher, Config()) for name in fig8.PAPER_METHODS]
     tables = shards._Tables(mdps, cells, np.ones(NUM_MDPS), None, 1)
@@ -94,8 +95,6 @@ def _costs_for_the_caller(outcome: Outcome) -> None:
     data, started = pickle.dumps(outcome), time.perf_counter()
     loaded = pickle.loads(data)
     print(f"{(time.perf_counter() - started) * 1e3:.2f} ms to read an outcome", end="; ")
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         assert loaded.finished is not None
@@ -111,19 +110,38 @@ def main(num_iterations: int = 2000, repeats: int = 3) -> None:
     """Prints all measurements."""
     keep_compiled_programs()
     _costs_of_a_shard()
-    context = multiprocessing.get_context("spawn")
-    times: dict[str, list[float]] = {"threads": [], "processes": []}
+    runs: dict[str, Callable[[int], None]] = {"threads": _on_threads, "processes": _on_processes}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(repeats):
-        with pool.limited(NUM_WORKERS):
-            times["threads"].append(_train(num_iterations, None))
-        with concurrent.futures.ProcessPoolExecutor(NUM_WORKERS, mp_context=context) as executor:
-            times["processes"].append(_train(num_iterations, executor))
-    for name, seconds in times.items():
-        print(
-            f"two {name}: {min(seconds):.1f}, {statistics.median(seconds):.1f}, {max(seconds):.1f} s (min, median, max)"
-        )
-    medians = [statistics.median(seconds) for seconds in times.values()]
-    print(f"processes / threads: {medians[1] / medians[0]:.3f}")
+        for name, run in runs.items():
+            wall, processor = time.perf_counter(), _processor_seconds()
+            run(num_iterations)
+            times[name].append((time.perf_counter() - wall, _processor_seconds() - processor))
+    for i, kind in enumerate(("wall clock", "processor time")):
+        seconds = {name: [pair[i] for pair in pairs] for name, pairs in times.items()}
+        for name, values in seconds.items():
+            shown = ", ".join(f"{value:.1f}" for value in (min(values), statistics.median(values), max(values)))
+            print(f"two {name}, {kind}: {shown} s (min, median, max)")
+        ratio = statistics.median(seconds["processes"]) / statistics.median(seconds["threads"])
+        print(f"processes / threads, {kind}: {ratio:.3f}", flush=True)
+
+
+def _on_threads(num_iterations: int) -> None:
+    with pool.limited(NUM_WORKERS):
+        _train(num_iterations, None)
+
+
+def _on_processes(num_iterations: int) -> None:
+    """Starts the processes, trains, and ends them."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(NUM_WORKERS, mp_context=context) as executor:
+        _train(num_iterations, executor)
+
+
+def _processor_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    usages = [resource.getrusage(kind) for kind in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from jaxdistill.executors import worker
 from jaxdistill.executors.sharding import Sharding
 from jaxdistill.runtime.files import one_line
 
@@ -78,6 +79,7 @@ def threads_of_each(num_workers: int) -> int:
 def _begin(counter: Any, num_workers: int) -> None:
     """Prepares a process of the pool, before JAX looks for devices in it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the caller tells its workers to stop.
+    worker.end_with_parent()
     with counter.get_lock():
         number = counter.value
         counter.value += 1

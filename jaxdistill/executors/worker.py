@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import multiprocessing
+import os
 import pickle
 import socket
 import threading
@@ -27,7 +28,7 @@ _CACHE_SETTINGS = (
     "jax_persistent_cache_min_compile_time_secs",
     "jax_persistent_cache_min_entry_size_bytes",
 )
-_RECORDS_WARNINGS = threading.Lock()
+_RUNS_JOB = threading.Lock()  # held while this process trains a shard
 
 
 class StoppedShard(KeyboardInterrupt):
@@ -105,6 +106,23 @@ def run_job(job: Job) -> Outcome:
     return dataclasses.replace(outcome, warnings=tuple(texts), seconds=time.perf_counter() - started)
 
 
+def end_with_parent() -> None:
+    """Ends this process when the process that started it has died; a shard that it trains is saved before.
+
+    A worker of a `ProcessPoolExecutor` would otherwise wait for shards for ever.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        assert parent is not None
+        parent.join()
+        with _RUNS_JOB:
+            os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, name="jaxdistill-parent", daemon=True).start()
+
+
 def _trained(job: Job) -> tuple[Finished, bool]:
     """The result of a shard, and whether it was stopped before its end."""
     _check_versions(job.versions)
@@ -179,14 +197,14 @@ def _recorded() -> Iterator[list[warnings.WarningMessage]]:
     Python records the warnings of a whole process. So if this process runs several shards at a time, the first of them
     records those of all.
     """
-    if not _RECORDS_WARNINGS.acquire(blocking=False):
+    if not _RUNS_JOB.acquire(blocking=False):
         yield []
         return
     try:
         with warnings.catch_warnings(record=True) as messages:
             yield messages
     finally:
-        _RECORDS_WARNINGS.release()
+        _RUNS_JOB.release()
 
 
 def _category(message: warnings.WarningMessage) -> type[Warning]:

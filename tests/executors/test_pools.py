@@ -3,6 +3,9 @@
 import concurrent.futures
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -41,6 +44,27 @@ def test_a_killed_process_costs_what_was_running(whole, tmp_path):
     with using("processes:1,shards=4"), jaxdistill.resumable(tmp_path / "run"):
         assert_same(train(flag=tmp_path / "killed"), whole)
     assert not (tmp_path / "run").exists()
+
+
+ORPHAN = """
+import os, signal
+from jaxdistill.executors import using
+from jaxdistill.executors.ambient import resolved
+
+if __name__ == "__main__":
+    with using("processes:1"):
+        print(resolved(None).executor.submit(os.getpid).result(), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_end_when_their_caller_is_killed(tmp_path):
+    """They hold its stdout, which is at its end when all of them have ended."""
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    command = [sys.executable, str(tmp_path / "orphan.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL and done.stdout.strip().isdecimal(), done.stderr
 
 
 def test_dask_runs_the_shards_of_a_killed_worker_again(whole, tmp_path):
