@@ -103,7 +103,7 @@ class SubmititExecutor(concurrent.futures.Executor):
         self._thread.start()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """A future of fn(*args, **kwargs), which a job will call."""
+        """A future of ``fn(*args, **kwargs)``, which a job will call."""
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("no job can be submitted after shutdown")
