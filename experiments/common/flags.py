@@ -4,27 +4,19 @@ import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from experiments.common.presets import DEFAULTS, preset_flags
 from jaxdistill import presets
+from jaxdistill.cli import flags
+from jaxdistill.cli.flags import Parser, check_values
+from jaxdistill.runtime.checks import shown
 from jaxdistill.runtime.command import fail
 from jaxdistill.runtime.files import from_command_line
 
-_NARROWEST = 20  # columns of a terminal; absl raises an error if a terminal is narrower
+_NARROWEST = 40  # columns of a terminal
 _PATHS = ("out", "shared", "results")  # flags that are paths
-
-_DEFINE: dict[type, Callable[..., Any]] = {
-    bool: flags.DEFINE_boolean,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-    list: flags.DEFINE_list,
-}
 
 
 def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]) -> Any:
@@ -38,23 +30,21 @@ def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]
       smoke: values that --smoke gives to settings without a flag on the command line.
       argv: the command line, the program's name first.
     """
+    arguments = argv[1:]
+    asks_for_help = [word for word in arguments if word in ("--help", "-h", "-help", "--helpfull")]
+    given = _given(settings_type, {}, [word for word in arguments if word not in asks_for_help])
     try:
-        values = _flag_values(settings_type, _preset_defaults(settings_type, argv))
+        preset = _preset_defaults(settings_type, given)
     except ValueError as error:
         fail(str(error))
-    if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+    if asks_for_help:
+        # A narrower terminal would leave no column for the text.
         os.environ["COLUMNS"] = str(max(shutil.get_terminal_size().columns, _NARROWEST))
-        print(f"{sys.modules['__main__'].__doc__}\nFlags:{values.get_help()}")
+        print(f"{sys.modules['__main__'].__doc__}\n{_parser(settings_type, preset).format_help()}")
         sys.exit(0)
-    try:
-        positional = values(argv)[1:]
-    except flags.Error as error:
-        fail(str(error))
-    if positional:
-        fail(f"Unknown argument {positional[0]!r}; options start with --, see --help.")
-    settings = {field.name: getattr(values, field.name) for field in dataclasses.fields(settings_type)}
+    settings = dataclasses.asdict(settings_type()) | preset | given
     if settings["smoke"]:
-        settings |= {key: value for key, value in smoke.items() if not values[key].present}
+        settings |= {key: value for key, value in smoke.items() if key not in given}
     try:
         settings |= {key: from_command_line(settings[key]) for key in _PATHS if key in settings}
     except ValueError as error:
@@ -63,8 +53,27 @@ def parse(settings_type: type, name: str, smoke: dict[str, Any], argv: list[str]
     return settings_type(**settings)
 
 
-def _preset_defaults(settings_type: type, argv: list[str]) -> dict[str, Any]:
-    """The defaults of an experiment's flags under the preset that the command line names, if it has presets.
+def _given(settings_type: type, preset: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
+    """The settings that are on the command line; exits with one line for a wrong flag."""
+    values, unknown = _parser(settings_type, preset).parse_known_args(arguments)
+    if unknown:
+        fail(f"Unknown argument {shown(unknown[0])}; options start with --, see --help.")
+    lists = tuple(name for name, default in vars(settings_type()).items() if isinstance(default, list))
+    check_values(values, lists)
+    return vars(values)
+
+
+def _parser(settings_type: type, preset: dict[str, Any]) -> Parser:
+    """A parser with one flag for each field, of the type of its default value; `preset` replaces defaults by name."""
+    parser = Parser(usage="python -m experiments.NAME [flags]", add_help=False, allow_abbrev=False)
+    for field in dataclasses.fields(settings_type):
+        default = preset.get(field.name, getattr(settings_type(), field.name))
+        flags.add(parser, field.name, default, field.metadata["help"].replace("%", "%%"))
+    return parser
+
+
+def _preset_defaults(settings_type: type, given: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of an experiment's flags under the preset on the command line, if it has presets.
 
     Raises:
       ValueError: an unknown preset.
@@ -72,25 +81,11 @@ def _preset_defaults(settings_type: type, argv: list[str]) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(settings_type)}
     if "preset" not in names:
         return {}
-    values = flags.FlagValues()
-    flags.DEFINE_string("preset", DEFAULTS["preset"], "", flag_values=values)
-    try:
-        values(argv, known_only=True)
-    except flags.Error as error:
-        raise ValueError(str(error)) from None
-    of_preset = {name: x for name, x in preset_flags(presets.get(values.preset)).items() if name in names}
+    preset = presets.get(given.get("preset", DEFAULTS["preset"]))
+    of_preset = {name: x for name, x in preset_flags(preset).items() if name in names}
     # A figure that departs from the preset as_written keeps its own defaults there.
     of_figure = {name for name, value in DEFAULTS.items() if name in names and getattr(settings_type(), name) != value}
     return {name: value for name, value in of_preset.items() if name not in of_figure}
-
-
-def _flag_values(settings_type: type, preset: dict[str, Any]) -> flags.FlagValues:
-    """One flag for each field, of the type of its default value; `preset` replaces defaults by name."""
-    values, defaults = flags.FlagValues(), settings_type()
-    for field in dataclasses.fields(settings_type):
-        default = preset.get(field.name, getattr(defaults, field.name))
-        _DEFINE[type(default)](field.name, default, field.metadata["help"], flag_values=values)
-    return values
 
 
 def default_outdir(name: str, smoke: bool) -> str:

@@ -11,19 +11,19 @@ python -m jaxdistill plot compare.npz        draws the learning curves of a resu
 
 import argparse
 import os
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 
 from jaxdistill.cli import commands, sweep_command
+from jaxdistill.cli.flags import Parser, check_values
 from jaxdistill.executors.spelling import KINDS
 from jaxdistill.mdp.named_measures import MEASURES
 from jaxdistill.methods import schedules
-from jaxdistill.runtime import checks, command
+from jaxdistill.runtime import command
 from jaxdistill.runtime.files import as_path, check_writable, from_command_line
 from jaxdistill.runtime.surroundings import package_versions
 from jaxdistill.training.config import Config
@@ -35,31 +35,6 @@ _MEASURE_HELP = (
     "what to measure and compare besides the return, such as forward_kl:teacher, separated by commas or as several "
     f"flags; of {', '.join(MEASURES)}"
 )
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that reports an error in one line, without the usage, and suggests the nearest flag or word."""
-
-    def error(self, message: str) -> NoReturn:
-        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        if choice:  # Python 3.11 and 3.13 differ in whether they quote the words
-            word, valid = choice[1], re.findall(r"[\w-]+", choice[2])
-            message = message.replace(repr(word), checks.shown_among(word, valid), 1)
-        command.fail(message)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parses as the base class does, but refuses an unknown flag with the nearest flag of this command.
-
-        The main parser would refuse it too, but it does not know the flags of the command.
-        """
-        namespace, unknown = super().parse_known_args(args, namespace)
-        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        for word in unknown:
-            flag, equals, value = word.partition("=")
-            if flag.startswith("--"):
-                near = checks.shown_among(flag, flags).removeprefix(repr(flag))
-                self.error(f"unrecognized arguments: {flag}{equals}{value}{near}")
-        return namespace, unknown
 
 
 class _Version(argparse.Action):
@@ -79,7 +54,7 @@ class _Version(argparse.Action):
 def _parser() -> argparse.ArgumentParser:
     """The parser of all commands and flags."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog="jaxdistill", description=__doc__, formatter_class=raw, allow_abbrev=False)
+    parser = Parser(prog="jaxdistill", description=__doc__, formatter_class=raw, allow_abbrev=False)
     parser.add_argument("--version", action=_Version, help="print the versions of the packages and exit")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -209,9 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         args = _parser().parse_args(argv)
-        for name, value in vars(args).items():
-            if value == []:  # Python 3.11 parses --name=-- as an empty list
-                command.fail(f"--{name} must have a value; '--' is not a value.")
+        check_values(args)
         for name in _PATHS & vars(args).keys():
             value = getattr(args, name)
             is_list = isinstance(value, list)
