@@ -25,6 +25,7 @@ from jaxdistill.training.measuring import Requested, compiled
 _EVALUATED = 64  # students to which a function of the user is applied together
 _MOST_PENDING, _PENDING_BYTES = 512, 2**26  # students, and bytes of their tables, that wait to be evaluated together
 _MOST_WAITING = 2  # evaluations that have not begun
+_FEWEST_PLANNED = 20  # checkpoints of a curve from which it pays to plan the elimination of a world
 _RETURN, _LENGTH = parse("return"), parse("length")
 
 
@@ -58,13 +59,14 @@ class Recorder:
         self.executor = ThreadPoolExecutor(1)
         self.without_return: tuple[MDP, np.ndarray] | None = None  # the first student whose exact return is NaN
         self.measurements = np.full((num, m, c, len(measures.names)), np.nan) if measures.names else None
-        is_paused = [bool(measures.names) or not cell.method.control.is_student for cell in cells]
-        self.evaluator = Evaluator(
-            mdps, [cell.teacher for cell in cells], list(dict.fromkeys([_RETURN, _LENGTH, *measures.named.values()])),
-            config.discount, config.probability_floor, students_per_world=sum(is_paused) * (c - 1) + num,
-        )  # fmt: skip
+        planned = [
+            c >= _FEWEST_PLANNED and (bool(measures.names) or not cell.method.control.is_student) for cell in cells
+        ]
+        named = list(dict.fromkeys([_RETURN, _LENGTH, *measures.named.values()]))
+        teachers = [cell.teacher for cell in cells]
+        self.evaluator = Evaluator(mdps, teachers, named, config.discount, config.probability_floor, planned)
         table_bytes = 4 * mdps.num_observations * mdps.num_actions
-        self.most_pending = min(max(_PENDING_BYTES // table_bytes, _EVALUATED), _MOST_PENDING)
+        self.most_pending = min(max(_PENDING_BYTES // table_bytes, 1), _MOST_PENDING)
 
     def add(self, cell: int, mdp: int, pause: int, output: Output) -> None:
         """Takes the output of a student. A student whose parameters are not finite stays NaN in every array."""
