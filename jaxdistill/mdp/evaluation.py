@@ -19,14 +19,14 @@ import numpy as np
 from jaxdistill.mdp import exact, straight_line, sums
 from jaxdistill.mdp.chains import ACCURACY
 from jaxdistill.mdp.endings import reached_states
-from jaxdistill.mdp.mdp import MDP
+from jaxdistill.mdp.mdp import MDP, NO_TIME_LIMIT
 from jaxdistill.mdp.named_measures import CONFIGURED, Measure, per_state
 from jaxdistill.mdp.precision import as_float64, float64, placed
 from jaxdistill.mdp.teacher import Teacher
 
 _GROUP, _GROUPS = 8, 8  # students of one world in a vector, and vectors in one call
-_LEAST_STUDENTS = 24  # students of a world from which a plan pays
 _UPDATES_PER_OUTCOME = 50  # The iterative method costs about as much as this many updates for each outcome.
+_LARGEST_TABLE = 2**16  # entries of the policy of a student; 64 of them are held at once, several times
 _PLAN_BYTES = 2**29  # of the plans that are kept; the oldest is planned again where it is needed
 _TINY = 1e-300  # Visits of a state that is reached are at least this many, so that infinite terms count there.
 
@@ -65,7 +65,8 @@ class Evaluator:
       teachers: the stacked teacher of each cell; None where a cell has none.
       measures: what to compute.
       discount, floor: those of the configuration, one number or one for each MDP.
-      students_per_world: about how many students of each world will be evaluated; few do not pay a plan.
+      planned: for each cell, whether so many of its students of each world will be evaluated that a plan pays; by
+        default none. The rounding of a student's numbers depends on it, so it must not depend on other cells.
     """
 
     def __init__(
@@ -75,15 +76,16 @@ class Evaluator:
         measures: Sequence[Measure],
         discount: Any = 0.99,
         floor: Any = 0.0,
-        students_per_world: int = 0,
+        planned: Sequence[bool] = (),
     ):
         self.mdps, self.teachers, self.measures = mdps, list(teachers), tuple(measures)
         self.numbers = {
             "discount": np.broadcast_to(np.asarray(discount, np.float64), mdps.num_mdps),
             "floor": np.broadcast_to(np.asarray(floor, np.float64), mdps.num_mdps),
         }
-        may_plan = jax.default_backend() == "cpu" and not mdps.has_time_limit
-        self.may_plan = may_plan and students_per_world >= _LEAST_STUDENTS
+        is_small = mdps.num_states * max(mdps.num_actions, mdps.num_outcomes) <= _LARGEST_TABLE
+        may_plan = jax.default_backend() == "cpu" and is_small
+        self.planned = np.array(planned or [False] * len(self.teachers)) & may_plan
         self._plans: dict[int, straight_line.Plan | None] = {}
         self._plan_bytes = 0
         self._reached_states: dict[int, np.ndarray] = {}
@@ -101,8 +103,8 @@ class Evaluator:
         """
         values = np.full((len(worlds), len(self.measures)), np.nan)
         remaining = np.arange(len(worlds))
-        if self.may_plan and self._of_students:
-            remaining = self._in_groups(cells, worlds, logits, values)
+        if self._of_students:
+            remaining = self._in_groups(self.planned[cells], cells, worlds, logits, values)
         together = _together()
         for first in range(0, len(remaining), together):
             batch = remaining[first : first + together]
@@ -248,12 +250,14 @@ class Evaluator:
             if not measure.is_of_student:
                 values[:, q] = self._constant(cells, worlds, measure)
 
-    def _in_groups(self, cells: np.ndarray, worlds: np.ndarray, logits: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Writes the measures of students whose world has a plan into `values`; the positions of all others, [R]."""
+    def _in_groups(
+        self, planned: np.ndarray, cells: np.ndarray, worlds: np.ndarray, logits: np.ndarray, values: np.ndarray
+    ) -> np.ndarray:
+        """Writes the measures of `planned` students whose world has a plan; returns the positions of all others."""
         groups: list[tuple[np.ndarray, straight_line.Plan]] = []
-        remaining: list[np.ndarray] = []
-        for world in np.unique(worlds):
-            students, plan = np.flatnonzero(worlds == world), self._plan(int(world))
+        remaining = [np.flatnonzero(~planned)]
+        for world in np.unique(worlds[planned]):
+            students, plan = np.flatnonzero(planned & (worlds == world)), self._plan(int(world))
             if plan is None:
                 remaining.append(students)
             else:
@@ -261,7 +265,7 @@ class Evaluator:
         for first in range(0, len(groups), _GROUPS):
             part = groups[first : first + _GROUPS]
             remaining += self._evaluate_groups(part, cells, worlds, logits, values)
-        return np.sort(np.concatenate([np.zeros(0, int), *remaining]))
+        return np.sort(np.concatenate(remaining))
 
     def _evaluate_groups(
         self,
@@ -304,7 +308,8 @@ class Evaluator:
         if world not in self._plans:
             mdp = jax.tree.map(lambda leaf: leaf[world], self._worlds)
             most = _UPDATES_PER_OUTCOME * mdp.num_states * mdp.num_outcomes
-            plan = self._plans[world] = straight_line.plan(mdp, self._reached_in(world), most)
+            is_cut = mdp.time_limit < NO_TIME_LIMIT
+            plan = self._plans[world] = None if is_cut else straight_line.plan(mdp, self._reached_in(world), most)
             self._plan_bytes += plan.num_bytes if plan else 0
             while len(self._plans) > 1 and self._plan_bytes > _PLAN_BYTES:
                 oldest = self._plans.pop(next(iter(self._plans)))

@@ -176,16 +176,15 @@ def plot_result(
         ax = axes[0, 0]
     indices = palette_indices(result.labels)
     kinds = {label: curve.kinds[p] for label, p in rows.items()}
-    is_mixed = len(set(kinds.values())) > 1
     with style_of(root_figure(ax)):
         for label, p in rows.items():
             line = plot_curves(ax, result.iterations, values[p], label, index=indices[p], band=band)
-            if is_mixed:
+            if len(set(kinds.values())) > 1:
                 line.set_label(f"{line.get_label()} ({kinds[label]})")
         if curve.title == "return":
             _draw_references(ax, result, rows, indices, references)
         label_axes(ax, ylabel=False)
-        ax.set_ylabel(_ylabel(curve, "" if is_mixed else next(iter(kinds.values()), "")))
+        ax.set_ylabel(_ylabel(curve, set(kinds.values())))
         if title:
             ax.set_title(typeset(title))
     if figure is not None:
@@ -203,8 +202,9 @@ def _drawn(result: Any, quantity: str, measure: str | None) -> tuple[np.ndarray,
     return values, result.describe(measure)
 
 
-def _ylabel(curve: Any, kind: str) -> str:
+def _ylabel(curve: Any, kinds: set[str]) -> str:
     """The label of the y axis: the measure, its unit, and whether all curves are exact or sampled."""
+    kind = next(iter(kinds)) if len(kinds) == 1 else ""
     text = {"return": QUANTITIES["returns"], "episode length": QUANTITIES["lengths"]}.get(curve.title)
     if text is None:
         text = title_of(curve.title, curve.unit)

@@ -175,7 +175,7 @@ def with_measures(
     needs_teacher = [measure.name for measure in measures if measure.needs_teacher]
     teachers = _teachers(result, mdps, teacher, needs_teacher)
     discounts, floors = (checks.per_world(name, value, mdps.num_mdps) for name, value in numbers.items())
-    evaluator = Evaluator(mdps, teachers, measures, discounts, floors, students_per_world=len(result.labels))
+    evaluator = Evaluator(mdps, teachers, measures, discounts, floors)
     values = np.full((*result.final_returns.shape, len(measures)), np.nan)
     is_finished = np.isfinite(result.logits).all(axis=(2, 3))
     cells, worlds = np.nonzero(is_finished)

@@ -26,6 +26,7 @@ from jaxdistill.training.measuring import Requested, compiled
 _EVALUATED = 64  # students to which a function of the user is applied together
 _MOST_PENDING, _PENDING_BYTES = 512, 2**26  # students, and bytes of their tables, that wait to be evaluated together
 _MOST_WAITING = 2  # evaluations that have not begun
+_FEWEST_PLANNED = 20  # checkpoints of a curve from which it pays to plan the elimination of a world
 _RETURN, _LENGTH = parse("return"), parse("length")
 _RECORDS = (  # the arrays of a recorder with an entry for each student
     "returns", "lengths", "final_returns", "truncated", "finished", "logits", "values", "measurements", "largest",
@@ -65,13 +66,14 @@ class Recorder:
         self.measurements = np.full((num, m, c, len(measures.names)), np.nan) if measures.names else None
         # A schedule is never used, because `measuring` refuses measures that would take it.
         discount, floor = (0.0 if is_schedule(x) else x for x in (config.discount, config.probability_floor))
-        is_paused = [bool(measures.names) or not cell.method.control.is_student for cell in cells]
-        self.evaluator = Evaluator(
-            mdps, [cell.teacher for cell in cells], list(dict.fromkeys([_RETURN, _LENGTH, *measures.named.values()])),
-            discount, floor, students_per_world=sum(is_paused) * (c - 1) + num,
-        )  # fmt: skip
+        planned = [
+            c >= _FEWEST_PLANNED and (bool(measures.names) or not cell.method.control.is_student) for cell in cells
+        ]
+        named = list(dict.fromkeys([_RETURN, _LENGTH, *measures.named.values()]))
+        teachers = [cell.teacher for cell in cells]
+        self.evaluator = Evaluator(mdps, teachers, named, discount, floor, planned)
         table_bytes = 4 * mdps.num_observations * mdps.num_actions
-        self.most_pending = min(max(_PENDING_BYTES // table_bytes, _EVALUATED), _MOST_PENDING)
+        self.most_pending = min(max(_PENDING_BYTES // table_bytes, 1), _MOST_PENDING)
 
     def add(self, cell: int, mdp: int, pause: int, output: Output) -> None:
         """Takes the output of a student. A student whose parameters are not finite stays NaN in every array."""

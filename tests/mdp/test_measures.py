@@ -273,9 +273,9 @@ def test_planned_and_general_results_agree(kind):
     scale = rng.choice([0.1, 3, 30], size=(14, 1, 1))
     logits = (scale * rng.normal(size=(14, mdps.num_observations, mdps.num_actions))).astype(np.float32)
     cells, numbers = np.zeros(14, int), (np.array([0.9, 0.7]), 1e-6)
-    planned = Evaluator(mdps, [teacher], parsed, *numbers, students_per_world=1000)
+    planned = Evaluator(mdps, [teacher], parsed, *numbers, planned=[True])
     general = Evaluator(mdps, [teacher], parsed, *numbers)
-    assert planned.may_plan and not general.may_plan
+    assert planned.planned.all() and not general.planned.any()
     got, expected = planned(cells, world, logits), general(cells, world, logits)
     np.testing.assert_allclose(got, expected, rtol=2e-9, atol=1e-9)
     alone = np.stack([planned(cells[:1], world[i : i + 1], logits[i : i + 1])[0] for i in (3, 12)])
@@ -286,7 +286,7 @@ def test_the_students_of_a_grid_do_not_need_the_general_method(monkeypatch):
     """All are solved by the elimination, which would otherwise be of no use."""
     mdps, rng = worlds()["grid"], np.random.default_rng(3)
     logits = rng.choice([0.1, 3, 30], size=(8, 1, 1)) * rng.normal(size=(8, mdps.num_observations, 4))
-    planned = Evaluator(mdps, [None], [measures.parse("length")], students_per_world=1000)
+    planned = Evaluator(mdps, [None], [measures.parse("length")], planned=[True])
     monkeypatch.setattr(planned, "of_policies", None)
     got = planned(np.zeros(8, int), np.zeros(8, int), logits.astype(np.float32))[:, 0]
     for row, length in zip(logits.astype(np.float32).astype(np.float64), got, strict=True):
@@ -300,9 +300,9 @@ def test_a_wrong_elimination_is_noticed():
     mdps = worlds()["grid"]
     parsed, cells, numbers = [measures.parse("entropy")], np.zeros(8, int), (0.99, 0.0)
     logits = np.random.default_rng(2).normal(size=(8, mdps.num_observations, 4)).astype(np.float32)
-    right = Evaluator(mdps, [None], parsed, *numbers, students_per_world=1000)
+    right = Evaluator(mdps, [None], parsed, *numbers, planned=[True])
     expected = right(cells, cells, logits)
-    wrong = Evaluator(mdps, [None], parsed, *numbers, students_per_world=1000)
+    wrong = Evaluator(mdps, [None], parsed, *numbers, planned=[True])
     plan = right._plans[0]
     wrong._plans[0] = plan._replace(updates=plan.updates[: len(plan.updates) // 2])
     np.testing.assert_allclose(wrong(cells, cells, logits), expected, rtol=1e-9)
