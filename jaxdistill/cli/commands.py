@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdistill import executors, results, teachers
+from jaxdistill import results, teachers
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, stack
 from jaxdistill.mdp.teacher import Teacher
@@ -144,7 +144,7 @@ def run_compare(args: argparse.Namespace) -> None:
     mdps = _worlds(args, worlds_key)
     _check_flags(args, methods, config, mdps.num_actions)
     state = _state(results_path)
-    with executors.using(args.executor, allow_mixed=args.allow_mixed), checkpoints.resumable(state):
+    with checkpoints.resumable(state):
         _claim(args, state)
         try:
             result = _trained(args, keys, mdps, methods, config)

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import jax
 
+from jaxdistill import executors
 from jaxdistill.cli import commands
 from jaxdistill.executors.spelling import KINDS
 from jaxdistill.runtime import checks, command
@@ -172,7 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             is_list = isinstance(value, list)
             setattr(args, name, [*map(from_command_line, value)] if is_list else from_command_line(value))
         keep_compiled_programs()
-        args.run(args)
+        with executors.using(getattr(args, "executor", ""), allow_mixed=getattr(args, "allow_mixed", False)):
+            args.run(args)
 
     command.run(work)
     return 0
