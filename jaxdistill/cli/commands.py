@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdistill import executors, results, teachers
+from jaxdistill import results, teachers
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, stack
 from jaxdistill.mdp.teacher import Teacher
@@ -196,7 +196,7 @@ def trained(args: argparse.Namespace, path: Path, run: Callable[[], Result]) -> 
     The same command resumes the training of the others.
     """
     state = _state(path)
-    with executors.using(args.executor, allow_mixed=args.allow_mixed), checkpoints.resumable(state):
+    with checkpoints.resumable(state):
         _claim(args, state)
         try:
             result = run()

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from jaxdistill import executors
 from jaxdistill.cli import commands, sweep_command
 from jaxdistill.cli.flags import Parser, check_values
 from jaxdistill.executors.spelling import KINDS
@@ -190,7 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             is_list = isinstance(value, list)
             setattr(args, name, [*map(from_command_line, value)] if is_list else from_command_line(value))
         keep_compiled_programs()
-        args.run(args)
+        with executors.using(getattr(args, "executor", ""), allow_mixed=getattr(args, "allow_mixed", False)):
+            args.run(args)
 
     command.run(work)
     return 0

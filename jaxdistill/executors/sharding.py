@@ -6,9 +6,10 @@ from typing import Any
 
 from jaxdistill.runtime import checks
 
-_SHARDS_PER_WORKER = 4  # so that a worker that is done early takes another shard
-_DEFAULT_SHARDS = 16  # where the executor does not say how many workers it has
-_LEAST_STUDENTS = 64  # of a shard: fewer leave lanes without work
+_SHARDS_PER_WORKER = 4  # at most, so that a worker that is done early takes another shard
+_FULL_SHARD = 256  # students that are worth a shard of their own: at the end of each shard, lanes are without work
+_DEFAULT_SHARDS = 16  # at most, where the executor does not say how many workers it has
+_LEAST_STUDENTS = 64  # of each of these
 _EXPECTED = "executor must be a concurrent.futures.Executor"
 
 
@@ -19,8 +20,8 @@ class Sharding:
     Attributes:
       executor: a `concurrent.futures.Executor` whose workers are processes: a `ProcessPoolExecutor` that spawns its
         processes, `client.get_executor()` of Dask, a `SubmititExecutor`, and others of that interface.
-      num_shards: into how many shards a training is cut, >= 1. None: four for each worker, or 16 if the number of
-        workers is not known, and fewer if a shard would have fewer than 64 students.
+      num_shards: into how many shards a training is cut, >= 1. None: up to four for each worker, as long as a shard has
+        256 students; or, if the number of workers is not known, up to 16, as long as a shard has 64 students.
       num_threads: threads of a shard on a CPU, >= 1; None: one for each core that the worker's process may use. The
         default suits executors with one worker for each core. It changes no number.
       allow_mixed: whether the workers may differ in their devices, their versions and JAX's settings. Such students
@@ -54,8 +55,8 @@ class Sharding:
             return min(self.num_shards, num_students)
         if self.num_workers is None:
             return max(1, min(_DEFAULT_SHARDS, num_students // _LEAST_STUDENTS))
-        most = max(num_students // _LEAST_STUDENTS, min(self.num_workers, num_students))
-        return min(_SHARDS_PER_WORKER * self.num_workers, most)
+        for_each = min(_SHARDS_PER_WORKER, num_students // (_FULL_SHARD * self.num_workers))
+        return min(max(1, for_each) * self.num_workers, num_students)
 
 
 def as_sharding(executor: Any) -> Sharding:

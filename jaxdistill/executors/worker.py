@@ -22,7 +22,7 @@ from jaxdistill.executors.saves import Finished, Place
 from jaxdistill.runtime import errors, progress
 from jaxdistill.runtime.surroundings import package_versions
 
-_STOP_SECONDS = 0.5  # between two checks whether the training goes on
+_STOP_SECONDS = 2.0  # between two checks whether the training goes on, of a disk that a thousand workers may share
 _CACHE_SETTINGS = (
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",

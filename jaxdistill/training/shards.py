@@ -69,11 +69,10 @@ class Part:
 
 
 def cut(num_cells: int, cost: np.ndarray, num_shards: int) -> list[Shard]:
-    """Cuts cells x MDPs into about `num_shards` shards with about equal work.
+    """Cuts cells x MDPs into at most `num_shards` shards with about equal work.
 
     The MDPs are cut first, and the cells only if there are fewer MDPs than shards, because all cells on some MDPs share
-    the tables of these MDPs. The MDPs are dealt out by their cost. If half as many shards more make all of them equally
-    large, there are so many, because shards of equal shape share their compiled programs.
+    the tables of these MDPs. The MDPs are dealt out by their cost.
 
     Args:
       num_cells: P.
@@ -81,8 +80,8 @@ def cut(num_cells: int, cost: np.ndarray, num_shards: int) -> list[Shard]:
       num_shards: >= 1.
     """
     num_mdps = len(cost)
-    parts_of_mdps = _number_of_parts(num_mdps, num_shards)
-    parts_of_cells = _number_of_parts(num_cells, max(1, num_shards // parts_of_mdps))
+    parts_of_mdps = min(num_mdps, num_shards)
+    parts_of_cells = max(1, min(num_cells, num_shards // parts_of_mdps))
     order = np.argsort(-np.where(np.isfinite(cost), cost, np.inf), kind="stable")
     # Dealt out there and back, so that no part gets the most expensive MDP of every round.
     rounds = [order[i : i + parts_of_mdps] for i in range(0, num_mdps, parts_of_mdps)]
@@ -94,12 +93,6 @@ def cut(num_cells: int, cost: np.ndarray, num_shards: int) -> list[Shard]:
         for cells in np.array_split(np.arange(num_cells), parts_of_cells)
         for i in range(parts_of_mdps)
     ]
-
-
-def _number_of_parts(length: int, target: int) -> int:
-    """Into how many parts to cut a length: the least number in [target, 1.5 target] that divides it, or the target."""
-    target = min(length, target)
-    return next((number for number in range(target, target * 3 // 2 + 1) if length % number == 0), target)
 
 
 def run_students_on(
@@ -117,7 +110,7 @@ def run_students_on(
     measures = recorder.measures
 
     def identity() -> Iterator[bytes]:
-        yield from _identity(student_tasks(key, recorder, cost, initial))
+        yield from _identity(student_tasks(key, recorder, cost, initial), cost)
         for measure in measures.functions:
             yield _lowered(measure.function, recorder.mdps, recorder.cells[0].teacher).encode()
         yield repr((measures.named, measures.names, recorder.logits is not None)).encode()
@@ -148,7 +141,7 @@ def run_to_end_on(
     cost = np.ones(mdps.num_mdps)
 
     def identity() -> Iterator[bytes]:
-        yield from _identity(make_tasks(key, mdps, cells, cost, lambda *_: None))
+        yield from _identity(make_tasks(key, mdps, cells, cost, lambda *_: None), cost)
 
     tables = _Tables(mdps, cells, cost, None, sharding.num_threads)
     _run(sharding, key, {"function": train_to_end}, tables, identity, keep, progress)
@@ -293,9 +286,9 @@ def _cut_numbers(values: Mapping[str, Any], positions: np.ndarray, num_mdps: int
     return {name: np.asarray(x)[positions] for name, x in single.items() if np.shape(x) == (num_mdps,)}
 
 
-def _identity(tasks: Sequence[Task]) -> Iterator[bytes]:
-    """What distinguishes a sharded training from others."""
-    yield b"shards"
+def _identity(tasks: Sequence[Task], cost: np.ndarray) -> Iterator[bytes]:
+    """What distinguishes a sharded training from others; the cost of the MDPs decides how it is cut."""
+    yield b"shards" + np.asarray(cost).tobytes()
     yield from itertools.chain.from_iterable(task.identity() for task in tasks)
 
 

@@ -2,10 +2,15 @@
 
 import importlib.util
 import shutil
+import sys
 
 import pytest
 
+from experiments import common, fig8
+from experiments.common import entry
+from jaxdistill.cli import main
 from jaxdistill.executors import local, slurm
+from jaxdistill.executors.ambient import resolved
 from jaxdistill.executors.spelling import parse
 
 WRONG = {
@@ -81,6 +86,31 @@ def test_what_is_started(everything_installed, monkeypatch):
         ("dask_client", "tcp://host:8786", None, False),
         ("jobs", slurm.Jobs(jobs=16, partition="gpu", gpus=1, time=90), 64, True),
     ]
+
+
+def test_both_command_lines_refuse_a_wrong_executor_before_any_work(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(entry, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["fig8", "--executor=processes:x"])
+    for call in (
+        lambda: main.main(["compare", "--executor=processes:x"]),
+        lambda: common.main(fig8.Settings, "fig8", {}, lambda settings: pytest.fail("it worked")),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            call()
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err.startswith("error: the number of processes must be a whole number in [1, 1024]")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_experiment_runs_on_its_executor(monkeypatch):
+    monkeypatch.setattr(entry, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["fig8", "--executor=processes:3,shards=7", "--allow_mixed"])
+    shardings = []
+    common.main(fig8.Settings, "fig8", {}, lambda settings: shardings.append(resolved(None)))
+    (sharding,) = shardings
+    assert (sharding.num_workers, sharding.num_shards, sharding.allow_mixed) == (3, 7, True)
 
 
 def test_the_parameters_of_a_job():
