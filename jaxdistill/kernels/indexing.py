@@ -223,8 +223,5 @@ def dynamic_update_slice(
 INDEXING = {"gather": gather, "dynamic_slice": dynamic_slice, "dynamic_update_slice": dynamic_update_slice}
 """Functions of (writer, parameters, shape of the result, operands)."""
 
-SCATTERING = {
-    "scatter": "", "scatter_add": "add", "scatter-add": "add", "scatter_mul": "mul", "scatter-mul": "mul",
-    "scatter_min": "min", "scatter-min": "min", "scatter_max": "max", "scatter-max": "max",
-}  # fmt: skip
+SCATTERING = {"scatter": "", "scatter-add": "add", "scatter-mul": "mul", "scatter-min": "min", "scatter-max": "max"}
 """The operation by which each scatter combines an entry and its update; nothing where the update takes its place."""

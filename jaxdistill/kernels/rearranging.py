@@ -47,7 +47,6 @@ REARRANGING: dict[str, Callable[[Mapping[str, Any], tuple[int, ...], list[np.nda
     "pad": _pad,
     "reshape": lambda params, shape, operands: operands[0].reshape(shape),
     "squeeze": lambda params, shape, operands: operands[0].reshape(shape),
-    "expand_dims": lambda params, shape, operands: operands[0].reshape(shape),
     "transpose": lambda params, shape, operands: operands[0].transpose(params["permutation"]),
     "rev": lambda params, shape, operands: np.flip(operands[0], params["dimensions"]),
     "concatenate": lambda params, shape, operands: np.concatenate(operands, axis=params["dimension"]),

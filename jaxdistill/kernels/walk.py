@@ -126,13 +126,29 @@ def _while(writer: Writer, equation: Any, operands: list[Value]) -> list[Value]:
     initial, body = operands[num_cond + num_body :], _open(params["body_jaxpr"])
     is_fixed = [out is argument for out, argument in zip(body.outvars, body.invars[num_body:], strict=True)]
     carry = [value if fixed else _carried(writer, value) for value, fixed in zip(initial, is_fixed, strict=True)]
+    constant = [*cond_consts, *body_consts, *(value for value, fixed in zip(carry, is_fixed, strict=True) if fixed)]
+    changing = [value for value, fixed in zip(carry, is_fixed, strict=True) if not fixed]
+    constant_tables = _tables_without(constant, changing)
     with writer.block("for (;;)"):
         (goes_on,) = _walk_closed(writer, params["cond_jaxpr"], cond_consts + carry)
         writer.statement(f"if (!({literal(registers(goes_on, 'while').entries.item())})) break;")
         results = _walk_closed(writer, params["body_jaxpr"], body_consts + carry)
-        changed = [(old, new) for old, new, fixed in zip(carry, results, is_fixed, strict=True) if not fixed]
-        _hand_on(writer, changed)
-    return [Table(x.memory, x.memory.version) if isinstance(x, Table) else x for x in carry]
+        _hand_on(writer, changing, [result for result, fixed in zip(results, is_fixed, strict=True) if not fixed])
+    for table in constant_tables:
+        table.check_current()  # The next round would read what this one has written.
+    return [value if fixed else _after(value) for value, fixed in zip(carry, is_fixed, strict=True)]
+
+
+def _after(variable: Value) -> Value:
+    """A variable of a loop after the loop."""
+    return Table(variable.memory, variable.memory.version) if isinstance(variable, Table) else variable
+
+
+def _tables_without(values: list[Value], others: list[Value]) -> list[Table]:
+    """The tables among `values`, as they are now, whose memory is that of none of `others`."""
+    names = [value.memory.name for value in others if isinstance(value, Table)]
+    tables = [value for value in values if isinstance(value, Table) and value.memory.name not in names]
+    return [Table(table.memory, table.memory.version) for table in tables]
 
 
 def _carried(writer: Writer, value: Value) -> Value:
@@ -149,11 +165,11 @@ def _carried(writer: Writer, value: Value) -> Value:
     return Registers(entries, value.dtype)
 
 
-def _hand_on(writer: Writer, changed: list[tuple[Value, Value]]) -> None:
+def _hand_on(writer: Writer, variables: list[Value], results: list[Value]) -> None:
     """Assigns the variables of a loop at the end of a round, all at once."""
     assignments: dict[str, Entry] = {}
     types: dict[str, str] = {}
-    for old, new in changed:
+    for old, new in zip(variables, results, strict=True):
         if isinstance(old, Table) or isinstance(new, Table):
             if not (isinstance(old, Table) and isinstance(new, Table) and old.memory is new.memory):
                 raise Untranslatable("A loop exchanges one table for another; each must stay in its place.")

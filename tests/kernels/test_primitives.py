@@ -74,7 +74,7 @@ OTHERS = {
     "convert_negative": (lambda f: f.astype(jnp.int32), (FLOATS,)),
     "convert_constant": (lambda x: x + jnp.arange(-1, 3, dtype=jnp.int32).astype(jnp.uint32), (UINTS[:4],)),
     "bitcast": (
-        lambda f, i, u: [lax.bitcast_convert_type(x, t) for x in (f, i, u) for t in (jnp.float32, jnp.int32, jnp.uint32)],
+        lambda *xs: [lax.bitcast_convert_type(x, t) for x in xs for t in (jnp.float32, jnp.int32, jnp.uint32)],
         (FLOATS[:-1], INTS[:5], UINTS[:5]),
     ),
     "integer_pow": (lambda x: [lax.integer_pow(x, n) for n in (0, 1, 2, 3, 7, -2)], (ROW,)),
@@ -104,7 +104,7 @@ OTHERS = {
     "dot": (lambda x, y: (x @ y, x.T @ x, jnp.einsum("ij,ij->i", x, x), jnp.outer(y, y)), (TABLE, ROW[:4])),
     "picked": (lambda x, i: (x[i], x[jnp.clip(i, 0, 2)], x.at[i].get(mode="fill")), (ROW, I3)),
     "picked_twice": (lambda x, i: (x[i % 3, i % 4], x[:, i % 4], x[i % 3]), (TABLE, I3)),
-    "picked_many": (lambda x, i: (x[i], jnp.take(x, i), x.at[i].get(mode="clip")), (ROW, np.array([0, 9, -9, 2], np.int32))),
+    "picked_many": (lambda x, i: (x[i], jnp.take(x, i), x.at[i].get(mode="clip")), (ROW, INTS[[0, 3, 4, 5]])),
     "picked_by_rows": (lambda x, i: jnp.take_along_axis(x, i[:, None], 1), (TABLE, np.array([1, 3, 0], np.int32))),
     "picked_by_lanes": (jax.vmap(lambda x, i: x[i]), (TABLE, np.array([1, 3, 0], np.int32))),
     "slope_of_pick": (jax.grad(lambda x, i: jnp.exp(x)[i], argnums=0), (ROW, I3)),
@@ -171,5 +171,4 @@ def primitives_of(jaxpr):
 def test_every_row_of_the_tables_is_tested():
     used = {name for fn, arguments in CASES.values() for name in primitives_of(jax.make_jaxpr(fn)(*arguments).jaxpr)}
     tables = {*ELEMENTWISE, *SPECIAL, *REARRANGING, *COMBINING, *INDEXING, *SCATTERING, "split"} - {"add_any"}
-    written_otherwise = {name.replace("_", "-") for name in used} | {name.replace("-", "_") for name in used}
-    assert not tables - used - written_otherwise
+    assert not tables - used
