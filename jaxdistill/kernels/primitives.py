@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.kernels.values import C_TYPES, Entry, Registers, Untranslatable, constants
+from jaxdistill.kernels.values import C_TYPES, Entry, Registers, Untranslatable, constants, dtype_name
 from jaxdistill.kernels.writer import Writer, literal
 
-_KINDS = {"float32": "f", "int32": "i", "uint32": "u", "bool": "b"}
+# With 64-bit types enabled, JAX makes constants of them, which are converted or compared before they meet a variable.
+_KINDS = {"float32": "f", "int32": "i", "uint32": "u", "bool": "b", "float64": "f", "int64": "i"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +100,18 @@ ELEMENTWISE: dict[str, Elementwise] = {
 
 def elementwise(writer: Writer, name: str, dtype: str, operands: list[Registers]) -> Registers:
     """Applies an operation of `ELEMENTWISE` to entries in the same place; the result has the dtype `dtype`."""
-    kind = _KINDS[operands[0].dtype]
-    if kind not in ELEMENTWISE[name].expressions:
+    kind = _KINDS.get(operands[0].dtype)
+    if kind is None or kind not in ELEMENTWISE[name].expressions:
         raise Untranslatable(f"The primitive {name} of type {operands[0].dtype} has no translation.")
     return mapped(lambda *entries: entry_of(writer, name, dtype, kind, entries), dtype, operands)
 
 
 def combine(writer: Writer, name: str, dtype: str) -> Callable[[Entry, Entry], Entry]:
     """The operation `name` on two entries of `dtype`, with a result of `dtype`."""
-    if _KINDS[dtype] not in ELEMENTWISE[name].expressions:
+    kind = _KINDS.get(dtype)
+    if kind is None or kind not in ELEMENTWISE[name].expressions:
         raise Untranslatable(f"The primitive {name} of type {dtype} has no translation.")
-    return lambda x, y: entry_of(writer, name, dtype, _KINDS[dtype], (x, y))
+    return lambda x, y: entry_of(writer, name, dtype, kind, (x, y))
 
 
 def mapped(function: Callable[..., Entry], dtype: str, operands: list[Registers]) -> Registers:
@@ -175,15 +177,14 @@ _CONVERSIONS = {
 def convert(writer: Writer, params: Mapping[str, Any], dtype: str, operands: list[Registers]) -> Registers:
     """The primitive `convert_element_type`."""
     (operand,) = operands
-    template = _CONVERSIONS.get(_KINDS[operand.dtype] + _KINDS[dtype])
+    from_kind, to_kind = _KINDS.get(operand.dtype, ""), _KINDS.get(dtype, "")
 
     def converted(entry: Entry) -> Entry:
         if operand.dtype == dtype:
             return entry
-        if not isinstance(entry, str) and operand.dtype != "float32":
+        if not isinstance(entry, str) and from_kind + to_kind not in ("fi", "fu"):
             return constants(np.asarray(entry).astype(dtype)).entries.item()
-        assert template is not None
-        return writer.value(dtype, template.format(literal(entry)))
+        return writer.value(dtype_name(dtype), _CONVERSIONS[from_kind + to_kind].format(literal(entry)))
 
     return mapped(converted, dtype, operands)
 
@@ -196,7 +197,7 @@ def bitcast(writer: Writer, params: Mapping[str, Any], dtype: str, operands: lis
     (operand,) = operands
     if operand.dtype == dtype:
         return operand
-    template = _BITS.get(_KINDS[operand.dtype] + _KINDS[dtype], f"({C_TYPES[dtype]}){{0}}")
+    template = _BITS.get(_KINDS[operand.dtype] + _KINDS[dtype], f"({C_TYPES[dtype_name(dtype)]}){{0}}")
     return mapped(lambda entry: writer.value(dtype, template.format(literal(entry))), dtype, operands)
 
 

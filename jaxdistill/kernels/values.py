@@ -102,11 +102,10 @@ Value = Registers | Table
 def constants(array: Any) -> Registers:
     """An array of constants."""
     array = np.asarray(array)
-    dtype = dtype_name(array.dtype)
     entries = np.empty(array.shape, object)
     for index in np.ndindex(array.shape):
         entries[index] = array[index]
-    return Registers(entries, dtype)
+    return Registers(entries, str(array.dtype))
 
 
 def registers(value: Value, user: str) -> Registers:

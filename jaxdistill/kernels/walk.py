@@ -11,7 +11,7 @@ from jaxdistill.kernels.memory import read_row, write_row
 from jaxdistill.kernels.primitives import ELEMENTWISE, SPECIAL, elementwise
 from jaxdistill.kernels.rearranging import REARRANGING, split
 from jaxdistill.kernels.reductions import COMBINING
-from jaxdistill.kernels.values import Entry, Registers, Table, Untranslatable, Value, constants, dtype_name, registers
+from jaxdistill.kernels.values import Entry, Registers, Table, Untranslatable, Value, constants, registers
 from jaxdistill.kernels.writer import Writer, literal
 
 _CALLS = {
@@ -84,7 +84,7 @@ def _apply(writer: Writer, equation: Any, operands: list[Value]) -> list[Value]:
 def _in_registers(writer: Writer, equation: Any, operands: list[Registers]) -> list[Value]:
     """The results of an equation all of whose operands are in registers."""
     name, params, result = equation.primitive.name, equation.params, equation.outvars[0].aval
-    dtype, shape = dtype_name(result.dtype), result.shape
+    dtype, shape = str(result.dtype), result.shape
     if name == "split":
         return [*split(params, operands[0])]
     if name in REARRANGING:

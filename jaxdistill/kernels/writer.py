@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxdistill.kernels.values import C_TYPES, Entry
+from jaxdistill.kernels.values import C_TYPES, Entry, dtype_name
 
 
 class Writer:
@@ -40,13 +40,13 @@ class Writer:
     def load(self, dtype: str, expression: str) -> str:
         """The name of what an expression gives now; it is read again each time, because memory changes."""
         name = self.fresh("v")
-        self.statement(f"const {C_TYPES[dtype]} {name} = {expression};")
+        self.statement(f"const {C_TYPES[dtype_name(dtype)]} {name} = {expression};")
         return name
 
     def variable(self, dtype: str, entry: Entry) -> str:
         """The name of a variable that may be assigned later."""
         name = self.fresh("c")
-        self.statement(f"{C_TYPES[dtype]} {name} = {literal(entry)};")
+        self.statement(f"{C_TYPES[dtype_name(dtype)]} {name} = {literal(entry)};")
         return name
 
     @contextlib.contextmanager

@@ -52,7 +52,8 @@ def test_methods_of_the_paper_and_mixed_controls(names, estimator):
 
 
 def zoo():
-    return [(name, e) for name, method in ZOO.items() for e in ESTIMATORS if method.estimator in (None, e)]
+    """(name, estimator); the lambda-return runs the code of Monte Carlo, and the other tests have it."""
+    return [(name, e) for name, method in ZOO.items() for e in ("td", "mc") if method.estimator in (None, e)]
 
 
 @pytest.mark.slow
@@ -100,7 +101,7 @@ def odd_reward(step):
     """A reward with a branch, a power and a matrix."""
     table = jnp.outer(step.student_logits, step.teacher_probs)
     bonus = jax.lax.cond(step.reward > 0, lambda x: x**3, lambda x: jnp.tanh(x) - 1, step.reward)
-    return bonus + step.params["weight"] * table[step.action, 1] + jnp.argmax(step.teacher_probs) * 0.1
+    return bonus + step.params["weight"] * table[step.action, 1] + jnp.argmax(step.teacher_probs).astype(jnp.float32) * 0.1
 
 
 USER_METHOD = Method(

@@ -66,6 +66,7 @@ def test_functions_of_a_user(compiler, estimator):
     check(compiler, task_of([USER_METHOD], mdps, teachers, estimator=estimator, truncation="end"))
 
 
+@pytest.mark.slow
 def test_an_error_is_reported(compiler):
     with pytest.raises(RuntimeError, match=r"(?s)NVRTC_ERROR_COMPILATION.*kernel\.cu\(1\): error"):
         compiler.cubin("int x = ;", "sm_90")
