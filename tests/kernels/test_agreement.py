@@ -101,7 +101,9 @@ def odd_reward(step):
     """A reward with a branch, a power and a matrix."""
     table = jnp.outer(step.student_logits, step.teacher_probs)
     bonus = jax.lax.cond(step.reward > 0, lambda x: x**3, lambda x: jnp.tanh(x) - 1, step.reward)
-    return bonus + step.params["weight"] * table[step.action, 1] + jnp.argmax(step.teacher_probs).astype(jnp.float32) * 0.1
+    return (
+        bonus + step.params["weight"] * table[step.action, 1] + jnp.argmax(step.teacher_probs).astype(jnp.float32) * 0.1
+    )
 
 
 USER_METHOD = Method(

@@ -52,7 +52,9 @@ def collatz(n):
 
 def exchange(n):
     """Variables of a loop that take each other's place."""
-    return lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, c[2], c[1], c[1]), (0, 1, 2, 3))
+    return lax.while_loop(
+        lambda c: c[0] < n, lambda c: (c[0] + 1, c[2], c[1], c[1]), tuple(np.arange(4, dtype=np.int32))
+    )
 
 
 def nested(n):
@@ -60,10 +62,10 @@ def nested(n):
         i, total = carry
         return i + 1, lax.fori_loop(0, i, lambda j, total: total * 3 + j, total)
 
-    return lax.while_loop(lambda carry: carry[0] < n, outer, (0, 1))
+    return lax.while_loop(lambda carry: carry[0] < n, outer, (np.int32(0), np.int32(1)))
 
 
-I3, I1 = np.int32(3), np.array([2, 0, 5, -1], np.int32)
+SEVEN, I3, I1 = np.float32(7), np.int32(3), np.array([2, 0, 5, -1], np.int32)
 OTHERS = {
     "select_bool": (lambda c, x, y: jnp.where(c, x, y), (ROW > 0, ROW, ROW * 2)),
     "select_int": (lambda i, *rows: lax.select_n(i, *rows), (np.array([0, 2, 1, 2], np.int32), *TABLE)),
@@ -82,7 +84,7 @@ OTHERS = {
     "pow_int": (lambda x, n: lax.pow(x, n), (np.abs(ROW), np.array([0, 1, 2, 3, -1, -2], np.int32))),
     "round": (lambda x: (lax.round(x), jnp.round(x)), (FLOATS * 0.5,)),
     "places": (
-        lambda x: (x.T[::-1, 1:], jnp.pad(x, ((1, 0), (0, 2))), lax.pad(x, 7.0, ((0, 0, 1), (-1, 0, 0))), x[None, 1]),
+        lambda x: (x.T[::-1, 1:], jnp.pad(x, ((1, 0), (0, 2))), lax.pad(x, SEVEN, ((0, 0, 1), (-1, 0, 0))), x[None]),
         (TABLE,),
     ),
     "joined": (
@@ -130,7 +132,7 @@ OTHERS = {
         lambda x: lax.platform_dependent(x, tpu=lambda x: x * 0, default=lambda x: x + 1),
         (ROW,),
     ),
-    "constants": (lambda x: x + jnp.array([jnp.inf, -jnp.inf, jnp.nan, 1e-40, -0.1, 1e30]), (ROW,)),
+    "constants": (lambda x: x + np.array([np.inf, -np.inf, np.nan, 1e-40, -0.1, 1e30], np.float32), (ROW,)),
 }  # fmt: skip
 CASES = {f"{name}_{kind}": elementwise_case(name, kind) for name, op in ELEMENTWISE.items() for kind in op.expressions}
 CASES |= OTHERS
