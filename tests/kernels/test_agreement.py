@@ -140,10 +140,10 @@ def test_a_student_that_is_not_finite_stops_in_the_same_tick(estimator):
     assert len(set(status[2])) > 3
 
 
-@pytest.fixture(scope="module")
-def small_task(compiler):
+@pytest.fixture(scope="module", params=["td", "mc"])
+def small_task(compiler, request):
     mdps, teachers = worlds_of("limited")
-    return task_of(NEXT, mdps, teachers, estimator="mc")
+    return task_of(NEXT, mdps, teachers, estimator=request.param)
 
 
 def run(kernel, task, lanes, until, *chunks):
