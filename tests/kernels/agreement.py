@@ -109,7 +109,7 @@ def largest_numbers(task, before, after):
     return largest
 
 
-def check_tick(task, before, ours, theirs, num_ticks=1):
+def check_tick(task, before, ours, theirs, num_ticks=1, units=UNITS):
     """Raises AssertionError unless the two lanes after a tick agree; returns the largest error, in units.
 
     A lane that was done before stays as it is in C, and XLA brings its row up to date.
@@ -132,7 +132,7 @@ def check_tick(task, before, ours, theirs, num_ticks=1):
             same = (x == y) | (np.isnan(x) & np.isnan(y))
             with np.errstate(invalid="ignore"):
                 error = np.where(same, 0, np.abs(x.astype(float) - y) / unit[compared])
-            assert (error <= UNITS).all(), f"{name} differs by {error.max()} units in the last place"
+            assert (error <= units).all(), f"{name} differs by {error.max()} units in the last place"
             most = max(most, error.max())
     return most
 
@@ -141,7 +141,7 @@ def until_of(task):
     return np.full(task.program.num_lanes, task.num_iterations - 1, np.int32)
 
 
-def check_agreement(task, lanes=None, num_ticks=60):
+def check_agreement(task, lanes=None, num_ticks=60, units=UNITS):
     """Ticks of C and of XLA from XLA's own lanes agree; returns XLA's lanes, their status and the largest error."""
     kernel, lanes, most = kernel_of(task), lanes or lanes_of(task), 0.0
     numbers = np.int32(task.num_iterations), until_of(task), np.int32(1)
@@ -149,6 +149,6 @@ def check_agreement(task, lanes=None, num_ticks=60):
         before = jax.device_get(lanes)
         ours, our_status = kernel(before, task.worlds, task.teachers, *numbers)
         lanes, status = advance(task.program, lanes, task.worlds, task.teachers, *numbers)
-        most = max(most, check_tick(task, before, ours, lanes))
+        most = max(most, check_tick(task, before, ours, lanes, units=units))
         assert (our_status == status).all(axis=0).mean() > 0.9
     return lanes, np.asarray(status), most
