@@ -20,7 +20,7 @@ _CALLS = {
 }  # fmt: skip
 """Primitives that call a jaxpr, which is walked in their place, and the parameter that holds it."""
 
-_IDENTITIES = ("optimization_barrier", "stop_gradient", "copy", "copy_p")
+_IDENTITIES = ("optimization_barrier", "stop_gradient", "copy")
 
 _ROWS: dict[str, Callable[..., Value]] = {"gather": read_row, "scatter": write_row}
 """What a table can be used for."""

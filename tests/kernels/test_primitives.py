@@ -42,6 +42,14 @@ def elementwise_case(name, kind):
     return function, pairs(sample) if number == 2 else (sample,)
 
 
+@jax.custom_vjp
+def doubled(x):
+    return 2 * x
+
+
+doubled.defvjp(lambda x: (doubled(x), x), lambda x, slope: (slope * x,))
+
+
 def collatz(n):
     def step(carry):
         n, count = carry
@@ -122,6 +130,7 @@ OTHERS = {
     ),
     "window_of_table": (lambda x, i: lax.dynamic_update_slice(x, x[:2, :1] - 5, (i, i)), (TABLE, I3)),
     "called": (lambda x: jax.jit(jnp.sin)(x) + jax.checkpoint(jnp.cos)(x) + jax.nn.relu(x), (ROW,)),
+    "custom_vjp": (lambda x: (doubled(x), jax.grad(lambda x: doubled(x).sum())(x)), (ROW,)),
     "softmax": (lambda x: (jax.nn.softmax(x), jax.nn.log_softmax(x), jax.grad(jax.nn.logsumexp)(x)), (ROW,)),
     "while": (collatz, (np.int32(27),)),
     "exchange": (exchange, (np.int32(5),)),
