@@ -311,7 +311,11 @@ def advance(program: Program, lanes: Lanes, worlds: Worlds, teachers, schedules,
         lanes = lax.fori_loop(0, num_ticks, tick, lanes)
     else:
         lanes = lax.fori_loop(0, -(-num_ticks // program.sync_every), ticks_and_optimizer, lanes)
-    state = lanes.state
+    return lanes, status(program, lanes.state)
+
+
+def status(program: Program, state: LaneState) -> jax.Array:
+    """What the host must know of every lane, as `advance` returns it, int32 [4, W]."""
     count = lax.bitcast_convert_type(state.count, jnp.int32)
     is_idle = program.estimator.all_credited(state.work) & ~state.awaits_optimizer
-    return lanes, jnp.stack([state.iteration, count, state.fault, is_idle.astype(jnp.int32)])
+    return jnp.stack([state.iteration, count, state.fault, is_idle.astype(jnp.int32)])

@@ -1,0 +1,90 @@
+"""What a thread runs: the engine's ticks of one lane, until its student is done."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxdistill.engine.lanes import Lanes, LaneState, Program, empty
+from jaxdistill.engine.packing import Worlds
+from jaxdistill.engine.rules import Student
+from jaxdistill.engine.tick import Machine, status
+from jaxdistill.kernels.values import Untranslatable
+
+
+def advance_lane(
+    program: Program,
+    lanes: Lanes,
+    worlds: Worlds,
+    teachers: jax.Array,
+    schedules: jax.Array | None,
+    num_iterations: jax.Array,
+    until: jax.Array,
+    num_ticks: jax.Array,
+) -> tuple[Lanes, jax.Array]:
+    """`engine.tick.advance` for a single lane, which leaves the loop when its student has nothing more to do.
+
+    A lane that has left differs from one that ticks on in nothing that is read later: an idle tick brings the row of
+    the lane's state up to date, which otherwise happens when the row is read next.
+    """
+    machine = Machine(program, worlds, teachers, schedules, num_iterations, until)
+
+    def is_unfinished(carry: tuple[jax.Array, Lanes]) -> jax.Array:
+        ticks, lanes = carry
+        return (ticks < num_ticks) & ~is_done(program, lanes.state, until)[0]
+
+    def tick(carry: tuple[jax.Array, Lanes]) -> tuple[jax.Array, Lanes]:
+        ticks, lanes = carry
+        return ticks + 1, program.estimator.tick(machine, lanes)
+
+    _, lanes = lax.while_loop(is_unfinished, tick, (jnp.zeros((), jnp.int32), lanes))
+    return lanes, status(program, lanes.state)
+
+
+def is_done(program: Program, state: LaneState, until: jax.Array) -> jax.Array:
+    """Whether a tick would change nothing that is read later, bool [W]."""
+    stopped = (state.iteration >= until) | (state.fault > 0)
+    return stopped & program.estimator.all_credited(state.work)
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedLane:
+    """The jaxpr of `advance_lane`, and what its arguments are.
+
+    Attributes:
+      jaxpr: closed; its results are the leaves of the lane and then the status, int32 [4, 1].
+      lane: the abstract `Lanes` of one lane, whose leaves are the first arguments.
+      shared: the abstract (worlds, teachers, schedules), whose leaves follow; then come num_iterations, until and
+        num_ticks.
+    """
+
+    jaxpr: Any
+    lane: Lanes
+    shared: tuple[Worlds, Any, Any]
+
+
+def trace(program: Program, worlds: Worlds, teachers: Any, schedules: Any, students: Student) -> TracedLane:
+    """Traces one lane of a program.
+
+    Args:
+      program: for any number of lanes.
+      worlds, teachers, schedules: as in `engine.tick.advance`; only shapes matter.
+      students: `Student` with a leading axis; only shapes matter.
+
+    Raises:
+      Untranslatable: the program has an optimizer.
+    """
+    if program.optimizer is not None:
+        raise Untranslatable("An optax optimizer works on whole tables, and only their rows can be translated.")
+    program = dataclasses.replace(program, num_lanes=1)
+    student = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), students)
+    lane = jax.eval_shape(lambda student: empty(program, worlds, student), student)
+    shared = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (worlds, teachers, schedules))
+
+    numbers = np.int32(0), np.zeros(1, np.int32), np.int32(0)
+    jaxpr = jax.make_jaxpr(functools.partial(advance_lane, program))(lane, *shared, *numbers)
+    return TracedLane(jaxpr, lane, shared)

@@ -1,0 +1,72 @@
+"""Every program of the paper's methods and of the zoo compiles to machine code of GPUs, without a GPU."""
+
+import os
+
+import pytest
+
+from jaxdistill.engine.rules import q_learning_rule
+from jaxdistill.estimators import ESTIMATORS
+from jaxdistill.kernels.lane import trace
+from jaxdistill.kernels.source import cuda_source
+from jaxdistill.kernels.translation import translate
+from jaxdistill.methods import Method
+from jaxdistill.methods.zoo import ZOO
+from tests.kernels import nvrtc
+from tests.kernels.agreement import task_of, worlds_of
+from tests.kernels.test_agreement import BATTERY, USER_METHOD, zoo
+from tests.training.test_unbiased import groups
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    """NVRTC; skips a test where there is none, and fails it where CI is set."""
+    path = nvrtc.find_library()
+    if path is None:
+        message = "NVRTC is not installed: pip install -e '.[test-cuda]'"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return nvrtc.Compiler(path)
+
+
+def check(compiler, task):
+    source = cuda_source(translate(trace(task.program, task.worlds, task.teachers, task.schedules, task.students)))
+    for architecture in ARCHITECTURES:
+        assert compiler.cubin(source, architecture).startswith(b"\x7fELF")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("names", "estimator"), groups(), ids=lambda x: x if isinstance(x, str) else x[0])
+def test_methods_of_the_paper(compiler, names, estimator):
+    mdps, teachers = worlds_of("grid", 2)
+    check(compiler, task_of([BATTERY[name] for name in names], mdps, teachers, estimator=estimator))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "estimator"), zoo())
+def test_zoo(compiler, name, estimator):
+    mdps, teachers = worlds_of("by_state", 2, num_others=2)
+    check(compiler, task_of([ZOO[name]], mdps, teachers, estimator=estimator))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("params", [{"epsilon": 0.2}, {"temperature": 0.5}], ids=lambda x: next(iter(x)))
+def test_q_learning(compiler, params):
+    mdps, teachers = worlds_of("grid", 2)
+    method = Method("q", params=params, estimator="td", baseline=False, needs_teacher=False)
+    check(compiler, task_of([method], mdps, teachers, q_learning_rule))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_functions_of_a_user(compiler, estimator):
+    mdps, teachers = worlds_of("limited", 2)
+    check(compiler, task_of([USER_METHOD], mdps, teachers, estimator=estimator, truncation="end"))
+
+
+@pytest.mark.slow
+def test_an_error_is_reported(compiler):
+    with pytest.raises(RuntimeError, match=r"(?s)NVRTC_ERROR_COMPILATION.*kernel\.cu\(1\): error"):
+        compiler.cubin("int x = ;", "sm_90")
