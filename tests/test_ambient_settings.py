@@ -85,6 +85,7 @@ def doors():
     teacher, logits = jd.teachers.uniform(world), np.zeros((1, 4, 3))
     target = gaussian_mixtures.mixture([0.0])
     return {
+        "sweep": lambda key: jd.sweep(key, world, teacher, "n_distill", {"learning_rate": [0.1]}),
         "sample_mdps": lambda key: jd.sample_mdps(key, 2),
         "garnet": lambda key: jd.garnet.garnet(key, 2),
         "random_policies": lambda key: jd.garnet.random_policies(key, world),
@@ -105,7 +106,7 @@ def doors():
 
 NOT_DOORS = {
     "stream_keys", "make_tasks", "student_tasks", "run_students", "run_to_end", "run_students_on", "run_to_end_on",
-    "random_bits", "greedy", "draws", "noise_policy",
+    "random_bits", "greedy", "draws", "noise_policy", "with_update_norms", "update_norms",
 }  # fmt: skip
 """Functions with an argument `key` that are given keys which have passed a door."""
 

@@ -17,6 +17,7 @@ from jaxdistill import METHODS, ZOO, Cell, Config, Control, Method, Stopped, exp
 from jaxdistill.cli.commands import gradient_of
 from jaxdistill.methods import Domain, UpdateOptions, combinators, guide
 from jaxdistill.methods import step_functions as fns
+from jaxdistill.results.sweep import Setting, as_sweep
 from jaxdistill.theory import stated_losses
 from jaxdistill.theory.fields import Findings, Report
 from jaxdistill.theory.flows import FixedPoint, Flow
@@ -48,6 +49,8 @@ def examples():
         "control": Control(0.5, 0.5, per="episode"),
         "cell": Cell("n_distill", teacher, {"learning_rate": 0.5}),
         "config": Config(learning_rate=[0.1, 0.2]),
+        "schedule": jaxdistill.Schedule((0, 10), (1.0, 0.5)),
+        "sweep": as_sweep(result, {"learning_rate": [0.1]}, [Setting(label, label, {}) for label in result.labels]),
         "options": UpdateOptions(),
         "domain": Domain(0, 1, "both"),
         "mdp": mdp,

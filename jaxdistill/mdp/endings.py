@@ -67,7 +67,7 @@ def _are_reached_within(host: dict[str, np.ndarray], is_possible: np.ndarray) ->
     reached[worlds, host["start"][worlds, starts]] = True
     for step in range(1, num_worlds * num_states):
         goes_on = np.repeat(step < host["time_limit"], num_states)
-        later = reached | ((graph.dot(reached.ravel().astype(float)) > 0) & goes_on).reshape(reached.shape)
+        later = reached | ((graph.multiply(reached.ravel()).sum(axis=1) > 0) & goes_on).reshape(reached.shape)
         if (later == reached).all():
             break
         reached = later

@@ -19,11 +19,18 @@ OnMetrics = Callable[[Metrics], None]
 
 
 class LiveMetrics:
-    """Calls a function with the metrics of a training; to be called as the hook of its `Progress`.
+    """Calls a function with the metrics of a training, a dict of named numbers; the hook of its `Progress`.
+
+    About twice a second: seconds, progress, finished (the share of students), steps, steps_per_second, seconds_left.
+
+    Once all students of a method have passed a checkpoint, in the order of the checkpoints: method, iteration,
+    num_students, and the means over students of return (with return_low and return_high, the ends of its interval),
+    length and measures. Students that diverged are left out. So that their curves are known, all students pause at every
+    checkpoint. With an executor, students arrive shard by shard.
 
     Args:
       recorder: of the training.
-      on_metrics: called in the main thread, as `train` says.
+      on_metrics: called in the main thread.
     """
 
     def __init__(self, recorder: Recorder, on_metrics: OnMetrics):

@@ -256,7 +256,7 @@ class Recorder:
             warnings.warn(
                 f"{len(faults)} students diverged, were stopped and are NaN in the result ({first}"
                 f"{', ...' if len(faults) > 3 else ''}). {self._causes()}",
-                stacklevel=5,
+                stacklevel=6,
             )
         limits = np.array([cell.config.max_episode_steps for cell in self.cells])
         # A cut by the time limit of the world itself is part of the world.
@@ -264,7 +264,7 @@ class Recorder:
         if num_cut:
             warnings.warn(
                 f"{num_cut} episodes were cut after {limits.max()} steps; raise max_episode_steps if that is too few.",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _teacher_returns(self) -> np.ndarray:

@@ -23,7 +23,7 @@ from jaxdistill.runtime.progress import Hook, Progress
 from jaxdistill.training.config import Cell, Config, ResolvedCell, check_effects, config_of, resolve_cell
 from jaxdistill.training.first_updates import with_update_norms
 from jaxdistill.training.live import LiveMetrics, OnMetrics, both
-from jaxdistill.training.measuring import MeasureLike, requested
+from jaxdistill.training.measuring import MeasureLike, Requested, requested
 from jaxdistill.training.recorder import Recorder
 from jaxdistill.training.run import run_students
 from jaxdistill.training.shards import run_students_on
@@ -60,8 +60,7 @@ def train(
       methods: P names of `METHODS` or `ZOO`, `Method`s or `Cell`s: one, several, or a mapping from labels to them.
       config: a `Config`; its fields may also be given by name, as `**changes`.
       initial_logits, initial_values: float [P, M, O, A] and [P, M, O], or what broadcasts to them; zeros if None.
-      equal_steps: whether the learning rates of the logits are scaled such that the first updates of all methods are
-        as large as that of the first method (`first_updates`); the scaled rates are in the result's settings.
+      equal_steps: whether learning rates are scaled so that all first updates are equally large (`first_updates`).
       keep_tables: whether the result holds the final logits and values (O * (A + 1) floats per student).
       measure: computed at every checkpoint: a name of `measures.MEASURES`, such as "forward_kl:teacher"; a function of
         B stacked MDPs, their teachers and policies [B, S, A] in float64, written in JAX, which returns {name: numbers
@@ -69,11 +68,8 @@ def train(
       progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
         same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
-      on_metrics: called with a dict of named numbers for a log. About twice a second: seconds, progress, finished (the
-        share of students), steps, steps_per_second, seconds_left. Once all students of a method have passed a
-        checkpoint, in the order of the checkpoints: method, iteration, num_students, and the means over students of
-        return (with return_low and return_high, the ends of its interval), length and measures. Students that diverged
-        are left out. Every student then pauses at every checkpoint; with an executor, students arrive shard by shard.
+      on_metrics: called with named numbers for a log: the speed, about twice a second, and the means of a checkpoint,
+        once all students of a method have passed it (`live.LiveMetrics`).
       executor: a `concurrent.futures.Executor` whose processes train the students in shards, to the same bits, or an
         `executors.Sharding`. None: that of `executors.using`, or else this process.
       **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator. A field that has no
@@ -85,25 +81,32 @@ def train(
 
     Raises:
       ValueError: one line that says what was wrong, what was expected and what to do.
-      Stopped: by Ctrl-C, a KeyboardInterrupt whose `result` holds the students that had finished.
-      ExecutorFailed: the executor lost shards; it has such a `result` too.
+      Stopped, ExecutorFailed: by Ctrl-C, or if shards were lost; `result` holds the students that had finished.
     """
     _check_functions(on_chunk=on_chunk, on_metrics=on_metrics)
     key, sharding = streams.as_key(key), resolved(executor)
     (mdps, teacher), config = stacked(mdps, teacher), config_of(config, changes)
     cells = resolve(methods, teacher, config)
-    measures = requested(measure, mdps, cells[0].teacher, config)
-    _check_cells(cells, mdps, needs_teachers=measures.needs_teachers)
-    check_effects(cells, measures.unused(changes), mdps.num_actions)
-    _warn_of_floors(cells)
+    measures = _checked_measures(measure, mdps, cells, config, changes)
     initial = _initial_params(initial_logits, initial_values, len(cells), mdps)
     cells = with_update_norms(key, mdps, cells, initial, equal_steps)
     recorder = Recorder(key, mdps, cells, config, keep_tables, measures, is_live=on_metrics is not None)
-    live = LiveMetrics(recorder, on_metrics) if on_metrics is not None else None
+    live = None if on_metrics is None else LiveMetrics(recorder, on_metrics)
     result = _run(key, recorder, initial, Progress("students", progress, both(on_chunk, live)), sharding)
     if live is not None:
         live.give_checkpoints()  # those whose exact numbers were not known before
     return result
+
+
+def _checked_measures(
+    measure: MeasureLike | None, mdps: MDP, cells: list[ResolvedCell], config: Config, changes: Mapping[str, Any]
+) -> Requested:
+    """What is measured; ValueError unless every cell can be trained and measured and every change has an effect."""
+    measures = requested(measure, mdps, cells[0].teacher, config)
+    _check_cells(cells, mdps, needs_teachers=measures.needs_teachers)
+    check_effects(cells, measures.unused(changes), mdps.num_actions)
+    _warn_of_floors(cells)
+    return measures
 
 
 def _run(
@@ -161,7 +164,7 @@ def _warn_of_floors(cells: list[ResolvedCell]) -> None:
         if share is not None and share > effects.NEGLIGIBLE_MASS:
             labels.setdefault(effects.floor_text(share, cell.config.probability_floor), []).append(cell.label)
     for text, cell_labels in labels.items():
-        warnings.warn(f"{', '.join(cell_labels)}: {text}.", stacklevel=3)
+        warnings.warn(f"{', '.join(cell_labels)}: {text}.", stacklevel=4)
 
 
 def stacked(mdps: MDP, teacher: Teacher | None) -> tuple[MDP, Teacher | None]:

@@ -253,7 +253,7 @@ def test_measures_from_training_to_table_and_picture(capsys, tmp_path):
         assert (tmp_path / f"small{name}.png").exists() and (tmp_path / f"small{name}_intervals.pdf").exists()
     main.main(["table", f"{stem}.npz", "--measure=forward_kl"])
     assert capsys.readouterr().out.startswith("exact forward KL along the student's trajectories (nats per step)")
-    main.main(["plot", f"{stem}.npz", "--measure=length"])
+    main.main(["plot", f"{stem}.npz", "--measure=length", "--overwrite"])
     assert capsys.readouterr().out.split() == [f"{stem}_length.png", f"{stem}_length.pdf"]
     main.main(["show", f"{stem}.npz"])
     assert "length: episode length (steps per episode), mean of the final students" in capsys.readouterr().out

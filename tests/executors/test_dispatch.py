@@ -119,7 +119,8 @@ def test_students_that_diverge_are_named_once(problem):
 def test_a_return_that_is_not_known_is_explained_once(monkeypatch):
     """The caller gives the reason for the first such student of any shard."""
     mdps = jaxdistill.sample_mdps(jax.random.key(0), 3, num_rows=3, num_cols=3)
-    monkeypatch.setattr("jaxdistill.training.recorder._evaluate", lambda mdps, logits: (np.full(64, np.nan),) * 2)
+    unknown = lambda self, cells, worlds, logits: np.full((len(cells), len(self.measures)), np.nan)  # noqa: E731
+    monkeypatch.setattr("jaxdistill.training.recorder.Evaluator.__call__", unknown)
     explained = []
     monkeypatch.setattr(
         "jaxdistill.training.recorder.exact.policy_from_table", lambda mdp, table: explained.append(mdp.id)
@@ -187,7 +188,7 @@ def test_a_function_that_cannot_be_sent_is_refused_in_one_line(problem):
             return measure(mdps, teacher, policies)
 
     executor = Here()
-    with pytest.raises(ValueError, match=r"^measure cannot be sent to a worker \(TypeError: cannot pickle") as error:
+    with pytest.raises(ValueError, match=r"^measures cannot be sent to a worker \(TypeError: cannot pickle") as error:
         train(problem, cut(executor), measure=guarded)
     assert "\n" not in str(error.value) and not executor.jobs
 

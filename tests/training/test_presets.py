@@ -57,7 +57,7 @@ def test_figures_take_their_defaults_from_the_preset(name):
         expected = {flag: value for flag, value in preset_flags(preset).items() if flag in names - own}
         assert {flag: getattr(settings, flag) for flag in expected} == expected
     plain = common.parse(settings_type, name, {}, [name])
-    assert plain == settings_type(out=plain.outdir)  # the same in Python
+    assert plain == settings_type(out=plain.out)  # the same in Python
     assert plain.preset == "as_written"
 
 

@@ -95,7 +95,7 @@ def test_an_interrupted_sweep_keeps_its_rows(monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module.pool, "run", stop)
+    monkeypatch.setattr(train_module, "run_students", stop)
     everything = property(lambda self: np.ones((2, 3), bool), lambda *_: None)
     monkeypatch.setattr(train_module.Recorder, "finished", everything, raising=False)
     with pytest.raises(jd.Stopped) as stopped:
