@@ -25,8 +25,8 @@ class LiveMetrics:
 
     Once all students of a method have passed a checkpoint, in the order of the checkpoints: method, iteration,
     num_students, and the means over students of return (with return_low and return_high, the ends of its interval),
-    length and measures. Students that diverged are left out. So that their curves are known, all students pause at every
-    checkpoint. With an executor, students arrive shard by shard.
+    length and measures. Students that diverged are left out. So that their curves are known, all students pause at
+    every checkpoint. With an executor, students arrive shard by shard.
 
     Args:
       recorder: of the training.

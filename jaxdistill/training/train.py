@@ -65,13 +65,11 @@ def train(
       measure: computed at every checkpoint: a name of `measures.MEASURES`, such as "forward_kl:teacher"; a function of
         B stacked MDPs, their teachers and policies [B, S, A] in float64, written in JAX, which returns {name: numbers
         [B]}; a list of both; or a mapping from names of your own. A function needs a teacher in every cell.
-      progress: on stderr. True: a bar on a terminal and in a notebook, a line every ten seconds elsewhere; None: the
-        same, but elsewhere nothing for work that ends within ten seconds; False: nothing.
+      progress: True: a bar, or a line every ten seconds; None: no line for work of less than that; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
-      on_metrics: called with named numbers for a log: the speed, about twice a second, and the means of a checkpoint,
-        once all students of a method have passed it (`live.LiveMetrics`).
-      executor: a `concurrent.futures.Executor` whose processes train the students in shards, to the same bits, or an
-        `executors.Sharding`. None: that of `executors.using`, or else this process.
+      on_metrics: called with named numbers for a log, as `live.LiveMetrics` says.
+      executor: whose processes train the students in shards, to the same bits (`executors`). None: that of
+        `executors.using`, or else this process.
       **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator. A field that has no
         effect on any of the methods is refused; a `config` may hold one, because several trainings may share it.
 
@@ -92,10 +90,7 @@ def train(
     cells = with_update_norms(key, mdps, cells, initial, equal_steps)
     recorder = Recorder(key, mdps, cells, config, keep_tables, measures, is_live=on_metrics is not None)
     live = None if on_metrics is None else LiveMetrics(recorder, on_metrics)
-    result = _run(key, recorder, initial, Progress("students", progress, both(on_chunk, live)), sharding)
-    if live is not None:
-        live.give_checkpoints()  # those whose exact numbers were not known before
-    return result
+    return _run(key, recorder, initial, Progress("students", progress, both(on_chunk, live)), sharding, live)
 
 
 def _checked_measures(
@@ -110,7 +105,12 @@ def _checked_measures(
 
 
 def _run(
-    key: jax.Array, recorder: Recorder, initial: np.ndarray | None, progress: Progress, sharding: Sharding | None
+    key: jax.Array,
+    recorder: Recorder,
+    initial: np.ndarray | None,
+    progress: Progress,
+    sharding: Sharding | None,
+    live: LiveMetrics | None,
 ) -> Result:
     """Trains the students of the recorder's cells and returns its result."""
     mdps, start = recorder.mdps, time.perf_counter()
@@ -136,7 +136,10 @@ def _run(
     except ExecutorFailed as failure:
         failure.result = result()
         raise
-    return result(rounding)
+    whole = result(rounding)
+    if live is not None:
+        live.give_checkpoints()  # those whose exact numbers were not known before
+    return whole
 
 
 def _check_functions(**functions: Any) -> None:
