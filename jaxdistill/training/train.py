@@ -68,8 +68,7 @@ def train(
       progress: True: a bar, or a line every ten seconds; None: no line for work of less than that; False: nothing.
       on_chunk: called about twice a second with (fraction done, environment steps so far, seconds left).
       on_metrics: called with named numbers for a log, as `live.LiveMetrics` says.
-      executor: whose processes train the students in shards, to the same bits (`executors`). None: that of
-        `executors.using`, or else this process.
+      executor: trains the students in shards, to the same bits; None: that of `executors.using`, or this process.
       **changes: fields of `Config`, such as num_iterations, learning_rate, discount, estimator. A field that has no
         effect on any of the methods is refused; a `config` may hold one, because several trainings may share it.
 
