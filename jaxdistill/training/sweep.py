@@ -14,6 +14,7 @@ from jaxdistill.methods.schedules import Schedule, is_schedule
 from jaxdistill.results import Stopped
 from jaxdistill.results.sweep import Setting, Sweep, Value, as_sweep, value_text
 from jaxdistill.runtime import checks
+from jaxdistill.runtime.errors import ExecutorFailed
 from jaxdistill.training.config import Cell, Config, ResolvedCell, config_of
 from jaxdistill.training.train import MethodLike, resolve, stacked, train
 
@@ -47,7 +48,7 @@ def sweep(
         and `max_episode_steps` are the same in all settings.
       max_students: the largest number of students, settings times worlds. A larger training is refused, with an
         estimate of what it would cost, because a grid grows quickly.
-      **options: further arguments of `train`: fields of `Config` for all settings, `measure`, `progress`, ...
+      **options: further arguments of `train`, such as `measure`, and fields of `Config` for all settings.
 
     Returns:
       A `Sweep`: `best()`, `lines("learning_rate")`, `heatmap("learning_rate", "beta")`, `to_dataframe()`,
@@ -55,17 +56,16 @@ def sweep(
 
     Raises:
       ValueError: an empty grid, a parameter that no method has, too many students, or what `train` refuses.
-      Stopped: as `train`; its `result` can be given to `Sweep`.
+      Stopped, ExecutorFailed: as `train`; their `result` can be given to `Sweep`.
     """
     names = {field.name for field in dataclasses.fields(Config)}
     changes = {name: value for name, value in options.items() if name in names}
-    base = config_of(config, changes)
-    plan = planned(mdps, teacher, methods, grid, base, changes, max_students)
-    given = {name: value for name, value in options.items() if name not in names}
+    plan = planned(mdps, teacher, methods, grid, config_of(config, changes), changes, max_students)
     try:
-        result = train(key, mdps, teacher, plan.cells, base, **given)
-    except Stopped as stop:
-        stop.result = as_sweep(stop.result, plan.grid, plan.settings).result
+        result = train(key, mdps, teacher, plan.cells, config, **options)
+    except (Stopped, ExecutorFailed) as stop:
+        if stop.result is not None:
+            stop.result = as_sweep(stop.result, plan.grid, plan.settings).result
         raise
     return as_sweep(result, plan.grid, plan.settings)
 

@@ -68,15 +68,17 @@ REFUSED = {
     "outside": ({"beta": [0.5, 2.0]}, "beta must be in"),
     "no number": ({"beta": ["x"]}, "beta"),
     "option too": ({"discount": [0.5]}, "discount is given twice"),
+    "option without effect": ({"beta": [0.5]}, "return_weight has no effect on jsd"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
     grid, message = REFUSED[name]
-    options = {"discount": 0.9} if name == "option too" else {}
+    options = {"option too": {"discount": 0.9}, "option without effect": {"return_weight": 2.0}}.get(name, {})
+    methods = ["jsd"] if name == "option without effect" else ["jsd", "n_distill"]
     with pytest.raises(ValueError, match=message) as error:
-        swept(["jsd", "n_distill"], grid, **options)
+        swept(methods, grid, **options)
     assert "\n" not in str(error.value)
 
 
