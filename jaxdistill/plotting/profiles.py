@@ -35,10 +35,16 @@ def plot_profiles(result: Any, checkpoint: int | str = "final", labels: Sequence
     ax = axes[0, 0]
     with style():
         for name, p in rows.items():
-            look = method_style(name, indices[p])
+            entry = method_style(name, indices[p])
             share = performance_profile(scores[p][is_scored], levels)
-            ax.plot(levels, share.estimate, color=look.color, linestyle=look.linestyle, label=typeset(look.label))
-            ax.fill_between(levels, share.low, share.high, color=look.color, alpha=0.15, linewidth=0)
+            ax.plot(
+                levels,
+                share.estimate,
+                color=entry.color,
+                linestyle=entry.linestyle,
+                label=typeset(entry.label),
+            )
+            ax.fill_between(levels, share.low, share.high, color=entry.color, alpha=0.15, linewidth=0)
         ax.axvline(0, color="#717581", linestyle=":", linewidth=1.4)
         ax.axvline(1, color="#3f90da", linestyle=":", linewidth=1.4)
         ax.set_xlabel("Score of a world: 0 uniform policy, 1 optimal policy")

@@ -38,16 +38,16 @@ def plot_lines(sweep: Any, x: str, measure: str = "return") -> Figure:
     ax = axes[0, 0]
     with style():
         for method, index in zip(sweep.methods, indices, strict=True):
-            look = method_style(method, index)
+            entry = method_style(method, index)
             estimates = [_best_estimate(sweep, method, {x: value}, measure) for value in values]
             mean, low, high = (np.array([getattr(e, part) for e in estimates]) for part in ("estimate", "low", "high"))
-            options: dict[str, Any] = dict(color=look.color, linestyle=look.linestyle, label=typeset(look.label))
-            ax.plot(places, mean, marker=look.marker, **options)
-            ax.fill_between(places, low, high, color=look.color, alpha=0.18, linewidth=0)
+            options: dict[str, Any] = dict(color=entry.color, linestyle=entry.linestyle, label=typeset(entry.label))
+            ax.plot(places, mean, marker=entry.marker, **options)
+            ax.fill_between(places, low, high, color=entry.color, alpha=0.18, linewidth=0)
             best = sweep.best(measure)[method]
             if x in best.setting.parameters:
                 place = places[values.index(best.setting.parameters[x])]
-                ax.plot([place], [best.estimate.estimate], marker=look.marker, color=look.color, markersize=9)
+                ax.plot([place], [best.estimate.estimate], marker=entry.marker, color=entry.color, markersize=9)
         _label_values(ax, values, places)
         ax.set_xlabel(x)
         ax.set_ylabel(_quantity(measure, sweep, {x}))

@@ -156,7 +156,7 @@ class ResolvedCell:
       config: the configuration, with what the method fixes in its place.
       changes: the fields of the configuration that were set for this cell alone.
       make_rule: what a row of the table means, as `rules.student_rule`.
-      update_norm: the size of its first update, as `first_updates.update_norms` says it; nan if it is not known.
+      update_norm: the size of its first update, as `first_updates.update_norms` says it; None if it is not known.
     """
 
     label: str
@@ -165,7 +165,7 @@ class ResolvedCell:
     config: Config
     make_rule: Callable[..., rules.Rule] = rules.student_rule
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    update_norm: float = np.nan
+    update_norm: float | None = None
 
     def without_effect(self, name: str, num_actions: int) -> str:
         """Why a field of the configuration has no effect on this cell, as `effects.without_effect` says it."""

@@ -39,7 +39,10 @@ def with_update_norms(
         return cells
     norms = update_norms(key, mdps, cells, initial)
     cells = with_equal_steps(cells, norms) if equal_steps else cells
-    return [dataclasses.replace(cell, update_norm=float(x)) for cell, x in zip(cells, norms, strict=True)]
+    return [
+        dataclasses.replace(cell, update_norm=float(x) if np.isfinite(x) else None)
+        for cell, x in zip(cells, norms, strict=True)
+    ]
 
 
 def update_norms(
@@ -79,11 +82,13 @@ def _run_first_iteration(task: Task, num_mdps: int) -> None:
         task.schedules[:, task.program.scheduled.index("learning_rate")] = 1  # Rates come first, of one column each.
     step = -(-num_mdps // _MOST_WORLDS)
     task.queue = collections.deque(i for i in range(len(task.cost)) if i % num_mdps % step == 0)
-    block = Block(task, workers()[0], share=len(task.queue))
-    while task.queue or block.is_busy():
-        block.refill()
-        block.advance()
-        block.hand_out()
+    device = workers()[0]
+    with jax.default_device(device):  # as in the pool; JAX would compile anew for another default
+        block = Block(task, device, share=len(task.queue))
+        while task.queue or block.is_busy():
+            block.refill()
+            block.advance()
+            block.hand_out()
 
 
 def with_equal_steps(cells: Sequence[ResolvedCell], norms: np.ndarray) -> list[ResolvedCell]:

@@ -134,17 +134,20 @@ def _names_of(function: MeasureFunction, label: str | None, mdps: MDP, teacher: 
 
 
 @functools.lru_cache(maxsize=8)  # so that a second run with the same measure does not compile again
-def compiled(function: MeasureFunction) -> Callable[..., list[Any]]:
-    """A function that calls `function` in float64 for students with tables `logits` [B, O, A]; a list of [B]."""
+def compiled(function: MeasureFunction) -> Callable[..., Mapping[str, Any]]:
+    """A function that calls `function` in float64 for students with tables `logits` [B, O, A]; its numbers [B] by name.
+
+    The name of a number that `function` returns without one is "".
+    """
 
     @jax.jit
-    def measured(mdps: MDP, teacher: Teacher, logits: jax.Array) -> list[jax.Array]:
+    def measured(mdps: MDP, teacher: Teacher, logits: jax.Array) -> Mapping[str, jax.Array]:
         mdps, teacher = as_float64((mdps, teacher))
         policies = exact.policy_from_table(mdps, jax.nn.softmax(as_float64(logits)))
         output = function(mdps, teacher, policies)
-        return list(output.values()) if isinstance(output, Mapping) else [output]
+        return dict(output) if isinstance(output, Mapping) else {"": output}
 
-    def in_float64(mdps: MDP, teacher: Teacher, logits: Any) -> list[Any]:
+    def in_float64(mdps: MDP, teacher: Teacher, logits: Any) -> Mapping[str, Any]:
         with float64():
             return jax.device_get(measured(*placed((mdps, teacher)), logits))
 

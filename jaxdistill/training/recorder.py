@@ -140,7 +140,9 @@ class Recorder:
         for function, names in self.measures.functions:
             mdps, teachers = self.mdps[index[padded, 1]], self._teachers(index[padded])
             numbers = compiled(function)(mdps, teachers, logits[padded])
-            for name, values in zip(names, numbers, strict=True):
+            for name in names:
+                # A single number may have a name of the caller's in place of the function's.
+                values = numbers[name] if name in numbers else next(iter(numbers.values()))
                 self.measurements[(*index.T, self.measures.names.index(name))] = np.asarray(values)[: len(index)]
 
     def _set_returns(self, index: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> None:

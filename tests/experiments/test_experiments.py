@@ -147,7 +147,7 @@ def test_one_row_of_one_method(tmp_path, monkeypatch):
     assert result.teacher_returns[0].mean() > result.teacher_returns[1].mean()
     figure = fig8.plot(settings, {"optimal": result})
     ambient.assert_drawn_again(tmp_path / "fig8.png", lambda: fig8.work(settings), monkeypatch)
-    assert [len(ax.get_lines()) for ax in figure.axes] == [3, 4]  # the methods, and two dotted lines
+    assert [len(ax.get_lines()) for ax in figure.axes] == [3, 5]  # the methods, and dotted lines
 
 
 def test_targets_table(smoke, monkeypatch, capsys):
