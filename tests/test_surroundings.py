@@ -63,7 +63,7 @@ COMMANDS = {
     "fig8": f"-m experiments.fig8 --smoke {FIG8}",
 }
 FILES = {"plot": ["run.png", "run.pdf"], "compare": ["compare.npz", "compare.png"], "fig1": ["results/fig1/fig1.pdf"]}
-COMPUTE = ("check", "compare", "fig1", "guide", "estimators", "fig8")
+COMPUTE = ("check", "compare", "estimators", "fig8")
 DRAW = ("plot", "compare", "fig1", "estimators", "fig8")
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 SURROUNDINGS = {
@@ -136,7 +136,7 @@ def holds(name: str, where: str, folder: Path) -> None:
     ("name", "where"),
     [
         ("fig1", "a reader that ends early"),
-        ("guide", "a device that is missing"),
+        ("check", "a device that is missing"),
         ("show", "no streams at all"),
         ("plot", "a full disk behind stdout"),
     ],

@@ -80,6 +80,8 @@ def requested(measure: Any, mdps: MDP, teacher: Teacher | None, config: Config) 
             named[label or parsed.name] = parsed
             names.append(label or parsed.name)
         elif callable(item):
+            if teacher is None:
+                raise ValueError("A function as a measure needs a teacher; pass one, such as teachers.uniform(mdps).")
             functions.append(FunctionOfUser(item, _names_of(item, label, mdps, teacher)))
             names += functions[-1].names
         else:

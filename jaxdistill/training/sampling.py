@@ -46,6 +46,8 @@ def sampled_updates(
     """
     key = streams.as_key(key)
     resolved_methods = [get(method) for method in checks.listed(methods)]
+    if not resolved_methods:
+        raise ValueError("methods is empty; give at least one, such as 'n_distill'.")
     names = [method.name for method in resolved_methods]
     if len(set(names)) < len(names):
         raise ValueError(f"sampled_updates needs methods of different names; got {', '.join(names)}.")
