@@ -299,7 +299,7 @@ class Evaluator:
             of_students, is_accurate = jax.device_get(_by_plans(self._of_students, *arrays))
         failed = []
         for (students, _), results, accurate in zip(groups, of_students, is_accurate, strict=False):
-            values[np.ix_(students, self._columns)] = results[: len(students)]
+            values[np.ix_(students, np.asarray(self._columns))] = results[: len(students)]
             failed.append(students[~accurate[: len(students)]])
         return failed
 
