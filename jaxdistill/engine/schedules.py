@@ -60,8 +60,8 @@ def num_rows(num_iterations: int) -> int:
     return max(_FEWEST_ROWS, 1 << (num_iterations - 1).bit_length())
 
 
-def pack(schedules: Sequence[np.ndarray], num_iterations: int) -> np.ndarray | None:
-    """The table of several schedules, one after the other, float32 [schedules * num_rows, columns]; None without any.
+def pack(schedules: Sequence[np.ndarray], num_iterations: int) -> np.ndarray:
+    """The table of one or more schedules, one after the other, float32 [schedules * num_rows, columns].
 
     Args:
       schedules: the numbers of each, [num_iterations, columns].
@@ -70,8 +70,6 @@ def pack(schedules: Sequence[np.ndarray], num_iterations: int) -> np.ndarray | N
     Raises:
       ValueError: the table would have more than 2 GiB.
     """
-    if not schedules:
-        return None
     rows, width = num_rows(num_iterations), schedules[0].shape[1]
     if 4 * rows * width * len(schedules) > _MOST_BYTES:
         raise ValueError(

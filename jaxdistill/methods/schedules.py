@@ -55,9 +55,8 @@ class Schedule:
     @property
     def settings(self) -> dict[str, list[float]]:
         """The iterations and values as lists, at most 101 of each, to be saved with a result."""
-        kept = np.unique(np.linspace(0, len(self.iterations) - 1, 101).round().astype(int))
-        if len(self.iterations) <= 101:
-            kept = np.arange(len(self.iterations))
+        number = len(self.iterations)
+        kept = np.linspace(0, number - 1, min(number, 101)).round().astype(int)
         iterations, values = np.asarray(self.iterations)[kept], np.asarray(self.values)[kept]
         return {"iterations": iterations.tolist(), "values": values.tolist()}
 

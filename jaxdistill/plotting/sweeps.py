@@ -11,7 +11,6 @@ from jaxdistill.plotting.figures import add_legend, new_figure, style
 from jaxdistill.plotting.labels import typeset
 from jaxdistill.plotting.styles import method_style, palette_indices
 from jaxdistill.runtime import checks
-from jaxdistill.statistics import mean_interval
 
 _LOGARITHMIC = 8  # the ratio of the largest to the smallest value from which an axis is logarithmic
 _MOST_NUMBERS = 100  # cells of a panel up to which each shows its number
@@ -39,7 +38,7 @@ def plot_lines(sweep: Any, x: str, measure: str = "return") -> Figure:
     with style():
         for method, index in zip(sweep.methods, indices, strict=True):
             entry = method_style(method, index)
-            estimates = [_best_estimate(sweep, method, {x: value}, measure) for value in values]
+            estimates = [sweep.best_estimate(method, {x: value}, measure) for value in values]
             mean, low, high = (np.array([getattr(e, part) for e in estimates]) for part in ("estimate", "low", "high"))
             options: dict[str, Any] = dict(color=entry.color, linestyle=entry.linestyle, label=typeset(entry.label))
             ax.plot(places, mean, marker=entry.marker, **options)
@@ -77,9 +76,7 @@ def plot_heatmap(sweep: Any, x: str, y: str, measure: str = "return") -> Figure:
         raise ValueError(f"No method of this sweep has both {x} and {y}; use lines.")
     columns, rows = sweep.grid[x], sweep.grid[y]
     tables = {
-        method: np.array(
-            [[_best_estimate(sweep, method, {x: a, y: b}, measure).estimate for a in columns] for b in rows]
-        )
+        method: np.array([[sweep.best_estimate(method, {x: a, y: b}, measure).estimate for a in columns] for b in rows])
         for method in methods
     }
     finite = np.concatenate([table[np.isfinite(table)] for table in tables.values()])
@@ -117,22 +114,6 @@ def _draw_table(ax: Any, table: np.ndarray, limits: tuple[float, float], sweep: 
 def _check_parameter(sweep: Any, name: str) -> None:
     """ValueError unless `name` is a parameter of the grid."""
     checks.known("parameter", name, list(sweep.grid), "the parameters of this sweep are")
-
-
-def _best_estimate(sweep: Any, method: str, parameters: dict[str, Any], measure: str) -> Any:
-    """The best mean over worlds of the settings of a method with these parameters, with its interval.
-
-    Settings that lack a parameter count only if all settings of the method lack it.
-    """
-    values, sign = sweep.values(measure), sweep.sign(measure)
-    of_method = [(p, setting.parameters) for p, setting in enumerate(sweep.settings) if setting.method == method]
-    for name, value in parameters.items():
-        if any(name in having for _, having in of_method):
-            of_method = [(p, having) for p, having in of_method if having.get(name) == value]
-    rows = [p for p, _ in of_method]
-    means = np.array([sign * values[p].mean() for p in rows])  # NaN where a student diverged
-    best = rows[int(np.nanargmax(means))] if np.isfinite(means).any() else rows[0]
-    return mean_interval(values[best])
 
 
 def _places(values: Sequence[Any]) -> list[float]:

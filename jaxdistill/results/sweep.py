@@ -207,20 +207,29 @@ class Sweep:
         rows = []
         for method in self.methods:
             indices = [p for p, setting in enumerate(self.settings) if setting.method == method]
-            diverged = [p for p in indices if not np.isfinite(values[p]).all()]
-            eligible = [p for p in indices if p not in diverged] or indices
-            with np.errstate(invalid="ignore"):
-                means = [sign * float(np.nan_to_num(np.mean(values[p]), nan=-sign * np.inf)) for p in eligible]
-            first = eligible[int(np.argmax(means))]
+            num_diverged = sum(not np.isfinite(values[p]).all() for p in indices)
+            first = best_row(sign * values, indices)
             setting = self.settings[first]
             rows.append(
                 BestRow(
-                    setting, mean_interval(values[first]), len(indices), len(diverged),
+                    setting, mean_interval(values[first]), len(indices), num_diverged,
                     tuple(name for name in setting.parameters if self._is_at_edge(setting, name)),
                 )
             )  # fmt: skip
         quantity = f"best settings by {measure}, on {values.shape[1]} worlds"
         return Best(tuple(rows), quantity)
+
+    def best_estimate(self, method: str, parameters: Mapping[str, Value], measure: str = "return") -> Interval:
+        """The mean over worlds of the best setting of a method with these parameters, with its interval.
+
+        Settings that lack a parameter count only if all settings of the method lack it.
+        """
+        values = self.values(measure)
+        of_method = [(p, setting.parameters) for p, setting in enumerate(self.settings) if setting.method == method]
+        for name, value in parameters.items():
+            if any(name in having for _, having in of_method):
+                of_method = [(p, having) for p, having in of_method if having.get(name) == value]
+        return mean_interval(values[best_row(self.sign(measure) * values, [p for p, _ in of_method])])
 
     def _is_at_edge(self, setting: Setting, name: str) -> bool:
         """Whether a number is the smallest or the largest of three or more of the grid."""
@@ -301,6 +310,12 @@ class Sweep:
 def final_values(result: Result, measure: str) -> np.ndarray:
     """A measure of the final students of a result, [P, M], as `Sweep.values` gives it."""
     return average_height(result.iterations, result.returns) if measure == AREA else result.final(measure)
+
+
+def best_row(values: np.ndarray, rows: Sequence[int]) -> int:
+    """Which of some rows of `values` [P, M] has the largest mean; one in which a student diverged only if all have."""
+    eligible = [p for p in rows if np.isfinite(values[p]).all()]
+    return max(eligible, key=lambda p: float(values[p].mean())) if eligible else rows[0]
 
 
 def value_text(value: Value) -> str:

@@ -218,8 +218,8 @@ def _cell(cell: ResolvedCell, parameters: Mapping[str, Any]) -> Cell:
 
 def _setting(method: str, parameters: Mapping[str, Any]) -> Setting:
     shown = {name: _shown(value) for name, value in parameters.items()}
-    text = ", ".join(f"{name}={value_text(value)}" for name, value in shown.items())
-    return Setting(f"{method} [{text}]" if shown else method, method, shown)
+    setting = Setting(method, method, shown)
+    return setting._replace(label=f"{method} [{setting.text}]") if shown else setting
 
 
 def _shown(value: Any) -> Value:
