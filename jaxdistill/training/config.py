@@ -39,6 +39,8 @@ class Config(UpdateOptions):
       loss_visits, return_visits: whether "every" visit of a row in an episode moves it, or the last one alone ("once"),
         for the loss, and for the return with the fit of V_theta.
       truncation: what cutting an episode at a time limit does to the returns of its steps, "bootstrap" or "end".
+      feature_steps: where a state uses several rows (`MDP.with_features`), what a step adds to each: its "full"
+        direction, or the direction "divided" by the number of the state's rows.
       learning_rate: of the logits, [M]; None: 0.1, or the rate of `optimizer`.
       value_learning_rate: of V_theta, [M], in the same way.
       discount: in [0, 1], [M]; for training only, reported returns are undiscounted.

@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.engine import xla
@@ -210,7 +209,7 @@ class Recorder:
         self._warn(faults)
         if self.without_return is not None:
             mdp, logits = self.without_return
-            policy = exact.policy_from_table(mdp, jax.nn.softmax(jnp.asarray(logits)))
+            policy = exact.policy_from_logits(mdp, logits)
             exact.episode_return(mdp, policy)  # It warns that the return is NaN, with the state and the reason.
         mdps = self.mdps
         return Result(
