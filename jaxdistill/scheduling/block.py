@@ -121,11 +121,9 @@ class Block:
     def _run_ticks(self, number: int) -> None:
         """Runs `number` ticks and reads the status of the lanes."""
         assert self.lanes is not None
-        # A lane stops before it would overwrite scales that pending directions still need.
-        until = np.minimum(self._next_pauses(), self.settled + self.program.ring - 2)
-        self._until = np.where(self.occupant >= 0, until, 0).astype(np.int32)
         inputs = self.worlds, self.teachers, self.schedules, np.int32(self.task.num_iterations)
-        self.lanes, status = advance(self.program, self.lanes, *inputs, self._until, np.int32(number))
+        until = np.where(self.occupant >= 0, self._next_stops(), 0).astype(np.int32)
+        self.lanes, status = advance(self.program, self.lanes, *inputs, until, np.int32(number))
         self._read_status(np.array(status))
 
     def _read_status(self, status: np.ndarray) -> None:
@@ -134,6 +132,21 @@ class Block:
         self.iteration, self.count = np.where(busy, status[0], 0), np.where(busy, status[1].view(np.uint32), 0)
         self.fault, self.idle = busy & (status[2] > 0), busy & (status[3] > 0)
 
+    def _next_stops(self) -> np.ndarray:
+        """The iteration at which every lane next needs the host, [W].
+
+        A lane stops before it would overwrite scales that pending directions still need.
+        """
+        return np.minimum(self._next_pauses(), self.settled + self.program.ring - 2)
+
+    def _ticks_to_stop(self) -> np.ndarray:
+        """The ticks after which each busy lane is expected to have stopped, [busy lanes]."""
+        busy = self.occupant >= 0
+        iterations = np.maximum(self._next_stops() - self.iteration, 1)[busy]
+        # The lengths of episodes vary by about as much as they are long, so that the sum of n of them varies by a part
+        # 1 / sqrt(n). A lane that has not quite arrived when a chunk ends would need a further one.
+        return self.lengths.per_iteration()[busy] * (iterations + np.sqrt(iterations))
+
     def _next_pauses(self) -> np.ndarray:
         """Iteration of every lane's next pause, or its last, [W]."""
         return np.array([*self.task.pauses, self.task.num_iterations])[self.pause]
@@ -141,10 +154,9 @@ class Block:
     def advance(self) -> None:
         """Runs a chunk of ticks."""
         start = time.perf_counter()
-        self._run_ticks(self.chunk_size.num_ticks)
-        busy = self.occupant >= 0
-        num_stopped = int((self.iteration >= self._until)[busy].sum())
-        self.chunk_size.update(start, time.perf_counter(), int(busy.sum()), num_stopped)
+        num_ticks = self.chunk_size.choose(self._ticks_to_stop())
+        self._run_ticks(num_ticks)
+        self.chunk_size.update(start, time.perf_counter(), num_ticks)
         if (self.iteration - self.settled).max() > self.program.ring // 2:
             self.lanes, self.settled = settle(self.program, self.lanes), self.iteration.astype(np.int64)
 
