@@ -132,7 +132,7 @@ class NativeKernel:
             self._translation, [np.asarray(leaf) for leaf in jax.tree.leaves((worlds, teachers, schedules))]
         )
         status = np.zeros((4, len(until)), np.int32)
-        numbers = np.int32([num_iterations]), np.ascontiguousarray(until, np.int32), np.int32([num_ticks])
+        numbers = (np.asarray(x, np.int32).reshape(-1) for x in (num_iterations, until, num_ticks))
         arrays = [*leaves, *shared, *numbers, status]
         parameters = [*self._translation.lane_parameters, *self._translation.shared_parameters]
         for array, parameter in zip(arrays, parameters, strict=False):

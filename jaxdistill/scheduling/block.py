@@ -49,7 +49,8 @@ class Block:
         self.pause = np.zeros(width, int)
         self.settled = np.zeros(width, np.int64)
         self.lanes: Lanes | None = None
-        self.until, self.status = np.zeros(width, np.int32), np.zeros((4, width), np.int32)
+        self.until = np.zeros(width, np.int32)
+        self.status: np.ndarray | jax.Array = np.zeros((4, width), np.int32)
         self._take_status(np.zeros((4, width), np.int32))
         self.lengths = IterationLengths(width, task.num_iterations)
         self.ticks_left = np.zeros(0)
