@@ -18,7 +18,7 @@ def lockstep(num_ticks=256):
     and saves are made after every round, however fast or busy the machine is.
     """
     turn, round_done, all_done = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
-    rounds, update = pool._Pool._rounds, chunks.ChunkSize.update
+    rounds = pool._Pool._rounds
 
     def rounds_in_turn(self, index, device):
         all_done.clear()
@@ -41,17 +41,12 @@ def lockstep(num_ticks=256):
         while not round_done.acquire(timeout=0.05) and not all_done.is_set():
             pass
 
-    def fixed_size(self, *args):
-        update(self, *args)
-        self.num_ticks = num_ticks
-
     one_worker = pool.workers()[:1]
     with (
         mock.patch.object(pool._Pool, "_rounds", rounds_in_turn),
         mock.patch.object(pool, "time", types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic)),
         mock.patch.object(pool, "workers", lambda: one_worker),
-        mock.patch.object(chunks, "_FIRST", num_ticks),
-        mock.patch.object(chunks.ChunkSize, "update", fixed_size),
+        mock.patch.object(chunks.ChunkSize, "choose", lambda self, ticks_to_stop: num_ticks),
         mock.patch.object(progress, "_HOOK_SECONDS", 0.0),
     ):
         yield

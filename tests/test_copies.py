@@ -14,7 +14,7 @@ import pytest
 
 import jaxdistill
 from jaxdistill import METHODS, ZOO, Cell, Config, Control, Method, Stopped, expected_update, train
-from jaxdistill.cli.commands import gradient_of
+from jaxdistill.cli.describing import gradient_of
 from jaxdistill.methods import Domain, UpdateOptions, combinators, guide
 from jaxdistill.methods import step_functions as fns
 from jaxdistill.results.sweep import Setting, as_sweep

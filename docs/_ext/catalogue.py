@@ -1,5 +1,6 @@
 """Tables of the site, made from the package's own objects when the site is built."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,10 +12,13 @@ from sphinx.util.docutils import SphinxDirective
 from experiments import all as run_all
 from experiments.common.presets import preset_flags
 from jaxdistill import Result, methods, presets
-from jaxdistill.cli.commands import control_text, gradient_of
+from jaxdistill.cli.describing import claim_of, control_text, gradient_of, numbers_of
 from jaxdistill.mdp.named_measures import MEASURES
 from jaxdistill.methods import Method, zoo
 from jaxdistill.methods.combinators import Objective
+from jaxdistill.methods.method_formulas import method_formula
+from jaxdistill.methods.policy_sums import definitions
+from jaxdistill.methods.registry import sources_of
 from jaxdistill.runtime.progress import duration
 
 GROUPS: dict[str, Iterable[Objective]] = {
@@ -26,35 +30,29 @@ GROUPS: dict[str, Iterable[Objective]] = {
     "top-k": zoo._TOP_K,
 }
 
-# The formulas of the paper's loss and reward functions. The build stops at a method whose function is missing here.
-_FORMULAS: dict[Any, str] = {
-    None: "",
-    methods.cross_entropy: "H(pi||pi_theta)",
-    methods.reverse_cross_entropy: "H(pi_theta||pi)",
-    methods.value_conditioned_cross_entropy: "H(pi||pi_theta) where V_pi > V_theta",
-    methods.negative_cross_entropy: "-H(pi||pi_theta) at t+1",
-    methods.environment_reward: "r_t",
-    methods.teacher_log_prob: "log pi(a_t)",
-    methods.log_ratio: "log pi(a_t) - log pi_theta(a_t)",
-    methods.teacher_value_reward: "r_t + discount V_pi(t+1) - V_pi(t)",
-}
+PAPER = "the paper's methods"
+
+
+def _link(name: str) -> str:
+    """The name of a method as a link to its formula."""
+    return f"[`{name}`](formulas.md#{_anchor(name)})"
+
+
+def _anchor(name: str) -> str:
+    return f"method-{name}"
 
 
 def _paper(method: Method) -> list[str]:
-    if method.name in ("on_policy_distill_r", "on_policy_distill_r_vcond"):  # `plus_reward` wraps without a reward
-        reward = _FORMULAS[methods.environment_reward]
-    elif method.next_reward is methods.teacher_log_prob:
-        reward = "log pi(a_{t+1})"
-    else:
-        reward = _FORMULAS[method.reward or method.next_reward]
+    equations = dict(method_formula(method).lines())
+    parts = [equations.get(left, "") for left in ("l_t", "rhat_t")]
     if method.bootstrap != "student":
-        reward += f", V(t+1) from {'0' if method.bootstrap == 'zero' else 'V_pi'}"
-    return [f"`{method.name}`", gradient_of(method), control_text(method), _FORMULAS[method.loss], reward]
+        parts[1] += f", V(t+1) from {'0' if method.bootstrap == 'zero' else 'V_pi'}"
+    return [_link(method.name), gradient_of(method), control_text(method), *parts]
 
 
 def paper_table(_: str) -> list[list[str]]:
     """The paper's methods, with the loss and the reward of each and the loss whose gradient it descends."""
-    header = ["name", "descends", "q", "l_t", "r'_t"]
+    header = ["name", "descends", "q", "l_t", "rhat_t"]
     return [header, *(_paper(method) for method in methods.METHODS.values())]
 
 
@@ -69,8 +67,56 @@ def zoo_table(group: str) -> list[list[str]]:
         numbers = [f"{name} {value:g} {objective.domains[name]}" for name, value in objective.params.items()]
         numbers += [] if objective.discount is None else [f"discount {objective.discount:g}"]
         made_of += f" ({', '.join(numbers)})" if numbers else ""
-        rows.append([f"`{objective.name}`", objective.gradient_of, made_of, objective.source])
+        rows.append([_link(objective.name), objective.gradient_of, made_of, objective.source])
     return rows
+
+
+def find_table(_: str) -> list[list[str]]:
+    """Every method with the papers and the libraries that it comes from."""
+    rows = [["name", "of", "paper", "library"]]
+    for group, members in _groups().items():
+        for method in members:
+            cells = [
+                "; ".join(f"[{source}]({source.url})" for source in sources_of(method) if source.kind == kind)
+                for kind in ("paper", "library")
+            ]
+            rows.append([_link(method.name), group, *cells])
+    return [rows[0], *sorted(rows[1:])]
+
+
+def _groups() -> dict[str, Iterable[Method]]:
+    return {PAPER: methods.METHODS.values(), **GROUPS}
+
+
+def formulas_page() -> list[str]:
+    """The lines of a section for each method: its formula, numbers, sources, and what it is the gradient of."""
+    lines = []
+    for group, members in _groups().items():
+        lines += [f"## {group[0].upper()}{group[1:]}", ""]
+        for method in members:
+            lines += _formula_section(method)
+    return lines
+
+
+def _formula_section(method: Method) -> list[str]:
+    formula, claim, words = method_formula(method), claim_of(method), gradient_of(method)
+    lines = [f"({_anchor(method.name)})=", f"### {method.name}", ""]
+    if not isinstance(method, Objective):  # the description of an objective repeats its claim and its source
+        lines += [_escaped(method.description), ""]
+    for left, right in formula.lines(latex=True):
+        lines += [f"$${left} = {right}$$", ""]
+    expressions = [right for _, right in formula.equations] + ([] if claim is None else [claim])
+    named = definitions(*expressions, latex=True)
+    lines += ["where", "", *(f"- ${line}$" for line in named), ""] if named else []
+    if claim is not None and words.endswith(claim.text):
+        words = f"{words.removesuffix(claim.text)}${claim.latex}$"
+    else:
+        words = _escaped(words)
+    lines += [f"- It is the gradient of: {words}", f"- The control policy: {control_text(method)}"]
+    lines += [f"- Number: {_escaped(text)}" for text in numbers_of(method)]
+    lines += [f"- Source: [{_escaped(str(source))}]({source.url})" for source in sources_of(method)]
+    plain = [f"{left} = {right}" for left, right in formula.lines()] + definitions(*expressions)
+    return [*lines, "", "```text", *plain, "```", ""]
 
 
 def experiments_table(_: str) -> list[list[str]]:
@@ -113,6 +159,7 @@ def presets_table(_: str) -> list[list[str]]:
 _TABLES: dict[str, Callable[[str], list[list[str]]]] = {
     "paper-methods": paper_table,
     "objectives": zoo_table,
+    "find": find_table,
     "experiments": experiments_table,
     "axes": axes_table,
     "measures": measures_table,
@@ -120,16 +167,23 @@ _TABLES: dict[str, Callable[[str], list[list[str]]]] = {
 }
 
 
+def _escaped(text: str) -> str:
+    """Text in which no character has a meaning for Markdown, except in links and code."""
+    parts = re.split(r"(`[^`]*`|\]\([^)]*\))", text)
+    return "".join(part if i % 2 else re.sub(r"([|*_<])", r"\\\1", part) for i, part in enumerate(parts))
+
+
 def to_markdown(rows: list[list[str]]) -> list[str]:
     """The lines of a Markdown table, whose head is the first row."""
-    cells = [[cell.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_") for cell in row] for row in rows]
-    cells = [[c.replace("\\_", "_") if c.startswith("`") else c for c in row] for row in cells]
-    head, *body = ("| " + " | ".join(row) + " |" for row in cells)
+    head, *body = ("| " + " | ".join(map(_escaped, row)) + " |" for row in rows)
     return [head, "|" + " --- |" * len(rows[0]), *body]
 
 
 class Catalogue(SphinxDirective):
-    """The directive of the tables: ```{catalogue} paper-methods``` or ```{catalogue} objectives top-k```."""
+    """The directive of the tables: ```{catalogue} paper-methods``` or ```{catalogue} objectives top-k```.
+
+    ```{catalogue} formulas``` gives a section for each method.
+    """
 
     required_arguments = 1
     optional_arguments = 1
@@ -137,9 +191,13 @@ class Catalogue(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The table."""
         kind, group = (*self.arguments, "")[:2]
+        container = nodes.container()
+        if kind == "formulas":
+            lines = StringList(formulas_page(), "catalogue")
+            self.state.nested_parse(lines, self.content_offset, container, match_titles=True)
+            return container.children
         if kind not in _TABLES or group not in ("", *GROUPS):
             raise self.error(f"catalogue: no table {kind!r} {group!r}; there are {list(_TABLES)} and {list(GROUPS)}.")
-        container = nodes.container()
         lines = StringList(to_markdown(_TABLES[kind](group)), "catalogue")
         self.state.nested_parse(lines, self.content_offset, container)
         return container.children

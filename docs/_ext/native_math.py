@@ -12,7 +12,7 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 
-_RELATIONS = "=<>≤≥←→×+−∥·"
+_RELATIONS = "=<>≤≥←→×+−∥‖·∈"
 _THIN, _MEDIUM = "\N{THIN SPACE}", "\N{MEDIUM MATHEMATICAL SPACE}"
 
 
@@ -36,7 +36,9 @@ def to_html(element: ElementTree.Element) -> str:
     if tag == "mi":
         return f"<i>{escape(text)}</i>" if len(text) == 1 and text.isalpha() else escape(text) + _THIN * (len(text) > 1)
     if tag in ("mn", "mtext"):
-        return escape(text)
+        return escape(element.text or "" if tag == "mtext" else text)
+    if tag == "msqrt":
+        return f"√({''.join(parts)})"
     if tag == "mo":
         return _operator(text, element.get("form"))
     if tag == "mspace":
@@ -47,8 +49,10 @@ def to_html(element: ElementTree.Element) -> str:
         return f'{parts[0]}<span class="both"><sup>{parts[2]}</sup><sub>{parts[1]}</sub></span>'
     if tag == "munder":
         return f'<span class="under">{parts[0]}<span class="limit">{parts[1]}</span></span>{_THIN}'
-    if tag == "mfrac":
+    if tag == "mfrac" and all(child.tag.rpartition("}")[2] == "mn" for child in element):
         return f"<sup>{parts[0]}</sup>\N{FRACTION SLASH}<sub>{parts[1]}</sub>"
+    if tag == "mfrac":
+        return f'<span class="fraction"><span>{parts[0]}</span><span>{parts[1]}</span></span>'
     raise ValueError(f"docs/_ext/native_math.py has no HTML for <{tag}>; add it, or write the formula otherwise.")
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from experiments.baselines import Problem, Trained
 from jaxdistill.estimators import ESTIMATORS, Estimator
 from jaxdistill.runtime import streams
-from jaxdistill.runtime.checkpoints import Output
-from jaxdistill.scheduling import block, pool
+from jaxdistill.runtime.checkpoints import Outputs
+from jaxdistill.scheduling import group, pool
 from jaxdistill.training import tasks
 
 
@@ -24,8 +24,8 @@ def train(problem: Problem) -> Trained:
     cost = np.ones(problem.mdps.num_mdps) if problem.cost is None else problem.cost
     num_iterations, steps = problem.num_iterations, 0
 
-    def keep(cell: int, mdp: int, pause: int, output: Output) -> None:
-        params[cell, mdp], sums[cell, mdp] = output.params, output.curves.sum(0)
+    def keep(cell: np.ndarray, mdp: np.ndarray, pauses: np.ndarray, outputs: Outputs) -> None:
+        params[cell, mdp], sums[cell, mdp] = outputs.params, outputs.curves.sum(1)
 
     def count(fraction: float, steps_so_far: int, *_: float) -> None:
         nonlocal steps
@@ -58,11 +58,11 @@ def _used(problem: Problem, steps: np.ndarray, chunks: list[tuple[Estimator, int
 def _counted_ticks() -> Iterator[list[tuple[Estimator, int]]]:
     """A list of (estimator, lanes * ticks) of every chunk that runs inside the context."""
     chunks: list[tuple[Estimator, int]] = []
-    run_ticks = block.Block._run_ticks
+    run_ticks = group.Group.run_ticks
 
     def counting(self: Any, number: int) -> Any:
-        chunks.append((self.program.estimator, len(self.occupant) * number))
+        chunks.extend((block.program.estimator, len(block.occupant) * number) for block in self.blocks)
         return run_ticks(self, number)
 
-    with mock.patch.object(block.Block, "_run_ticks", counting):
+    with mock.patch.object(group.Group, "run_ticks", counting):
         yield chunks

@@ -33,6 +33,7 @@ from jaxdistill.estimators import Estimator
 from jaxdistill.runtime import streams
 from jaxdistill.scheduling import pool
 from jaxdistill.scheduling.block import Block
+from jaxdistill.scheduling.group import Group
 from jaxdistill.training import tasks
 
 PARTS = {  # in the order in which they are taken out
@@ -172,7 +173,7 @@ class Variant(NamedTuple):
 
 def _arguments(block: Block) -> tuple[Any, ...]:
     """The arguments of `tick.advance` between the lanes and the number of ticks."""
-    return block.worlds, block.teachers, block.schedules, np.int32(block.task.num_iterations), block._until
+    return block.worlds, block.teachers, block.schedules, np.int32(block.task.num_iterations), block.until
 
 
 def lowered(block: Block, parts: Sequence[str] = ()) -> Any:
@@ -245,10 +246,11 @@ def full_block(problem: Problem, estimator: str, num_lanes: int, num_ticks: int 
     device = pool.workers()[0]
     with jax.default_device(device):  # as in the pool, so that both use the same compiled programs
         block = Block(task, device, share=len(task.cost))
-        block.refill()
+        group = Group([block])
+        group.refill()
         if not (block.occupant >= 0).all():
             raise ValueError(f"{len(task.cost)} students do not fill {num_lanes} lanes; use more.")
-        block._run_ticks(num_ticks)
+        group.run_ticks(num_ticks)
     return block
 
 

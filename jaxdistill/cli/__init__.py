@@ -1,4 +1,5 @@
 """The command line `jaxdistill`: `main` parses the arguments, and `commands` holds a function for each command.
 
-`sweep_command` is the command that trains all combinations of some numbers. `flags` reads flags, also for experiments.
+`describing` is what `jaxdistill methods NAME` prints, and `sweep_command` trains all combinations of some numbers.
+`flags` reads flags, also for experiments.
 """

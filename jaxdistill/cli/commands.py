@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import importlib
-import inspect
 import json
 import re
 from collections.abc import Callable
@@ -14,11 +13,10 @@ import jax
 import numpy as np
 
 from jaxdistill import results, teachers
-from jaxdistill.estimators import ESTIMATORS
+from jaxdistill.cli import describing
 from jaxdistill.mdp import MDP, stack
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import METHODS, ZOO, Method, UpdateOptions, get
-from jaxdistill.methods.combinators import Objective
 from jaxdistill.methods.schedules import Schedule
 from jaxdistill.results import Result
 from jaxdistill.results.comparison import Comparison, compare
@@ -26,7 +24,6 @@ from jaxdistill.runtime import checkpoints, checks, saved_settings, streams
 from jaxdistill.runtime.errors import ExecutorFailed
 from jaxdistill.runtime.files import check_writable
 from jaxdistill.theory.fields import check_method
-from jaxdistill.theory.stated_losses import LOSSES
 from jaxdistill.training.config import RATE, RATES, Config, check_effects, resolve_cell
 from jaxdistill.training.measuring import configured
 from jaxdistill.training.train import train
@@ -34,7 +31,6 @@ from jaxdistill.worlds import garnet
 from jaxdistill.worlds.gridworld import sample_mdps
 from jaxdistill.worlds.gymnasium import from_gymnasium
 
-NO_LOSS = "no loss"  # the text for an update for which no function is stated whose gradient it is
 TEACHERS = ("q_learning", "actor_critic", "optimal", "adversarial", "uniform")
 TRAINING: dict[str, tuple[type, str]] = {
     "num_checkpoints": (int, "points of each learning curve"),
@@ -46,29 +42,13 @@ TRAINING: dict[str, tuple[type, str]] = {
 DEFAULTS = {"num_checkpoints": 20} | dict.fromkeys(RATES, RATE)  # these replace the defaults of `Config`
 
 
-def gradient_of(method: Method) -> str:
-    """The function whose gradient is the method's expected update, as text; its sums over steps are undiscounted."""
-    if isinstance(method, Objective):
-        return method.gradient_of
-    return LOSSES[method.name].text if METHODS.get(method.name) == method and method.name in LOSSES else NO_LOSS
-
-
-def control_text(method: Method) -> str:
-    """The control policy as text, such as "student" or "0.5 student + 0.5 teacher by episode"."""
-    weights = zip(method.control.weights, ("student", "teacher", "uniform"), strict=True)
-    parts = [(weight, policy) for weight, policy in weights if weight]
-    if len(parts) == 1:
-        return parts[0][1]
-    return " + ".join(f"{weight:g} {policy}" for weight, policy in parts) + f" by {method.control.per}"
-
-
 def run_methods(args: argparse.Namespace) -> None:
     """Lists METHODS and ZOO, or prints the formula of a method."""
     if args.name:
-        print(_details(get(args.name)))
+        print(describing.details(get(args.name), args.latex))
         return
     for title, group in (("METHODS, the methods of the paper", METHODS), ("ZOO, further objectives", ZOO)):
-        lines = [(name, control_text(item), gradient_of(item)) for name, item in group.items()]
+        lines = [(name, describing.control_text(item), describing.gradient_of(item)) for name, item in group.items()]
         header = ("name", "control q", "expected update is the gradient of")
         widths = [max(len(line[i]) for line in [header, *lines]) for i in range(2)]
         print(f"{title}: {len(lines)}")
@@ -77,47 +57,6 @@ def run_methods(args: argparse.Namespace) -> None:
         print()
     print("The sums over steps are undiscounted. 'jaxdistill methods NAME' prints the formula of a method.")
     print("A name of METHODS with the ending _r adds the reward of the environment to the method.")
-
-
-def _details(method: Method) -> str:
-    """The formula of a method: its description and a line for each of its parts."""
-    lines = {
-        "update": "E_q sum_t [ -grad log pi_theta(a_t) Rhat_t + grad l_t ]",
-        "q": control_text(method),
-        "l": _formula(method.loss),
-        "rhat": _formula(method.reward),
-        "rhat from t+1": _formula(method.next_reward),
-        "estimator": method.estimator or f"{' or '.join(ESTIMATORS)}, as configured",
-        "reduction": method.reduction or "mean or sum over steps, as configured",
-        "baseline": "V_theta" if method.baseline and method.has_return else "-",
-        "discount": "as configured" if method.discount is None else f"{method.discount:g}",
-        "numbers": _numbers(method),
-        "gradient of": gradient_of(method),
-        "source": method.source if isinstance(method, Objective) else "Czarnecki et al. 2019",
-        "tried by": f"python -m jaxdistill check {method.name}",
-    }
-    return "\n".join(
-        [f"{method.name}: {method.description}", *(f"  {name:13}  {text}" for name, text in lines.items())]
-    )
-
-
-def _numbers(method: Method) -> str:
-    """The numbers of a method with their domains; "-" if it has none."""
-    texts = [f"{name} {value:g} ({method.domains.get(name, 'any')})" for name, value in method.params.items()]
-    notes = dict.fromkeys(domain.note for domain in method.domains.values() if domain.note)
-    return ". ".join([", ".join(texts) or "-", *notes])
-
-
-def _formula(step_function: Callable | None) -> str:
-    """The docstring of a step function, which is its formula, on one line; "-" for None.
-
-    A function that a combinator returned has no docstring of its own; its formula is in the source code.
-    """
-    if step_function is None:
-        return "-"
-    is_composed = not inspect.isfunction(step_function) or "<locals>" in step_function.__qualname__
-    text = None if is_composed else inspect.getdoc(step_function)
-    return " ".join((text or "composed, see jaxdistill/methods/zoo.py").split()).rstrip(".")
 
 
 def run_check(args: argparse.Namespace) -> None:

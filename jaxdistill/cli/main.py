@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("methods", commands.run_methods, "list the methods and what they are the gradient of, or show one")
     sub.add_argument("name", nargs="?", default=None, help="a method, whose formula is printed")
+    sub.add_argument("--latex", action="store_true", help="print the formula as LaTeX")
     sub = add("check", commands.run_check, "test on random MDPs what a method's expected update is the gradient of")
     sub.add_argument("name", help="a method")
     sub.add_argument("--num_mdps", type=int, default=20, help="number of random MDPs")

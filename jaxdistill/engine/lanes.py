@@ -83,6 +83,10 @@ class Program:
         """Rows of a lane's table that are no row of its student."""
         return 0 if self.features is None else self.features.num_spare
 
+    def with_lanes(self, num_lanes: int) -> "Program":
+        """The program with another number of lanes."""
+        return dataclasses.replace(self, num_lanes=num_lanes)
+
     @property
     def num_records(self) -> int:
         """The number of `StepRecord`s that a lane has room for: one for each step of an episode, and one for a cut."""
@@ -325,7 +329,7 @@ def _settled(program: Program, lanes: Lanes, lane: jax.Array) -> Row:
 
 @xla.compiled()
 def extract(program: Program, lanes: Lanes, lane: jax.Array):
-    """The fields of `checkpoints.Output` of the lanes `lane` [E], each with a leading axis [E]."""
+    """The fields of `checkpoints.Outputs` of the lanes `lane` [E], each with a leading axis [E]."""
     params = student_rows(program, _settled(program, lanes, lane)[0])[:, :, : program.rule.num_params]
     curves = by_lane(program, lanes.tables.curves)
     counts = lanes.state.truncated, lanes.state.count, lanes.state.fault

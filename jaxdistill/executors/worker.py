@@ -16,9 +16,9 @@ from typing import Any
 import cloudpickle
 import jax
 
-from jaxdistill.engine import xla
 from jaxdistill.executors import portable
 from jaxdistill.executors.saves import Finished, Place
+from jaxdistill.kernels import choice
 from jaxdistill.runtime import errors, progress
 from jaxdistill.runtime.surroundings import package_versions
 
@@ -132,7 +132,7 @@ def _trained(job: Job) -> tuple[Finished, bool]:
     report = _reporter(steps, job.place if is_followed else None)
 
     def finished(arrays: Mapping[str, Any]) -> Finished:
-        return Finished(dict(arrays), steps[0], xla.rounding())
+        return Finished(dict(arrays), steps[0], choice.rounding())
 
     try:
         with job.place.running(job.index), progress.silent():

@@ -4,5 +4,7 @@
 the equations. The primitives are in tables: `primitives` has those that compute with entries, `rearranging` those that
 only move them, `reductions` those that combine them, `indexing` those that reach entries by a number, and `memory` the
 reads and writes of rows. `values` says what an array becomes, and `writer` collects lines. `source` makes the whole
-source, in C or in CUDA C++, and `native` compiles the C and runs it.
+source, in C or in CUDA C++. A `toolchain` compiles and runs it: `cuda` on a GPU, `native` on the processor, for tests;
+`choice` says which one a device has. `code_files` keeps compiled kernels on disk, and `launch` runs kernels from inside
+`jax.jit`.
 """

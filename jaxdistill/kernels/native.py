@@ -1,6 +1,8 @@
-"""Kernels compiled by the system's C compiler, which run on NumPy arrays; tests compare them with XLA's engine."""
+"""The system's C compiler as a toolchain, for tests: kernels that run on the processor, one lane after another."""
 
 import ctypes
+import functools
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -12,9 +14,9 @@ import jax
 import numpy as np
 
 from jaxdistill.engine.lanes import Lanes
-from jaxdistill.engine.packing import Worlds
 from jaxdistill.kernels.source import KERNEL_NAME, c_source
-from jaxdistill.kernels.translation import Parameter, Translation
+from jaxdistill.kernels.toolchain import Call, Toolchain
+from jaxdistill.kernels.translation import Translation, padded
 
 # Products and sums are rounded one by one, and a vector of a row is read through a pointer to its entries.
 _OPTIONS = ("-O2", "-std=c11", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-math-errno", "-shared", "-fPIC")
@@ -25,8 +27,8 @@ def find_compiler() -> str | None:
     return shutil.which("cc")
 
 
-def compile_library(source: str) -> tuple[ctypes.CDLL, int]:
-    """Compiles C and loads it; the library, and its size in bytes.
+def compile_code(source: str) -> bytes:
+    """The library that the system's C compiler makes of a source.
 
     Raises:
       RuntimeError: there is no compiler, or it refuses the source.
@@ -41,32 +43,82 @@ def compile_library(source: str) -> tuple[ctypes.CDLL, int]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"The C compiler refuses the kernel: {done.stderr.strip()}")
-        return ctypes.CDLL(str(library)), library.stat().st_size
+        return library.read_bytes()
+
+
+def load_library(code: bytes) -> ctypes.CDLL:
+    """Loads a compiled library; raises OSError if it is damaged."""
+    with tempfile.TemporaryDirectory(prefix="jaxdistill-kernel-") as folder:
+        library = Path(folder, "kernel.so")
+        library.write_bytes(code)
+        return ctypes.CDLL(str(library))
+
+
+@functools.cache
+def _compiler_version(path: str) -> str:
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0]
+
+
+class NativeToolchain(Toolchain):
+    """Kernels in C on JAX's CPU.
+
+    Args:
+      lanes: the result of `num_lanes`.
+    """
+
+    name, suffix = "C on the processor", ".so"
+
+    def __init__(self, lanes: int = 64) -> None:
+        self._lanes = lanes
+
+    def num_lanes(self, ordinal: int) -> int:
+        return self._lanes
+
+    @property
+    def identity(self) -> str:
+        return repr((_compiler_version(find_compiler() or ""), _OPTIONS, platform.machine()))
+
+    def source(self, translation: Translation) -> str:
+        return c_source(translation)
+
+    def compile(self, source: str) -> bytes:
+        return compile_code(source)
+
+    def load(self, code: bytes) -> Any:
+        function = load_library(code)[KERNEL_NAME]
+        function.restype = None
+        return function
+
+    def run(self, context: Any, ordinal: int, calls: Sequence[Call]) -> None:
+        for call in calls:
+            run_native(call.function, [np.asarray(buffer) for buffer in call.buffers], call.num_lanes)
+
+
+def run_native(function: Any, arrays: Sequence[np.ndarray], num_lanes: int) -> None:
+    """Calls a compiled kernel with the memory of contiguous arrays."""
+    assert all(array.flags.c_contiguous for array in arrays)
+    function(*(ctypes.c_void_p(array.ctypes.data) for array in arrays), ctypes.c_int(num_lanes))
 
 
 class NativeKernel:
-    """A kernel that is compiled and loaded.
+    """A kernel compiled by the C compiler, which runs on NumPy arrays without JAX.
 
     Args:
       translation: what to compile.
-
-    Attributes:
-      code_size: bytes of the compiled library.
 
     Raises:
       RuntimeError: there is no compiler, or it refuses the source.
     """
 
     def __init__(self, translation: Translation) -> None:
-        self._translation = translation
-        library, self.code_size = compile_library(c_source(translation))
-        self._function = library[KERNEL_NAME]
-        self._function.restype = None
+        toolchain, self._translation = NativeToolchain(), translation
+        self._function = toolchain.load(toolchain.compile(toolchain.source(translation)))
 
     def __call__(
         self,
         lanes: Lanes,
-        worlds: Worlds,
+        worlds: Any,
         teachers: Any,
         schedules: Any,
         num_iterations: int,
@@ -76,41 +128,14 @@ class NativeKernel:
         """Does what `engine.tick.advance` does, on copies of the lanes; returns NumPy arrays."""
         leaves, structure = jax.tree.flatten(lanes)
         leaves = [np.array(leaf, order="C") for leaf in leaves]
-        shared = [np.asarray(leaf) for leaf in jax.tree.leaves((worlds, teachers, schedules))]
-        shared = [padded(p, x) for p, x in zip(self._translation.shared_parameters, shared, strict=True)]
-        self.update(leaves, shared, num_iterations, until, num_ticks, status := np.zeros((4, len(until)), np.int32))
+        shared = padded(
+            self._translation, [np.asarray(leaf) for leaf in jax.tree.leaves((worlds, teachers, schedules))]
+        )
+        status = np.zeros((4, len(until)), np.int32)
+        numbers = (np.asarray(x, np.int32).reshape(-1) for x in (num_iterations, until, num_ticks))
+        arrays = [*leaves, *shared, *numbers, status]
+        parameters = [*self._translation.lane_parameters, *self._translation.shared_parameters]
+        for array, parameter in zip(arrays, parameters, strict=False):
+            assert array.dtype == parameter.dtype, parameter.name
+        run_native(self._function, arrays, len(until))
         return jax.tree.unflatten(structure, leaves), status
-
-    def update(
-        self,
-        leaves: Sequence[np.ndarray],
-        shared: Sequence[np.ndarray],
-        num_iterations: int,
-        until: np.ndarray,
-        num_ticks: int,
-        status: np.ndarray,
-    ) -> None:
-        """Updates the leaves of lanes in place, and writes their status.
-
-        Args:
-          leaves: of `Lanes`, contiguous.
-          shared: the leaves of worlds, teachers and schedules, `padded`.
-          num_iterations, num_ticks: as in `engine.tick.advance`.
-          until: int32 [W].
-          status: int32 [4, W].
-        """
-        arrays = [*leaves, *shared]
-        for array, parameter in zip(arrays, self._parameters(), strict=True):
-            assert array.flags.c_contiguous and array.dtype == parameter.dtype, parameter.name
-        until = np.ascontiguousarray(until, np.int32)
-        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (*arrays, until, status)]
-        numbers = ctypes.c_int(num_iterations), ctypes.c_int(num_ticks), ctypes.c_int(len(until))
-        self._function(*pointers[:-2], numbers[0], pointers[-2], numbers[1], pointers[-1], numbers[2])
-
-    def _parameters(self) -> tuple[Parameter, ...]:
-        return self._translation.lane_parameters + self._translation.shared_parameters
-
-
-def padded(parameter: Parameter, table: np.ndarray) -> np.ndarray:
-    """A shared table with rows as far apart as the kernel expects."""
-    return np.pad(table, ((0, 0), (0, parameter.stride - parameter.num_columns)))

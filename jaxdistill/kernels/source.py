@@ -4,7 +4,7 @@ Both have the same function of one lane. They differ in what stands before it, a
 lanes, or a thread for each.
 """
 
-from jaxdistill.kernels.translation import NUMBERS, Translation
+from jaxdistill.kernels.translation import INPUTS, Translation
 
 KERNEL_NAME = "advance"
 
@@ -100,12 +100,11 @@ def _lane_function(translation: Translation) -> str:
 
 
 def _parameters(translation: Translation) -> str:
-    num_iterations, num_ticks = (f"int {name}" for name in NUMBERS)
     arrays = [x.declaration for x in (*translation.lane_parameters, *translation.shared_parameters)]
-    others = [num_iterations, "const int* RESTRICT until", num_ticks, "int* RESTRICT status", "int num_lanes"]
-    return ", ".join([*arrays, *others])
+    inputs = [f"const int* RESTRICT {name}" for name in INPUTS]
+    return ", ".join([*arrays, *inputs, "int* RESTRICT status", "int num_lanes"])
 
 
 def _names(translation: Translation) -> str:
     arrays = [x.name for x in (*translation.lane_parameters, *translation.shared_parameters)]
-    return ", ".join([*arrays, NUMBERS[0], "until", NUMBERS[1], "status", "num_lanes"])
+    return ", ".join([*arrays, *INPUTS, "status", "num_lanes"])

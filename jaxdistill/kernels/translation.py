@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,8 @@ from jaxdistill.kernels.writer import Writer, literal
 MAX_UNROLLED = 32
 """The most entries of a row that becomes variables, such as a row of a student's table."""
 
-NUMBERS = ("num_iterations", "num_ticks")
+INPUTS = ("num_iterations", "until", "num_ticks")
+"""The arrays of int32 that a kernel takes after the lanes and the shared tables: [1], [W] and [1]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Translation:
     Attributes:
       lane_parameters: the leaves of `Lanes`, which the kernel updates in place.
       shared_parameters: the leaves of worlds, teachers and schedules.
-      body: the statements of the function of one lane, whose number is `lane`. It also takes `num_iterations`, `until`
-        (int32 [W]), `num_ticks`, `status` (int32 [4, W], which it writes) and `num_lanes`.
+      body: the statements of the function of one lane, whose number is `lane`. It also takes `INPUTS`, `status` (int32
+        [4, W], which it writes) and `num_lanes`.
     """
 
     lane_parameters: tuple[Parameter, ...]
@@ -66,7 +68,7 @@ def translate(traced: TracedLane) -> Translation:
     writer = Writer()
     lane_parameters, lane = _lane_arguments(writer, traced)
     shared_parameters, shared = _shared_arguments(traced)
-    num_iterations, num_ticks = (_scalar(name) for name in NUMBERS)
+    num_iterations, num_ticks = (_scalar(writer, f"{name}[0]") for name in ("num_iterations", "num_ticks"))
     until = Registers(np.array([writer.load("int32", "until[lane]")], object), "int32")
     closed = traced.jaxpr
     results = walk(writer, closed.jaxpr, closed.consts, [*lane, *shared, num_iterations, until, num_ticks])
@@ -79,8 +81,14 @@ def translate(traced: TracedLane) -> Translation:
     return Translation(lane_parameters, shared_parameters, "\n".join(writer.lines))
 
 
-def _scalar(name: str) -> Registers:
-    return Registers(np.array(name, object), "int32")
+def padded(translation: Translation, tables: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The leaves of worlds, teachers and schedules, with rows as far apart as the kernel reads them."""
+    pairs = zip(translation.shared_parameters, tables, strict=True)
+    return [np.pad(x, ((0, 0), (0, p.stride - p.num_columns))) if p.stride > p.num_columns else x for p, x in pairs]
+
+
+def _scalar(writer: Writer, expression: str) -> Registers:
+    return Registers(np.array(writer.load("int32", expression), object), "int32")
 
 
 def _named_leaves(tree: Any, prefix: str) -> list[tuple[str, Any]]:

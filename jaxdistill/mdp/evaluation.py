@@ -19,14 +19,14 @@ import numpy as np
 from jaxdistill.mdp import exact, straight_line, sums
 from jaxdistill.mdp.chains import ACCURACY
 from jaxdistill.mdp.endings import reached_states
-from jaxdistill.mdp.features import log_policy
+from jaxdistill.mdp.features import log_policy, sum_of_rows
 from jaxdistill.mdp.mdp import MDP, NO_TIME_LIMIT
 from jaxdistill.mdp.named_measures import CONFIGURED, Measure, per_state
 from jaxdistill.mdp.precision import as_float64, float64, placed
 from jaxdistill.mdp.teacher import Teacher
 
 _GROUP, _GROUPS = 8, 8  # students of one world in a vector, and vectors in one call
-_UPDATES_PER_OUTCOME = 50  # The iterative method costs about as much as this many updates for each outcome.
+_PRODUCTS_PER_OUTCOME = 50  # The iterative method costs about as much as this many products for each outcome.
 _LARGEST_TABLE = 2**16  # entries of the policy of a student; 64 of them are held at once, several times
 _PLAN_BYTES = 2**29  # of the plans that are kept; the oldest is planned again where it is needed
 _TINY = 1e-300  # Visits of a state that is reached are at least this many, so that infinite terms count there.
@@ -90,7 +90,7 @@ class Evaluator:
         self._plans: dict[int, straight_line.Plan | None] = {}
         self._plan_bytes = 0
         self._reached_states: dict[int, np.ndarray] = {}
-        self._sizes = straight_line.Sizes(1, 1, 1)
+        self._sizes = straight_line.EMPTY
         self._constants: dict[tuple[int, Measure], np.ndarray] = {}
         self._visits: dict[tuple[int, str], np.ndarray] = {}
 
@@ -309,7 +309,7 @@ class Evaluator:
         """The plan of a world; None where elimination does not pay."""
         if world not in self._plans:
             mdp = jax.tree.map(lambda leaf: leaf[world], self._worlds)
-            most = _UPDATES_PER_OUTCOME * mdp.num_states * mdp.num_outcomes
+            most = _PRODUCTS_PER_OUTCOME * mdp.num_states * mdp.num_outcomes
             is_cut = mdp.time_limit < NO_TIME_LIMIT
             plan = self._plans[world] = None if is_cut else straight_line.plan(mdp, self._reached_in(world), most)
             self._plan_bytes += plan.num_bytes if plan else 0
@@ -398,8 +398,9 @@ def _by_plans(
       floor, discount: [G].
     """
     mdps, logits, teacher_probs, visits = as_float64((mdps, logits, teacher_probs, visits))
-    log_probs = jax.vmap(log_policy)(logits, mdps.features)
-    weights = jax.vmap(_outcome_weights)(mdps, jnp.exp(log_probs))
+    by_state = jax.vmap(lambda tables, features: sum_of_rows(tables, features, -2))(logits, mdps.features)
+    log_probs = jax.nn.log_softmax(by_state)  # not computed where no measure uses it
+    weights = jax.vmap(_outcome_weights)(mdps, jax.nn.softmax(by_state))
     rewards = jnp.sum(weights * mdps.reward[:, None], axis=-1)
     discounts: dict[Any, Any] = {1.0: 1.0} | {
         m.discount: discount if m.discount == CONFIGURED else m.discount for m in measures if m.discount is not None
@@ -409,7 +410,7 @@ def _by_plans(
     solutions, errors = straight_line.visits(plans, mdps, together)
     visits_of = dict(zip(discounts, jnp.split(solutions.swapaxes(1, 2), len(flows), axis=1), strict=True))
     errors_of = dict(zip(discounts, jnp.split(errors, len(flows), axis=1), strict=True))
-    is_reached = (plans.diagonal > 0)[:, None]
+    is_reached = (plans.right_side > 0)[:, None]
     tables = visits | {"student": jnp.where(is_reached, jnp.maximum(visits_of[1.0], _TINY), 0)}
     is_accurate = errors_of[1.0] <= ACCURACY * jnp.max(visits_of[1.0], axis=-1)
     values = []

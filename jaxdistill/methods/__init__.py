@@ -7,6 +7,10 @@ iterations, and `checking` tries a method's functions before they are used. `pap
 defines the functions that combinators return, and `registry` finds methods by name. `losses` are the paper's losses on
 plain rows, and `guide` is the decision guide of Fig. 1. `numerics` computes with single rows of probabilities, and
 `episodes` checks that episodes end.
+
+Formulas are data as well. `expressions` holds their trees, and `policy_sums` the parts of them that sum over actions;
+`formulas` gives a function its formula, and `method_formulas` puts that of a method together. `sources` are the papers
+and libraries that methods come from.
 """
 
 from jaxdistill.methods.checking import check_functions, check_zeros
@@ -24,6 +28,7 @@ from jaxdistill.methods.method import (
     make_step,
     score,
 )
+from jaxdistill.methods.method_formulas import MethodFormula, method_formula
 from jaxdistill.methods.options import UpdateOptions
 from jaxdistill.methods.paper import (
     METHODS,
@@ -49,6 +54,7 @@ __all__ = [
     "Control",
     "Domain",
     "Method",
+    "MethodFormula",
     "Schedule",
     "Step",
     "StepFn",
@@ -62,6 +68,7 @@ __all__ = [
     "log_ratio",
     "loss_gradient",
     "make_step",
+    "method_formula",
     "negative_cross_entropy",
     "plus_reward",
     "reads",

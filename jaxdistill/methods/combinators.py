@@ -14,11 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.methods import numerics
+from jaxdistill.methods import formulas, numerics, policy_sums
 from jaxdistill.methods.composed import composes
 from jaxdistill.methods.divergences import Rows
 from jaxdistill.methods.domains import FINITE, NUM_ACTIONS, POSITIVE, TEMPERATURE, Domain, domains_of, reads
+from jaxdistill.methods.expressions import STUDENT, Expression, Frozen, Number, Sum, Symbol, least_of
+from jaxdistill.methods.formulas import WithoutFormula, derives, formula_of
 from jaxdistill.methods.method import Method, Step, StepFn
+from jaxdistill.methods.sources import Source
 from jaxdistill.runtime import checks
 
 Params = Mapping[str, jax.Array]
@@ -65,12 +68,14 @@ def rows_of_other(step: Step, index: int) -> Rows:
 
 
 @composes
+@derives(lambda terms: terms)
 def plain(divergence: Callable[[Rows], jax.Array]) -> Terms:
     """The terms of a divergence that takes no number."""
     return lambda rows, params: divergence(rows)
 
 
 @composes
+@derives(lambda terms, name: terms(Symbol(name)))
 def numbered(divergence: Callable[[Rows, jax.Array], jax.Array], name: str) -> Terms:
     """The terms of a divergence that takes one number, which is read from `params[name]`."""
     domain = getattr(divergence, "domain", None)
@@ -79,6 +84,7 @@ def numbered(divergence: Callable[[Rows, jax.Array], jax.Array], name: str) -> T
 
 
 @composes
+@derives(lambda terms, others: terms * others)
 def product(terms: Terms, others: Terms) -> Terms:
     """The terms multiplied by other terms, action by action."""
     return lambda rows, params: terms(rows, params) * others(rows, params)
@@ -89,6 +95,7 @@ def product(terms: Terms, others: Terms) -> Terms:
 
 @composes
 @reads(k=NUM_ACTIONS)
+@derives(formulas.restricted)
 def top_k(
     terms: Terms,
     owner: Owner,
@@ -162,6 +169,7 @@ def _with_tail(log_probs: jax.Array, inside: jax.Array, divide: bool) -> jax.Arr
 
 @composes
 @reads(temperature=TEMPERATURE)
+@derives(formulas.softened)
 def tempered(terms: Terms, scaled: bool = False) -> Terms:
     """The terms of both policies raised to the power 1 / `params["temperature"]` and normalised.
 
@@ -185,6 +193,7 @@ def tempered(terms: Terms, scaled: bool = False) -> Terms:
 
 @composes
 @reads(clip=POSITIVE)
+@derives(lambda terms: least_of(terms, Symbol("clip")))
 def clipped(terms: Terms) -> Terms:
     """The terms, each clipped to at most `params["clip"]`."""
     return lambda rows, params: jnp.minimum(terms(rows, params), params["clip"])
@@ -192,6 +201,7 @@ def clipped(terms: Terms) -> Terms:
 
 @composes
 @reads(epsilon=POSITIVE)
+@derives(formulas.standardised)
 def whitened(terms: Terms) -> Terms:
     """The terms minus their mean, divided by sqrt(variance + `params["epsilon"]`); nothing is differentiated.
 
@@ -211,6 +221,7 @@ def whitened(terms: Terms) -> Terms:
 
 @composes
 @reads(k=NUM_ACTIONS)
+@derives(formulas.weights)
 def top_k_weights(owner: Owner, weight: Weight, normalised: bool = True) -> Terms:
     """Weights of the `params["k"]` most probable actions of one policy, never differentiated; 0 for all others.
 
@@ -238,12 +249,14 @@ def top_k_weights(owner: Owner, weight: Weight, normalised: bool = True) -> Term
 
 
 @composes
+@derives(policy_sums.total)
 def total(terms: Terms) -> StepFn:
     """The sum of the terms over the actions, such as the divergence in this state."""
     return lambda step: jnp.sum(terms(rows(step), step.params))
 
 
 @composes
+@derives(policy_sums.taken)
 def sampled(terms: Terms) -> StepFn:
     """The term of the action taken, a one-sample estimate."""
     return lambda step: numerics.pick(terms(rows(step), step.params), step.action)
@@ -253,24 +266,28 @@ def sampled(terms: Terms) -> StepFn:
 
 
 @composes
+@derives(lambda fn: -fn)
 def negated(fn: StepFn) -> StepFn:
     """The function -fn, which makes a reward of a cost."""
     return lambda step: -fn(step)
 
 
 @composes
+@derives(lambda *fns: Sum.of(*fns))
 def added(*fns: StepFn) -> StepFn:
     """The sum of several functions."""
     return lambda step: sum((fn(step) for fn in fns[1:]), fns[0](step))
 
 
 @composes
+@derives(lambda fn, name: Symbol(name) * fn)
 def weighted(fn: StepFn, name: str) -> StepFn:
     """The function fn multiplied by `params[name]`."""
     return reads(**{name: FINITE})(lambda step: step.params[name] * fn(step))
 
 
 @composes
+@derives(formulas.bounded)
 def clamped(fn: StepFn, least: float | None = None, most: float | None = None) -> StepFn:
     """The function fn clipped to [least, most], with gradient 0 beyond these bounds.
 
@@ -285,6 +302,7 @@ def clamped(fn: StepFn, least: float | None = None, most: float | None = None) -
 
 
 @composes
+@derives(lambda fn: policy_sums.taken(STUDENT) / Frozen(policy_sums.taken(STUDENT)) * fn)
 def times_ratio(fn: StepFn) -> StepFn:
     """The function fn multiplied by the ratio of pi_theta(a) to its frozen copy.
 
@@ -306,20 +324,22 @@ class Objective(Method):
     """A method with its source and a claim: what its expected update, summed over steps, is the gradient of.
 
     Attributes:
-      source: the paper, or the project whose code does this.
-      gradient_of: the claim in words. It begins with `IN_EACH_STATE` for a `state_loss`, and is `NO_LOSS` for neither
-        loss.
+      source: the paper, or the project whose code does this, in words; "": the `sources`.
+      gradient_of: the claim in words; "": the formula of the claimed loss. It begins with `IN_EACH_STATE` where only a
+        `state_loss` is claimed, is `ZERO_FIELD` for one that is 0, and `NO_LOSS` says that there is no such loss.
       state_loss: l such that the expected update is -sum_s d(s) grad l(s), d the expected visits under the control
         policy, held fixed. Where d depends on the student, the sum is in general not a gradient. None: there is no such
         l.
       total_loss: l such that the expected update (Monte Carlo) is -grad E_q[sum_t l(t)], everything differentiated.
         None: there is no such l.
+      sources: the papers and libraries with their addresses.
     """
 
     source: str = ""
     gradient_of: str = ""
     state_loss: StepFn | None = None
     total_loss: StepFn | None = None
+    sources: tuple[Source, ...] = ()
 
     @property
     def domains(self) -> dict[str, Domain]:
@@ -328,9 +348,31 @@ class Objective(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.source:
+            object.__setattr__(self, "source", "; ".join(map(str, self.sources)))
+        if not self.gradient_of:
+            object.__setattr__(self, "gradient_of", self._claim_in_words())
         if not self.description:
             source = f" ({self.source})" if self.source else ""
             object.__setattr__(self, "description", f"{_claim_text(self.gradient_of)}{source}.")
+
+    def _claim_in_words(self) -> str:
+        """The formula of the claimed loss."""
+        claim = self.claim
+        if claim is not None:
+            return ZERO_FIELD if claim == Number(0) else (IN_EACH_STATE * (self.total_loss is None)) + claim.text
+        claimed = self.total_loss or self.state_loss
+        return IN_EACH_STATE * (self.total_loss is None) + formulas.text_of(claimed) if claimed else ""
+
+    @property
+    def claim(self) -> Expression | None:
+        """The formula of the loss that is claimed: of `total_loss` over whole episodes, or else of `state_loss`."""
+        try:
+            if self.total_loss is not None:
+                return formulas.expected_sum(formula_of(self.total_loss), self.control, self.reduction)
+            return None if self.state_loss is None else formula_of(self.state_loss)
+        except WithoutFormula:
+            return None
 
 
 def _claim_text(gradient_of: str) -> str:

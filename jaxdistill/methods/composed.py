@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxdistill.methods.domains import domains_of
+from jaxdistill.methods.formulas import WithoutFormula, formula_of
 
 _Arguments = ParamSpec("_Arguments")
 
@@ -36,6 +37,23 @@ class Composed:
         self.domains = domains_of(function, combinator, *args, *kwargs.values())
         arguments = [*map(_argument_text, args), *(f"{name}={_argument_text(x)}" for name, x in kwargs.items())]
         self.__name__ = self.__qualname__ = f"{combinator.__name__}({', '.join(arguments)})"
+
+    @property
+    def formula(self) -> Any:
+        """The formula that follows from the call by the rule of the combinator (`formulas.derives`), or None.
+
+        Without a rule it is the formula of the function, if this function is composed as well.
+        """
+        combinator, args, kwargs = self._call
+        rule = getattr(combinator, "formula_rule", None)
+        if rule is None:
+            return getattr(self._function, "formula", None)
+        try:
+            given = [formula_of(x) if callable(x) else x for x in args]
+            named = {name: formula_of(x) if callable(x) else x for name, x in kwargs.items()}
+        except WithoutFormula:
+            return None
+        return rule(*given, **named)
 
     def __call__(self, *args: Any) -> jax.Array:
         return self._function(*args)

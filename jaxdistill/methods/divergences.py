@@ -17,7 +17,10 @@ import jax.numpy as jnp
 from scipy import special
 
 from jaxdistill.methods.domains import POSITIVE, Domain
+from jaxdistill.methods.expressions import PI, STUDENT, Cases, Expression, Indicator, Number, clip, exp, least_of, log
+from jaxdistill.methods.formulas import states
 from jaxdistill.methods.numerics import capped, kl_terms, log_positive
+from jaxdistill.methods.policy_sums import Definition, kl, mixture
 
 _Divergence = TypeVar("_Divergence", bound=Callable[..., Any])
 
@@ -54,6 +57,21 @@ class Rows(NamedTuple):
         return self.student_log_probs - self.teacher_log_probs
 
 
+def _formula_of_jensen_shannon(beta: Expression) -> Expression:
+    m = mixture(beta, PI, STUDENT)
+    return beta * kl(PI, m) + (1 - beta) * kl(STUDENT, m)
+
+
+def _formula_of_normalised_jensen_shannon(beta: Expression) -> Expression:
+    m = mixture(beta, PI, STUDENT)
+    return kl(PI, m) / (1 - beta) + kl(STUDENT, m) / beta
+
+
+def _formula_of_jensen_shannon_or_kl(beta: Expression) -> Expression:
+    ends = tuple(Indicator(beta, "=", Number(end)) for end in (0, 1))
+    return Cases(ends, (kl(PI, STUDENT), kl(STUDENT, PI), _formula_of_jensen_shannon(beta)))
+
+
 def takes(domain: Domain) -> Callable[[_Divergence], _Divergence]:
     """A decorator that states the domain of the number that a divergence takes; `numbered` gives the number a name."""
 
@@ -64,17 +82,20 @@ def takes(domain: Domain) -> Callable[[_Divergence], _Divergence]:
     return stated
 
 
+@states(kl(PI, STUDENT))
 def forward_kl(rows: Rows) -> jax.Array:
     """The forward KL divergence KL(pi || pi_theta)."""
     pi = rows.teacher_probs
     return kl_terms(p=pi, log_p=log_positive(pi), log_q=rows.student_log_probs)
 
 
+@states(kl(STUDENT, PI))
 def reverse_kl(rows: Rows) -> jax.Array:
     """The reverse KL divergence KL(pi_theta || pi), the teacher floored."""
     return kl_terms(p=rows.student_probs, log_p=rows.student_log_probs, log_q=rows.teacher_log_probs)
 
 
+@states(_formula_of_jensen_shannon)
 @takes(
     Domain(
         SMALL,
@@ -94,6 +115,7 @@ def jensen_shannon(rows: Rows, beta: jax.Array | float) -> jax.Array:
     return beta * from_teacher + (1 - beta) * from_student
 
 
+@states(_formula_of_jensen_shannon_or_kl)
 @takes(Domain(0, 1, note="At 0 it is KL(pi||pi_theta), at 1 KL(pi_theta||pi), and the scale jumps there.", gap=SMALL))
 def jensen_shannon_or_kl(rows: Rows, beta: jax.Array | float) -> jax.Array:
     """`jensen_shannon` for beta in (0, 1), the forward KL divergence at beta = 0 and the reverse one at beta = 1.
@@ -107,6 +129,7 @@ def jensen_shannon_or_kl(rows: Rows, beta: jax.Array | float) -> jax.Array:
     return jnp.where(is_forward, forward_kl(rows), jnp.where(is_reverse, _reverse_kl_where(is_reverse, rows), inner))
 
 
+@states(_formula_of_normalised_jensen_shannon)
 @takes(Domain(0, 1, note="At 0 it is KL(pi||pi_theta), at 1 KL(pi_theta||pi)."))
 def normalised_jensen_shannon(rows: Rows, beta: jax.Array | float) -> jax.Array:
     """`jensen_shannon` divided by beta (1 - beta), which is KL(pi || m) / (1 - beta) + KL(pi_theta || m) / beta.
@@ -143,6 +166,7 @@ def _log_mixture_ratio(weight: jax.Array, rest: jax.Array, log_ratio: jax.Array)
     return jnp.where(is_limit, excess, jnp.where(is_moderate, moderate, small) / weight)
 
 
+@states(lambda skew: kl(PI, mixture(skew, PI, STUDENT)))
 @takes(Domain(0, 1 - SMALL, note="At 1 the gradient vanishes."))
 def skew_forward_kl(rows: Rows, skew: jax.Array | float) -> jax.Array:
     """The skew forward KL divergence KL(pi || skew pi + (1 - skew) pi_theta), 0 <= skew < 1."""
@@ -150,6 +174,7 @@ def skew_forward_kl(rows: Rows, skew: jax.Array | float) -> jax.Array:
     return kl_terms(p=pi, log_p=log_positive(pi), log_q=mixture_log_probs(rows, skew))
 
 
+@states(lambda skew: kl(STUDENT, mixture(skew, STUDENT, PI)))
 @takes(Domain(SMALL, 1 - SMALL, note="At 0 it is the objective reverse_kl; at 1 the gradient vanishes."))
 def skew_reverse_kl(rows: Rows, skew: jax.Array | float) -> jax.Array:
     """The skew reverse KL divergence KL(pi_theta || (1 - skew) pi + skew pi_theta), 0 < skew < 1."""
@@ -157,6 +182,7 @@ def skew_reverse_kl(rows: Rows, skew: jax.Array | float) -> jax.Array:
     return kl_terms(p=probs, log_p=log_probs, log_q=mixture_log_probs(rows, 1 - skew))
 
 
+@states(lambda a: 1 / (1 + a) * STUDENT ** (1 + a) - STUDENT * PI**a + a / (1 + a) * PI ** (1 + a))
 @takes(POSITIVE)
 def density_power(rows: Rows, power: jax.Array | float) -> jax.Array:
     """a / (1 + a) times the density power divergence d_a(pi_theta, pi) of Basu et al. (1998), a = power > 0.
@@ -168,6 +194,7 @@ def density_power(rows: Rows, power: jax.Array | float) -> jax.Array:
     return student_part - student * teacher**power + teacher ** (1 + power) * power / (1 + power)
 
 
+@states(lambda a: 1 / (a * (1 - a)) * (STUDENT - STUDENT ** (1 - a) * PI**a))
 @takes(ALPHA_POWER)
 def alpha_divergence(rows: Rows, power: jax.Array | float) -> jax.Array:
     """The alpha divergence (pi_theta - pi_theta^(1 - a) pi^a) / (a (1 - a)), a = power in (0, 1).
@@ -178,21 +205,25 @@ def alpha_divergence(rows: Rows, power: jax.Array | float) -> jax.Array:
     return (rows.student_probs - overlap) / (power * (1 - power))
 
 
+@states(PI * (log(STUDENT / PI) ** 2 / 2))
 def squared_log_ratio(rows: Rows) -> jax.Array:
     """The teacher's expectation of k2, pi (log pi_theta - log pi)^2 / 2."""
     return rows.teacher_probs * k2(rows)
 
 
+@states(STUDENT * (log(STUDENT / PI) ** 2 / 2))
 def expected_k2(rows: Rows) -> jax.Array:
     """The student's expectation of k2, pi_theta (log pi_theta - log pi)^2 / 2."""
     return rows.student_probs * k2(rows)
 
 
+@states(log(STUDENT / PI))
 def k1(rows: Rows) -> jax.Array:
     """The log ratio k1 = log pi_theta(a) - log pi(a); its mean under the student is KL(pi_theta || pi)."""
     return rows.log_ratio
 
 
+@states(log(STUDENT / PI) ** 2 / 2)
 def k2(rows: Rows) -> jax.Array:
     """Half the squared log ratio, k2 = k1^2 / 2.
 
@@ -202,6 +233,7 @@ def k2(rows: Rows) -> jax.Array:
     return rows.log_ratio**2 / 2
 
 
+@states(PI / STUDENT - 1 + log(STUDENT / PI))
 def k3(rows: Rows) -> jax.Array:
     """The estimate k3 = x - 1 - log x >= 0, x = pi(a) / pi_theta(a).
 
@@ -210,6 +242,10 @@ def k3(rows: Rows) -> jax.Array:
     return jnp.expm1(capped(-rows.log_ratio)) + rows.log_ratio
 
 
+_CLIPPED = Definition("x", "x", clip(log(STUDENT / PI), -20, 20))
+
+
+@states(least_of(exp(-_CLIPPED) - 1 + _CLIPPED, 10))
 def k3_clamped(rows: Rows, most_ratio: float = 20.0, most: float = 10.0) -> jax.Array:
     """k3 with its log ratio clipped to +-`most_ratio` and its value to at most `most`.
 
@@ -219,14 +255,27 @@ def k3_clamped(rows: Rows, most_ratio: float = 20.0, most: float = 10.0) -> jax.
     return jnp.minimum(jnp.expm1(capped(-log_ratio)) + log_ratio, most)
 
 
+def _ratios_where_k3_is(most: float) -> tuple[float, float]:
+    """The two solutions of k3 = most in log(pi / pi_theta), the greater one first."""
+    # They are given by the two real branches of the Lambert W function.
+    highest, lowest = (-1 - most - special.lambertw(-math.exp(-1 - most), branch).real for branch in (-1, 0))
+    return float(highest), float(lowest)
+
+
+def _formula_of_forward_kl_flat(most: float = 10.0) -> Expression:
+    highest, lowest = _ratios_where_k3_is(most)
+    x = Definition("x", "x", clip(log(STUDENT / PI), -highest, -lowest))
+    return PI * exp(x) - PI * (log(PI) + x)
+
+
+@states(_formula_of_forward_kl_flat())
 def forward_kl_flat(rows: Rows, most: float = 10.0) -> jax.Array:
     """The divergence that the mean of `k3_clamped` descends: pi_theta - pi log pi_theta, flat where k3 exceeds `most`.
 
     Flat means constant in pi_theta. For most = 10 this is where pi / pi_theta, the teacher floored, is above 13.6 or
     below 1.7e-5.
     """
-    # k3 = most has two solutions in log(pi / pi_theta), given by the two real branches of the Lambert W function.
-    highest, lowest = (-1 - most - special.lambertw(-math.exp(-1 - most), branch).real for branch in (-1, 0))
+    highest, lowest = _ratios_where_k3_is(most)
     teacher = jnp.exp(rows.teacher_log_probs)
     log_probs = rows.teacher_log_probs + jnp.clip(rows.log_ratio, -highest, -lowest)
     return jnp.exp(log_probs) - teacher * log_probs
@@ -240,6 +289,7 @@ def mixture_log_probs(rows: Rows, weight: jax.Array | float) -> jax.Array:
     return jnp.logaddexp(jnp.log(weight * rows.teacher_probs), jnp.log1p(-weight) + rows.student_log_probs)
 
 
+@states(STUDENT * log(STUDENT))
 def negative_entropy(rows: Rows) -> jax.Array:
     """The negative entropy of the student, pi_theta log pi_theta."""
     return rows.student_probs * rows.student_log_probs

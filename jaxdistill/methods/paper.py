@@ -7,44 +7,65 @@ import jax.numpy as jnp
 
 from jaxdistill.methods import losses
 from jaxdistill.methods.combinators import with_reward
+from jaxdistill.methods.expressions import (
+    DISCOUNT,
+    NEXT_TEACHER_VALUE,
+    PI,
+    REWARD,
+    STUDENT,
+    STUDENT_VALUE,
+    TEACHER_VALUE,
+    Indicator,
+    log,
+)
+from jaxdistill.methods.formulas import formula_of, states
 from jaxdistill.methods.method import TEACHER, Method, Step
+from jaxdistill.methods.policy_sums import taken, total
 
 
+@states(-total(PI * log(STUDENT)))
 def cross_entropy(step: Step) -> jax.Array:
     """The loss l = H(pi || pi_theta)."""
     return losses.cross_entropy(teacher_probs=step.teacher_probs, student_logits=step.student_logits)
 
 
+@states(-total(STUDENT * log(PI)))
 def reverse_cross_entropy(step: Step) -> jax.Array:
     """The loss l = H(pi_theta || pi)."""
     return losses.reverse_cross_entropy(student_logits=step.student_logits, teacher_log_probs=step.teacher_log_probs)
 
 
+@states(Indicator(TEACHER_VALUE, ">", STUDENT_VALUE) * formula_of(cross_entropy))
 def value_conditioned_cross_entropy(step: Step) -> jax.Array:
     """The loss l = H(pi || pi_theta) where V_pi(t) > V_theta(t), and 0 elsewhere ("+ V cond", Proposition 2)."""
     return jnp.where(step.teacher_value > step.student_value, cross_entropy(step), 0)
 
 
+@states(-formula_of(cross_entropy))
 def negative_cross_entropy(step: Step) -> jax.Array:
     """The reward rhat = -H(pi(t+1) || pi_theta(t+1)), the correction of Theorem 2."""
     return -cross_entropy(step)
 
 
+@states(REWARD)
 def environment_reward(step: Step) -> jax.Array:
     """The environment's reward, rhat = r_t."""
     return step.reward
 
 
+@states(taken(log(PI)))
 def teacher_log_prob(step: Step) -> jax.Array:
     """The reward rhat = log pi(a_t), floored."""
     return step.teacher_log_prob
 
 
+@states(taken(log(PI / STUDENT)))
 def log_ratio(step: Step) -> jax.Array:
     """The reward rhat = log pi(a_t) - log pi_theta(a_t)."""
     return step.teacher_log_prob - step.student_log_prob
 
 
+@states(REWARD + DISCOUNT * NEXT_TEACHER_VALUE - TEACHER_VALUE)
 def teacher_value_reward(step: Step) -> jax.Array:
     """The reward rhat = r_t + discount V_pi(t+1) - V_pi(t) (Proposition 4)."""
     # Paper: V_pi(t+1) without a discount. Here: discount * V_pi(t+1), because V_pi is a discounted value. Only then the

@@ -2,8 +2,10 @@
 
 import functools
 
+from jaxdistill.methods.combinators import Objective
 from jaxdistill.methods.method import Method
 from jaxdistill.methods.paper import METHODS, with_environment_reward
+from jaxdistill.methods.sources import CZARNECKI, PAPER_METHODS, Source
 from jaxdistill.methods.zoo import ZOO
 from jaxdistill.runtime import checks
 
@@ -49,6 +51,15 @@ def plus_reward(method: str | Method, name: str | None = None) -> Method:
     """
     method = get(method)
     return with_environment_reward(method, method.name + REWARD_ENDING if name is None else name)
+
+
+def sources_of(method: str | Method) -> tuple[Source, ...]:
+    """The papers and libraries that a method comes from; none for a method of which they are not known."""
+    method = get(method)
+    if isinstance(method, Objective):
+        return method.sources
+    name = method.name if method.name in METHODS else method.name.removesuffix(REWARD_ENDING)
+    return PAPER_METHODS.get(name, (CZARNECKI,)) if name in METHODS else ()
 
 
 @functools.cache

@@ -24,22 +24,29 @@ from jaxdistill.runtime.files import as_path, locked, one_line, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
-class Output:
-    """What a student hands out at a pause, or (pause -1) at its end.
+class Outputs:
+    """What N students of a task hand out, each at a pause or (pause -1) at its end.
 
     Attributes:
-      params: [O, num_params].
-      curves: [C, 2], as in `lanes.LaneTables`.
-      truncated: episodes cut at max_steps.
-      count: steps taken.
-      fault: iteration, counted from 1, at which a parameter was not finite and the student stopped; 0: none.
+      params: [N, O, num_params].
+      curves: [N, C, 2], as in `lanes.LaneTables`.
+      truncated: [N], episodes cut at max_steps.
+      count: [N], steps taken.
+      fault: [N], iteration, counted from 1, at which a parameter was not finite and the student stopped; 0: none.
     """
 
     params: np.ndarray
     curves: np.ndarray
-    truncated: int
-    count: int
-    fault: int
+    truncated: np.ndarray
+    count: np.ndarray
+    fault: np.ndarray
+
+    def __getitem__(self, index: Any) -> "Outputs":
+        """Those of some of the students."""
+        return Outputs(*(getattr(self, name)[index] for name in _FIELDS))
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Outputs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +67,8 @@ class StudentSnapshot:
 StudentId = tuple[int, int]
 """(task, student index)."""
 
-OutputId = tuple[int, int, int]
-"""(task, student index, pause)."""
+Handed = tuple[np.ndarray, np.ndarray, Outputs]
+"""Student indices [N], pauses [N], and what each student handed out there."""
 
 
 class Store:
@@ -72,22 +79,23 @@ class Store:
     its SHA-256 and a .npz without pickle. A damaged file is reported, and its students are trained again.
 
     Attributes:
-      outputs: read at the start, by task, student index and pause.
+      outputs: read at the start, by task; no student and pause is there twice.
       snapshots: read at the start, by task and student index.
     """
 
     def __init__(self, folder: Path, seconds: float):
         self.folder, self.seconds = folder, seconds
-        self.outputs: dict[OutputId, Output] = {}
         self.snapshots: dict[StudentId, StudentSnapshot] = {}
-        self._unsaved: list[tuple[OutputId, Output]] = []
+        self._unsaved: list[tuple[int, Handed]] = []
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tmp"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
         matches = [re.search(r"-(\d+)\.save$", path.name) for path in folder.glob("*.save")]
         self._number = max((int(match[1]) for match in matches if match), default=0)
+        self._parts: dict[int, list[Handed]] = {}
         for path in sorted(folder.glob("outputs-*.save")):
             self._read(path, self._take_outputs)
+        self.outputs = {task: _joined(parts) for task, parts in self._parts.items()}
         for path in sorted(folder.glob("lanes-*.save"), reverse=True):
             if self._read(path, self._take_snapshots):
                 break
@@ -97,9 +105,9 @@ class Store:
         """Whether it is time to save again."""
         return time.monotonic() - self._last_save >= self.seconds
 
-    def add_output(self, task: int, student_index: int, pause: int, output: Output) -> None:
-        """Keeps an output for the next save."""
-        self._unsaved.append(((task, student_index, pause), output))
+    def add_outputs(self, task: int, students: np.ndarray, pauses: np.ndarray, outputs: Outputs) -> None:
+        """Keeps what students of a task hand out for the next save."""
+        self._unsaved.append((task, (students, pauses, outputs)))
 
     def save(self, snapshots: Mapping[StudentId, StudentSnapshot]) -> None:
         """Writes the new outputs and all unfinished students. A full disk is reported, and training goes on."""
@@ -126,13 +134,11 @@ class Store:
         return arrays is not None
 
     def _take_outputs(self, arrays: dict[str, np.ndarray]) -> None:
-        outputs = {}
         keys = arrays["keys"]
         for task in np.unique(keys[:, 0]).tolist():
-            columns = [arrays[f"{task}.{field.name}"] for field in dataclasses.fields(Output)]
-            for key, params, curves, *counts in zip(keys[keys[:, 0] == task], *columns, strict=True):
-                outputs[tuple(key.tolist())] = Output(params, curves, *map(int, counts))
-        self.outputs |= outputs
+            _, students, pauses = keys[keys[:, 0] == task].T
+            handed = students, pauses, Outputs(*(arrays[f"{task}.{name}"] for name in _FIELDS))
+            self._parts.setdefault(task, []).append(handed)
 
     def _take_snapshots(self, arrays: dict[str, np.ndarray]) -> None:
         snapshots = {}
@@ -170,14 +176,22 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _packed_outputs(outputs: list[tuple[OutputId, Output]]) -> dict[str, np.ndarray]:
-    keys = np.array([key for key, _ in outputs])
-    arrays = {"keys": keys}
-    for task in np.unique(keys[:, 0]):  # shapes may differ between tasks
-        outputs_of_task = [output for key, output in outputs if key[0] == task]
-        for field in dataclasses.fields(Output):
-            arrays[f"{task}.{field.name}"] = np.stack([getattr(output, field.name) for output in outputs_of_task])
-    return arrays
+def _joined(parts: list[Handed]) -> Handed:
+    """What was handed out in several parts, each student and pause once: a student that began anew repeats itself."""
+    students, pauses = (np.concatenate([part[i] for part in parts]) for i in range(2))
+    outputs = Outputs(*(np.concatenate([getattr(part[2], name) for part in parts]) for name in _FIELDS))
+    _, first = np.unique(np.stack([students, pauses], axis=-1), axis=0, return_index=True)
+    first.sort()
+    return students[first], pauses[first], outputs[first]
+
+
+def _packed_outputs(handed: list[tuple[int, Handed]]) -> dict[str, np.ndarray]:
+    keys, arrays = [], dict[str, np.ndarray]()
+    for task in sorted({task for task, _ in handed}):  # shapes may differ between tasks
+        students, pauses, outputs = _joined([part for t, part in handed if t == task])
+        keys.append(np.stack([np.full(len(students), task), students, pauses], axis=-1))
+        arrays |= {f"{task}.{name}": getattr(outputs, name) for name in _FIELDS}
+    return {"keys": np.concatenate(keys), **arrays}
 
 
 def _packed_snapshots(snapshots: Mapping[StudentId, StudentSnapshot]) -> dict[str, np.ndarray]:

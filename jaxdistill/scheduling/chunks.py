@@ -1,44 +1,66 @@
 """How many ticks a block runs per call: few, so that finished lanes are refilled soon; many, so that the host rests."""
 
+import math
+
 import numpy as np
 
 _FIRST, _FEWEST, _MOST = 256, 16, 2**24  # ticks of a chunk
 _CHUNK_SECONDS = 0.4  # the longest chunk
-_MEMORY = 0.9  # weight of what was measured before, when a new chunk has run
+_MEMORY = 0.9  # weight of what the host took before, when a new chunk has run
 
 
 class ChunkSize:
-    """The number of ticks of the next chunk, from what the last chunks took.
+    """The number of ticks of the next chunk, from what is known of the lanes and from what the host took.
 
-    A lane whose student is done is idle until the end of the chunk, and all lanes are idle while the host works between
-    two chunks. If a lane needs the host every T ticks and the host takes as long as H ticks, a chunk of C ticks makes
-    lanes idle for C / 2T and H / C of the time. The sum is least where both are equal.
+    A lane whose student needs the host is idle until the end of the chunk, and all lanes are idle while the host works
+    between two chunks. The host has to serve every lane that stops, so that what counts is how long lanes are idle for
+    each lane that is served. Lanes that need the host equally often come to stop together.
 
     Attributes:
-      num_ticks: ticks of the next chunk.
       tick_seconds: what a tick of the last chunk took; NaN before the first.
     """
 
     def __init__(self) -> None:
-        self.num_ticks, self.tick_seconds = _FIRST, np.nan
-        # Decayed sums: ticks of busy lanes, lanes that stopped, seconds of the host, chunks.
-        self._sums = np.zeros(4)
+        self.tick_seconds = np.nan
+        self._largest = _FIRST
+        self._host = np.zeros(2)  # decayed sums: seconds of the host, chunks
         self._last_end = np.nan
 
-    def update(self, start: float, end: float, num_busy: int, num_stopped: int) -> None:
-        """Takes a chunk into account that ran from `start` to `end`.
+    def choose(self, ticks_to_stop: np.ndarray) -> int:
+        """The number of ticks of the next chunk.
 
         Args:
-          start, end: seconds, of one clock.
-          num_busy: lanes with a student.
-          num_stopped: lanes among them that need the host after the chunk.
+          ticks_to_stop: [busy lanes], the ticks after which each lane is expected to need the host.
         """
-        host_seconds = 0.0 if np.isnan(self._last_end) else start - self._last_end
-        self._sums = _MEMORY * self._sums + np.array([num_busy * self.num_ticks, num_stopped, host_seconds, 1.0])
-        self.tick_seconds, self._last_end = (end - start) / self.num_ticks, end
-        ticks, stops, seconds, chunks = self._sums
+        if np.isnan(self.tick_seconds):
+            return self._largest
+        seconds, chunks = self._host
         tick_seconds = max(self.tick_seconds, 1e-12)  # a clock may stand still
-        num_ticks = min(_CHUNK_SECONDS / tick_seconds, 2 * self.num_ticks)
-        if stops:
-            num_ticks = min(num_ticks, np.sqrt(2 * ticks / stops * seconds / chunks / tick_seconds))
-        self.num_ticks = int(min(max(num_ticks, _FEWEST), _MOST))
+        num_ticks = best_size(ticks_to_stop, seconds / max(chunks, 1) / tick_seconds)
+        # The estimates are rough in the beginning, so that no chunk has more than twice the ticks of any before.
+        num_ticks = min(num_ticks, _CHUNK_SECONDS / tick_seconds, 2 * self._largest)
+        num_ticks = math.ceil(min(max(num_ticks, _FEWEST), _MOST))
+        self._largest = max(self._largest, num_ticks)
+        return num_ticks
+
+    def update(self, start: float, end: float, num_ticks: int) -> None:
+        """Takes a chunk of `num_ticks` ticks into account that ran from `start` to `end`, in seconds of one clock."""
+        if not np.isnan(self._last_end):
+            self._host = _MEMORY * self._host + np.array([start - self._last_end, 1.0])
+        self.tick_seconds, self._last_end = (end - start) / num_ticks, end
+
+
+def best_size(ticks_to_stop: np.ndarray, host_ticks: float) -> float:
+    """The number of ticks of a chunk after which lanes were idle for the least time per lane that has stopped.
+
+    After C ticks the lanes that have stopped were idle for sum(C - t), and all N lanes will be idle for H ticks. The
+    best C is one of the t, because between two of them the sum grows and the number of lanes that have stopped does
+    not.
+
+    Args:
+      ticks_to_stop: t, [N], N >= 1.
+      host_ticks: H, the ticks that fit in the time which the host takes between two chunks.
+    """
+    ticks, num_stopped = np.sort(ticks_to_stop), np.arange(1, len(ticks_to_stop) + 1)
+    idle = ticks * num_stopped - np.cumsum(ticks) + host_ticks * len(ticks)
+    return float(ticks[np.argmin(idle / num_stopped)])

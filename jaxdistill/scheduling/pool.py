@@ -23,8 +23,10 @@ from jaxdistill.engine import xla
 from jaxdistill.runtime import checkpoints
 from jaxdistill.runtime.checkpoints import Store, StudentId, StudentSnapshot
 from jaxdistill.runtime.progress import say, waiting
+from jaxdistill.scheduling import loops
 from jaxdistill.scheduling.block import Block
 from jaxdistill.scheduling.forecast import RemainingWork, seconds_left
+from jaxdistill.scheduling.group import Group, ordinal_of
 from jaxdistill.scheduling.task import Task
 
 _POLL_SECONDS = 0.02  # between two checks of the main thread
@@ -77,6 +79,8 @@ def run(tasks: Sequence[Task], on_progress: Callable[[float, int, float], None] 
       on_progress: called with (fraction done, environment steps, seconds left) from the main thread.
     """
     devices = workers()
+    for task in tasks:
+        assert task.loop  # It is chosen in this thread, which may be inside `kernels.choice.on_cpu`.
     total_work = sum(task.total_work for task in tasks) or 1.0
     store, steps_before, work_before = _open_store(tasks)
     pool = _Pool(tasks, len(devices), is_saving=store is not None)
@@ -119,11 +123,12 @@ def _open_store(tasks: Sequence[Task]) -> tuple[Store | None, int, float]:
     store = checkpoints.open_store(itertools.chain([platform], *(task.identity() for task in tasks)))
     num_steps, work = 0, 0.0
     for task_index, task in enumerate(tasks):
-        outputs = {(s, pause): output for (t, s, pause), output in store.outputs.items() if t == task_index}
+        handed = store.outputs.get(task_index)
         snapshots = {s: snapshot for (t, s), snapshot in store.snapshots.items() if t == task_index}
-        num_steps += task.restore(outputs, snapshots)
-        work += sum(float(task.cost[s]) for s, pause in outputs if pause < 0) * task.num_iterations
-        task.save_output = functools.partial(store.add_output, task_index)
+        num_steps += task.restore(handed, snapshots)
+        if handed is not None:
+            work += float(task.cost[handed[0][handed[1] < 0]].sum()) * task.num_iterations
+        task.save_outputs = functools.partial(store.add_outputs, task_index)
     num_finished, num_begun = sum(task.num_finished for task in tasks), sum(len(task.snapshots) for task in tasks)
     if num_finished or num_begun:
         say(
@@ -142,7 +147,7 @@ class _Pool:
         self.stop, self.lock = threading.Event(), threading.Lock()
         self._work = [0.0] * num_workers  # by worker: finished plus running, in units of cost x iterations
         self._steps = [0] * num_workers
-        self._blocks: list[list[Block]] = [[] for _ in range(num_workers)]
+        self._groups: list[list[Group]] = [[] for _ in range(num_workers)]  # those that are busy
         self._seconds_left, self._estimated_at = math.nan, -math.inf
         self._saves_requested = 0
         self._saves_served = [0.0] * num_workers  # by worker: the last save for which it published its snapshots
@@ -156,65 +161,73 @@ class _Pool:
             time.sleep(0.01)
         store.save({student: snapshot for part in self._snapshots for student, snapshot in part.items()})
 
-    def _publish_snapshots(self, index: int, blocks: Sequence[Block], save: float) -> None:
+    def _publish_snapshots(self, index: int, groups: Sequence[Group], save: float) -> None:
         """Publishes a worker's snapshots once for every save up to number `save`."""
         if self._saves_served[index] < save:
             self._snapshots[index] = {
                 (self.tasks.index(block.task), student_index): snapshot
-                for block in blocks
-                for student_index, snapshot in block.snapshots().items()
+                for group in groups
+                for block, snapshots in group.snapshots()
+                for student_index, snapshot in snapshots.items()
             }
             self._saves_served[index] = save
 
     def work(self, index: int, device: jax.Device) -> None:
         """Runs the tasks to the end, or until training stops; publishes snapshots for every save."""
-        blocks: Sequence[Block] = ()
+        groups: Sequence[Group] = ()
         try:
-            for blocks in self._rounds(index, device):
-                self._publish_snapshots(index, blocks, self._saves_requested)
+            for groups in self._rounds(index, device):
+                self._publish_snapshots(index, groups, self._saves_requested)
             if self.is_saving:
-                self._publish_snapshots(index, blocks, math.inf)
+                self._publish_snapshots(index, groups, math.inf)
         finally:
             self._saves_served[index] = math.inf  # no save must wait for this worker any more
 
-    def _rounds(self, index: int, device: jax.Device) -> Iterator[Sequence[Block]]:
-        """Runs the tasks in turn, a chunk of ticks per round; yields the blocks after each round.
+    def _rounds(self, index: int, device: jax.Device) -> Iterator[Sequence[Group]]:
+        """Runs the tasks in turn, a chunk of ticks per round; yields the groups of blocks after each round.
 
         While the last students of a task are running, the next task runs beside them. Workers begin with different
-        tasks, so that the cost of every task is measured early.
+        tasks, so that the cost of every task is measured early. Tasks with kernels run all at once.
         """
         waiting = collections.deque(self.tasks)
         waiting.rotate(-index)
-        blocks: list[Block] = []
+        groups: list[Group] = []
         retired_work, retired_steps = 0.0, 0
         with jax.default_device(device):
             while not self.stop.is_set():
-                if waiting and all(block.is_draining() for block in blocks):
-                    task = waiting.popleft()
-                    blocks.append(Block(task, device, share=-(-task.num_students // self.num_workers)))
-                for block in blocks:
-                    self._run_round(block)
+                if waiting and all(group.is_draining() for group in groups):
+                    groups.append(self._next_group(waiting, device))
+                for group in groups:
+                    group.run_round(self.lock)
+                blocks = [block for group in groups for block in group.blocks]
                 self._work[index] = retired_work + sum(block.work_done for block in blocks)
                 self._steps[index] = retired_steps + sum(block.steps for block in blocks)
                 with self.lock:
-                    self._blocks[index] = [block for block in blocks if block.is_busy()]
+                    self._groups[index] = [group for group in groups if group.is_busy()]
                 # A block whose students all finished in one chunk has free lanes, but goes on while others are queued.
-                blocks = [block for block in blocks if block.is_busy() or block.task.queue]
+                for group in groups:
+                    group.drop_finished()
+                groups = [group for group in groups if group.blocks]
+                blocks = [block for group in groups for block in group.blocks]
                 retired_work = self._work[index] - sum(block.work_done for block in blocks)
                 retired_steps = self._steps[index] - sum(block.steps for block in blocks)
-                yield blocks
-                if not blocks and not waiting:
+                yield groups
+                if not groups and not waiting:
                     break
 
-    def _run_round(self, block: Block) -> None:
-        """Refills a block, runs a chunk, and hands out what is ready. The lock guards what workers share."""
-        with self.lock:
-            block.refill()
-        if block.is_busy():
-            block.advance()
-            with self.lock:
-                block.hand_out()
-                block.measure_round()
+    def _next_group(self, waiting: collections.deque[Task], device: jax.Device) -> Group:
+        """Takes the next task from the front; if it has a kernel, all tasks with kernels."""
+        tasks = [waiting.popleft()]
+        shares = [-(-tasks[0].num_students // self.num_workers)]
+        if tasks[0].loop.kernel is None:
+            return Group([Block(tasks[0], device, shares[0])])
+        tasks += [task for task in waiting if task.loop.kernel is not None]
+        for task in tasks[1:]:
+            waiting.remove(task)
+        kernels = [task.loop.kernel for task in tasks if task.loop.kernel is not None]
+        shares = [-(-task.num_students // self.num_workers) for task in tasks]
+        widths = loops.lanes_of(kernels, ordinal_of(device), [task.total_work for task in tasks], shares)
+        return Group([Block(task, device, width, width) for task, width in zip(tasks, widths, strict=True)])
 
     def work_done(self) -> float:
         """Finished plus running work of all workers, in units of cost x iterations."""
@@ -238,7 +251,8 @@ class _Pool:
 
     def _estimate(self) -> float:
         """Seconds until all workers are done, from measurements of each task, or of the others for a new task."""
-        blocks = [block for part in self._blocks for block in part]
+        groups = [group for part in self._groups for group in part]
+        blocks = [block for group in groups for block in group.blocks]
         paces = [task.pace() for task in self.tasks]
         known_paces = [pace for pace in paces if math.isfinite(pace)]
         mean_pace = sum(known_paces) / max(len(known_paces), 1)
@@ -247,5 +261,10 @@ class _Pool:
             running = sum(float(block.ticks_left.sum()) for block in blocks if block.task is task)
             pace = pace if math.isfinite(pace) else mean_pace
             remaining.append(RemainingWork(task.tick_cost, running, pace * task.queued_cost * task.num_iterations))
-        longest = [float(b.ticks_left.max()) * b.chunk_size.tick_seconds for b in blocks if len(b.ticks_left)]
+        longest = [
+            float(block.ticks_left.max()) * group.chunk_size.tick_seconds
+            for group in groups
+            for block in group.blocks
+            if len(block.ticks_left)
+        ]
         return seconds_left(remaining, max(longest, default=0.0), self.num_workers)

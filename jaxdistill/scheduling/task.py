@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -13,8 +14,9 @@ from jaxdistill.engine.lanes import Program, empty
 from jaxdistill.engine.packing import Worlds
 from jaxdistill.engine.rules import Student
 from jaxdistill.engine.tick import advance
-from jaxdistill.runtime.checkpoints import Output, StudentSnapshot
+from jaxdistill.runtime.checkpoints import Handed, Outputs, StudentSnapshot
 from jaxdistill.runtime.surroundings import package_versions, surroundings
+from jaxdistill.scheduling.loops import Loop, choose
 
 _SAMPLE_SHARE = 4  # one student in this many belongs to the random sample that starts first
 _FEWEST_COMPARABLE = 5  # measured students from which the pace of the queue is estimated
@@ -29,7 +31,8 @@ class Task:
       students: `Student` of NumPy arrays with a leading axis [N].
       num_iterations: episodes of each student.
       cost: [N], expected ticks per episode; the most expensive students start first, and progress is weighted by it.
-      on_output: called with (student index, pause index or -1 at the end, `Output`); never by two workers at once.
+      on_outputs: called with (student indices [N], pause indices [N], each -1 at the end, `Outputs`) of some students;
+        never by two workers at once.
       pauses: iterations before the last at which parameters are handed out, increasing.
       initial: float32 [N, O, num_params] parameters to start from, or None for zeros.
     """
@@ -40,7 +43,7 @@ class Task:
     students: Student
     num_iterations: int
     cost: np.ndarray
-    on_output: Callable[[int, int, Output], None]
+    on_outputs: Callable[[np.ndarray, np.ndarray, Outputs], None]
     pauses: Sequence[int] = ()
     initial: np.ndarray | None = None
     schedules: np.ndarray | None = None
@@ -62,9 +65,13 @@ class Task:
         self.tick_cost = np.nan  # seconds of a worker, see `forecast.RemainingWork`
         self.num_finished = 0
         self.snapshots: dict[int, StudentSnapshot] = {}  # students that an earlier run had begun
-        self.save_output: Callable[[int, int, Output], None] | None = (
-            None  # called as `on_output`, where saves are made
-        )
+        # Called as `on_outputs`, where saves are made.
+        self.save_outputs: Callable[[np.ndarray, np.ndarray, Outputs], None] | None = None
+
+    @functools.cached_property
+    def loop(self) -> Loop:
+        """The loop that runs the ticks; chosen at the first use, in the thread that trains."""
+        return choose(self.program, self.worlds, self.teachers, self.schedules, self.students)
 
     def next_students(self, number: int) -> np.ndarray:
         """Takes so many students from the front of the queue; their indices."""
@@ -88,41 +95,47 @@ class Task:
     def identity(self) -> Iterator[bytes]:
         """Yields all that decides the numbers: the program with the user's functions, the inputs, and the surroundings.
 
-        The versions of packages and the device are part of it, because they decide how numbers are rounded.
+        The program is that of the loop: the source of a kernel and its toolchain, or what XLA compiles. The versions of
+        packages and the device are part of it, because they decide how numbers are rounded.
         """
-        program, num_iterations = self.program, np.int32(self.num_iterations)
-        lanes = jax.eval_shape(lambda: empty(program, self.worlds, self.blank_students(program.num_lanes)))
-        until = np.zeros(program.num_lanes, np.int32)
         inputs = self.worlds, self.teachers, self.schedules
-        lowered = advance.lower(program, lanes, *inputs, num_iterations, until, np.int32(0))
-        yield lowered.as_text().encode()
+        yield (self._lowered() if self.loop.kernel is None else self.loop.kernel.identity).encode()
         yield repr((package_versions(), surroundings(), xla.loops_are_whole())).encode()
         yield repr((self.num_iterations, tuple(self.pauses))).encode()
         for leaf in jax.tree.leaves((*inputs, self.students, self.initial)):
             yield np.ascontiguousarray(leaf).tobytes()
 
+    def _lowered(self) -> str:
+        """The text of the program of XLA's loop."""
+        program, num_iterations = self.program, np.int32(self.num_iterations)
+        lanes = jax.eval_shape(lambda: empty(program, self.worlds, self.blank_students(program.num_lanes)))
+        until = np.zeros(program.num_lanes, np.int32)
+        inputs = self.worlds, self.teachers, self.schedules
+        return advance.lower(program, lanes, *inputs, num_iterations, until, np.int32(0)).as_text()
+
     def blank_students(self, num_lanes: int) -> Student:
         """`Student` of zeros for every lane of a block."""
         return jax.tree.map(lambda x: np.zeros((num_lanes, *x.shape[1:]), x.dtype), self.students)
 
-    def restore(self, outputs: Mapping[tuple[int, int], Output], snapshots: Mapping[int, StudentSnapshot]) -> int:
+    def restore(self, handed: Handed | None, snapshots: Mapping[int, StudentSnapshot]) -> int:
         """Takes over what an earlier run left.
 
         Outputs are handed out again; finished students are not trained again, and the others go on from their snapshot.
 
         Args:
-          outputs: by (student index, pause index).
+          handed: what students handed out, or None if none did.
           snapshots: by student index.
 
         Returns:
           The environment steps that the finished students took.
         """
-        num_steps, finished = 0, set()
-        for (student_index, pause), output in outputs.items():
-            self.on_output(student_index, pause, output)
-            if pause < 0:
-                finished.add(student_index)
-                num_steps += output.count
+        num_steps, finished, known = 0, set[int](), set[tuple[int, int]]()
+        if handed is not None:
+            students, pauses, outputs = handed
+            self.on_outputs(students, pauses, outputs)
+            finished = set(students[pauses < 0].tolist())
+            known = set(zip(students.tolist(), pauses.tolist(), strict=True))
+            num_steps = int(outputs.count[pauses < 0].sum(dtype=np.int64))
         self.queue = collections.deque(index for index in self.queue if index not in finished)
         self.num_finished = len(finished)
         self.queued_cost = float(self.cost[list(self.queue)].sum())
@@ -130,6 +143,6 @@ class Task:
         self.snapshots = {
             index: snapshot
             for index, snapshot in snapshots.items()
-            if index not in finished and all((index, pause) in outputs for pause in range(snapshot.pause))
+            if index not in finished and all((index, pause) in known for pause in range(snapshot.pause))
         }
         return num_steps

@@ -14,6 +14,8 @@ from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import STUDENT, TEACHER, UNIFORM, Control, Method, Step, StepFn
 from jaxdistill.methods.combinators import IN_EACH_STATE, Objective, negated
 from jaxdistill.methods.composed import composes
+from jaxdistill.methods.expressions import Expression
+from jaxdistill.methods.formulas import expected_sum, formula_of
 from jaxdistill.methods.schedules import Number
 from jaxdistill.theory.exact_update import ExactOptions, Problem, make_problem, solve_update
 
@@ -31,7 +33,7 @@ class Loss:
 
     Attributes:
       cost: the cost of a step, a function of a `Step` as in methods; all of it is differentiated, unlike there.
-      text: the loss in words, such as "E_pi_theta sum_t H(pi||pi_theta)".
+      text: the loss in words, such as "E_pi_theta sum_t H(pi||pi_theta)"; "": the text of its `formula`.
       control: the control policy q, whose dependence on theta is differentiated too.
       reduction: "mean" for E_q (1/T) sum_t cost(t), where T is the number of steps of the episode, or "fixed" for
         E_q (1/L) sum_t cost(t), where L is the option `fixed_length`; None: the option.
@@ -40,11 +42,20 @@ class Loss:
     """
 
     cost: StepFn
-    text: str
+    text: str = ""
     control: Control = STUDENT
     reduction: Literal["mean", "sum", "fixed"] | None = None
     discount: float | None = None
     params: Mapping[str, Number] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            object.__setattr__(self, "text", self.formula.text)
+
+    @property
+    def formula(self) -> Expression:
+        """The loss as a formula; raises WithoutFormula if the cost has none."""
+        return expected_sum(formula_of(self.cost), self.control, self.reduction)
 
     @functools.cached_property
     def method(self) -> Method:
@@ -68,16 +79,16 @@ class Loss:
         return jnp.sum(solve_update(Problem.resolved(self.method, options, mdp, teacher, logits)).values)
 
 
-_NEGATIVE_RETURN = Loss(negated(methods.environment_reward), "-E_pi_theta sum_t r_t")
-_REVERSE_CROSS_ENTROPY = Loss(negated(methods.teacher_log_prob), "E_pi_theta sum_t -log pi(a_t)")
+_NEGATIVE_RETURN = Loss(negated(methods.environment_reward))
+_REVERSE_CROSS_ENTROPY = Loss(negated(methods.teacher_log_prob))
 LOSSES: Mapping[str, Loss] = {
-    "teacher_distill": Loss(methods.cross_entropy, "E_pi sum_t H(pi||pi_theta)", TEACHER),
+    "teacher_distill": Loss(methods.cross_entropy, control=TEACHER),
     "entropy_regularised": _REVERSE_CROSS_ENTROPY,
-    "n_distill": Loss(methods.cross_entropy, "E_pi_theta sum_t H(pi||pi_theta)"),
+    "n_distill": Loss(methods.cross_entropy),
     "exp_entropy_regularised": _REVERSE_CROSS_ENTROPY,
     "teacher_v_reward": _NEGATIVE_RETURN,
     "baseline": _NEGATIVE_RETURN,
-    "kl_regularised": Loss(negated(methods.log_ratio), "E_pi_theta sum_t log pi_theta(a_t) - log pi(a_t)"),
+    "kl_regularised": Loss(negated(methods.log_ratio)),
 }
 """The losses of Table 1 by method, and of two related methods; on-policy distillation has none.
 

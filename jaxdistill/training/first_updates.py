@@ -6,6 +6,7 @@ method with this loss loses at equal rates to anything. `train` notes the sizes,
 """
 
 import collections
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +17,9 @@ import numpy as np
 from jaxdistill.mdp import MDP
 from jaxdistill.methods.schedules import Schedule
 from jaxdistill.runtime import checks
-from jaxdistill.runtime.checkpoints import Output
+from jaxdistill.runtime.checkpoints import Outputs
 from jaxdistill.scheduling.block import Block
+from jaxdistill.scheduling.group import Group
 from jaxdistill.scheduling.pool import workers
 from jaxdistill.scheduling.task import Task
 from jaxdistill.training.config import ResolvedCell
@@ -62,10 +64,11 @@ def update_norms(
     """
     squares: list[list[float]] = [[] for _ in cells]
 
-    def add(cell: int, mdp: int, pause: int, output: Output) -> None:
+    def add(cell: np.ndarray, mdp: np.ndarray, pauses: np.ndarray, outputs: Outputs) -> None:
         before = 0.0 if initial is None else initial[cell, mdp, :, :-1]
-        update = np.asarray(output.params[:, :-1], np.float64) - before
-        squares[cell].append(float((update**2).sum()))
+        updates = np.asarray(outputs.params[..., :-1], np.float64) - before
+        for index, update in zip(cell.tolist(), updates, strict=True):
+            squares[index].append(float((update**2).sum()))
 
     for task in make_tasks(key, mdps, cells, np.ones(mdps.num_mdps), add, initial=initial):
         if task.program.optimizer is None:
@@ -84,11 +87,9 @@ def _run_first_iteration(task: Task, num_mdps: int) -> None:
     task.queue = collections.deque(i for i in range(len(task.cost)) if i % num_mdps % step == 0)
     device = workers()[0]
     with jax.default_device(device):  # as in the pool; JAX would compile anew for another default
-        block = Block(task, device, share=len(task.queue))
-        while task.queue or block.is_busy():
-            block.refill()
-            block.advance()
-            block.hand_out()
+        group = Group([Block(task, device, share=len(task.queue))])
+        while task.queue or group.is_busy():
+            group.run_round(contextlib.nullcontext())
 
 
 def with_equal_steps(cells: Sequence[ResolvedCell], norms: np.ndarray) -> list[ResolvedCell]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdistill.engine import xla
+from jaxdistill.kernels import choice
 from jaxdistill.mdp import MDP, exact
 from jaxdistill.mdp.evaluation import Evaluator
 from jaxdistill.mdp.named_measures import parse
@@ -17,7 +17,7 @@ from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods.schedules import Schedule, is_schedule
 from jaxdistill.results.result import Result
 from jaxdistill.runtime import streams
-from jaxdistill.runtime.checkpoints import Output
+from jaxdistill.runtime.checkpoints import Outputs
 from jaxdistill.training.config import Config, ResolvedCell
 from jaxdistill.training.diagnosis import largest_finite, likely_cause
 from jaxdistill.training.measuring import Requested, compiled
@@ -61,6 +61,7 @@ class Recorder:
         self.pending: list[tuple[int, int, int, np.ndarray]] = []
         self.evaluations: list[Future[None]] = []
         self.executor = ThreadPoolExecutor(1)
+        self.loops: list[dict[str, str]] = []  # of the programs that trained the students here
         self.without_return: tuple[MDP, np.ndarray] | None = None  # the first student whose exact return is NaN
         self.measurements = np.full((num, m, c, len(measures.names)), np.nan) if measures.names else None
         # A schedule is never used, because `measuring` refuses measures that would take it.
@@ -74,28 +75,51 @@ class Recorder:
         table_bytes = 4 * mdps.num_observations * mdps.num_actions
         self.most_pending = min(max(_PENDING_BYTES // table_bytes, 1), _MOST_PENDING)
 
-    def add(self, cell: int, mdp: int, pause: int, output: Output) -> None:
-        """Takes the output of a student. A student whose parameters are not finite stays NaN in every array."""
-        params, checkpoints = output.params, self.config.checkpoints
-        fault = output.fault or (0 if np.isfinite(params).all() else int(checkpoints[pause]))
-        if fault or (cell, mdp) in self.faults:
-            self.faults.setdefault((cell, mdp), fault)
-            self.largest[cell, mdp] = max(self.largest[cell, mdp], largest_finite(params))
-            return
-        logits, acts = params[:, :-1], self.cells[cell].method.control.is_student
-        if acts:
-            number = len(checkpoints) if pause < 0 else pause + 1  # of the bins that are complete
-            curves = output.curves[:number].T.astype(np.float64) / np.diff(checkpoints[:number], prepend=0)
-            self.returns[cell, mdp, :number], self.lengths[cell, mdp, :number] = curves
-        if pause < 0:
-            self.finished[cell, mdp], self.truncated[cell, mdp] = True, output.truncated
-            if self.logits is not None and self.values is not None:
-                self.logits[cell, mdp], self.values[cell, mdp] = logits, params[:, -1]
-        elif acts and not self.measures.names:
-            return  # It has paused only so that its curve can be reported.
-        self.pending.append((cell, mdp, pause, logits))
-        if len(self.pending) == self.most_pending:
-            self._begin_evaluation()
+    def add(self, cell: np.ndarray, mdp: np.ndarray, pause: np.ndarray, outputs: Outputs) -> None:
+        """Takes the outputs of N students of cells [N] on MDPs [N] at pauses [N], -1 at the end.
+
+        A student whose parameters are not finite stays NaN in every array.
+        """
+        is_good = self._note_faults(cell, mdp, pause, outputs)
+        cell, mdp, pause, outputs = cell[is_good], mdp[is_good], pause[is_good], outputs[is_good]
+        acts = np.array([c.method.control.is_student for c in self.cells])[cell]
+        self._add_curves(cell[acts], mdp[acts], pause[acts], outputs.curves[acts])
+        logits, is_last = outputs.params[..., :-1], pause < 0
+        self.finished[cell[is_last], mdp[is_last]] = True
+        self.truncated[cell[is_last], mdp[is_last]] = outputs.truncated[is_last]
+        if self.logits is not None and self.values is not None:
+            self.logits[cell[is_last], mdp[is_last]] = logits[is_last]
+            self.values[cell[is_last], mdp[is_last]] = outputs.params[is_last, :, -1]
+        # A student that acts may have paused only so that its curve can be reported.
+        is_evaluated = is_last | ~acts | bool(self.measures.names)
+        students = zip(*(x[is_evaluated].tolist() for x in (cell, mdp, pause)), logits[is_evaluated], strict=True)
+        for student in students:
+            self.pending.append(student)
+            if len(self.pending) == self.most_pending:
+                self._begin_evaluation()
+
+    def _note_faults(self, cell: np.ndarray, mdp: np.ndarray, pause: np.ndarray, outputs: Outputs) -> np.ndarray:
+        """Notes the students that have diverged; bool [N], whether a student has not."""
+        is_finite = np.isfinite(outputs.params).all(axis=(1, 2))
+        fault = np.where((outputs.fault == 0) & ~is_finite, self.config.checkpoints[pause], outputs.fault)
+        for i in np.flatnonzero(fault):
+            self.faults.setdefault((int(cell[i]), int(mdp[i])), int(fault[i]))
+        if not self.faults:
+            return np.ones(len(cell), bool)
+        students = list(zip(cell.tolist(), mdp.tolist(), strict=True))
+        is_good = np.array([student not in self.faults for student in students], bool)
+        for i in np.flatnonzero(~is_good):
+            self.largest[students[i]] = max(self.largest[students[i]], largest_finite(outputs.params[i]))
+        return is_good
+
+    def _add_curves(self, cell: np.ndarray, mdp: np.ndarray, pause: np.ndarray, curves: np.ndarray) -> None:
+        """Takes the bins that are complete of the curves [N, C, 2] of students that act."""
+        checkpoints = self.config.checkpoints
+        means = curves.astype(np.float64) / np.diff(checkpoints, prepend=0)[:, None]
+        number = np.where(pause < 0, len(checkpoints), pause + 1)
+        student, place = np.nonzero(np.arange(len(checkpoints)) < number[:, None])
+        for record, values in ((self.returns, means[..., 0]), (self.lengths, means[..., 1])):
+            record[cell[student], mdp[student], place] = values[student, place]
 
     def flush(self) -> None:
         """Evaluates the pending students, and waits until all students have been evaluated."""
@@ -196,7 +220,7 @@ class Recorder:
           optimal_returns: [M], the largest exact return of any policy in each world.
           steps: environment steps of all students.
           seconds: that the training took.
-          rounding: what decided how numbers were rounded where the students were trained, as `xla.rounding` returns it;
+          rounding: what decided how numbers were rounded where the students were trained, as `choice.rounding` does;
             None: what decides it here.
         """
         self.flush()
@@ -228,7 +252,7 @@ class Recorder:
             uniform_returns=exact.episode_return(mdps, exact.uniform_policy(mdps)),
             optimal_returns=np.asarray(optimal_returns, np.float64),
             faults=faults,
-            settings=self._settings(steps, seconds, len(faults), rounding or xla.rounding()),
+            settings=self._settings(steps, seconds, len(faults), rounding or choice.rounding()),
         )
 
     def _faults(self) -> list[dict[str, Any]]:
@@ -303,6 +327,7 @@ class Recorder:
             "key": streams.words(self.key),
             "device": str(jax.devices()[0]),
             "surroundings": dict(rounding),
+            "loops": self.loops,
         }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdistill.mdp import MDP
 from jaxdistill.methods import check_episodes_end
-from jaxdistill.runtime.checkpoints import Output
+from jaxdistill.runtime.checkpoints import Outputs
 from jaxdistill.scheduling import pool
 from jaxdistill.scheduling.task import Task
 from jaxdistill.training.config import ResolvedCell
@@ -53,8 +53,8 @@ def run_to_end(
     shape = (len(cells), mdps.num_mdps)
     faults = np.zeros(shape, int)
 
-    def keep(cell: int, mdp: int, pause: int, output: Output) -> None:
-        params[cell, mdp], faults[cell, mdp] = output.params, output.fault
+    def keep(cell: np.ndarray, mdp: np.ndarray, pauses: np.ndarray, outputs: Outputs) -> None:
+        params[cell, mdp], faults[cell, mdp] = outputs.params, outputs.fault
 
     tasks = make_tasks(key, mdps, cells, np.ones(mdps.num_mdps), keep, initial=initial)
     params = np.zeros((*shape, mdps.num_observations, tasks[0].program.rule.num_params), np.float32)
@@ -76,7 +76,9 @@ def run_students(
       recorder: takes what the students hand out.
       cost: [M], expected episode length; the students with the longest episodes start first.
     """
-    pool.run(student_tasks(key, recorder, cost, initial), on_progress)
+    tasks = student_tasks(key, recorder, cost, initial)
+    recorder.loops = [{"estimator": task.program.estimator.name, **task.loop.settings} for task in tasks]
+    pool.run(tasks, on_progress)
 
 
 def student_tasks(key: jax.Array, recorder: Recorder, cost: np.ndarray, initial: np.ndarray | None) -> list[Task]:

@@ -23,7 +23,7 @@ from jaxdistill.methods.method import BOOTSTRAPS
 from jaxdistill.methods.options import number_fields, word_fields
 from jaxdistill.methods.schedules import Schedule, number_at
 from jaxdistill.runtime import checks, streams
-from jaxdistill.runtime.checkpoints import Output
+from jaxdistill.runtime.checkpoints import Outputs
 from jaxdistill.scheduling.pool import lane_width
 from jaxdistill.scheduling.task import Task
 from jaxdistill.training.config import RATES, Config, ResolvedCell
@@ -75,7 +75,7 @@ def make_tasks(
     mdps: MDP,
     cells: Sequence[ResolvedCell],
     cost: np.ndarray,
-    on_output: Callable[[int, int, int, Output], None],
+    on_outputs: Callable[[np.ndarray, np.ndarray, np.ndarray, Outputs], None],
     *,
     pauses: Callable[[ResolvedCell], Sequence[int]] = lambda cell: (),
     initial: np.ndarray | None = None,
@@ -87,7 +87,7 @@ def make_tasks(
       mdps: M stacked MDPs.
       cells: P cells; each is trained on every MDP.
       cost: [M], expected episode length.
-      on_output: called as on_output(cell index, MDP index, pause, output), as in `Task`.
+      on_outputs: called as on_outputs(cell indices, MDP indices, pauses, outputs), as in `Task`.
       pauses: iterations before the last at which the students of a cell hand out their parameters.
       initial: float32 [P, M, O, num_params], or None for zeros.
     """
@@ -96,7 +96,7 @@ def make_tasks(
         groups.setdefault(_program_key(cell, mdps, pauses(cell)), []).append(index)
     worlds = packing.pack_worlds(mdps)
     return [
-        _make_task(key, mdps, worlds, [cells[i] for i in indices], indices, program_key, cost, on_output, initial)
+        _make_task(key, mdps, worlds, [cells[i] for i in indices], indices, program_key, cost, on_outputs, initial)
         for program_key, indices in groups.items()
     ]
 
@@ -186,7 +186,7 @@ def _make_task(
     cell_indices: Sequence[int],
     program_key: ProgramKey,
     cost: np.ndarray,
-    on_output: Callable[[int, int, int, Output], None],
+    on_outputs: Callable[[np.ndarray, np.ndarray, np.ndarray, Outputs], None],
     initial: np.ndarray | None,
 ) -> Task:
     program = program_key.program
@@ -200,9 +200,11 @@ def _make_task(
     lengths = np.where(np.isnan(cost), np.inf, cost)
     steps = np.concatenate([np.clip(lengths, 1.0, _time_limits(mdps, cell.config)) for cell in cells])
 
-    def on_task_output(student_index: int, pause: int, output: Output) -> None:
-        cell, mdp = divmod(student_index, mdps.num_mdps)
-        on_output(cell_indices[cell], mdp, pause, output)
+    indices = np.asarray(cell_indices)
+
+    def on_task_outputs(students: np.ndarray, pauses: np.ndarray, outputs: Outputs) -> None:
+        cell, mdp = np.divmod(students, mdps.num_mdps)
+        on_outputs(indices[cell], mdp, pauses, outputs)
 
     return Task(
         program=program,
@@ -211,7 +213,7 @@ def _make_task(
         students=jax.tree.map(lambda *leaves: np.concatenate(leaves), *students),
         num_iterations=cells[0].config.num_iterations,
         cost=steps * program.estimator.ticks_per_step,
-        on_output=on_task_output,
+        on_outputs=on_task_outputs,
         pauses=program_key.pauses,
         initial=None if initial is None else initial[list(cell_indices)].reshape(-1, *initial.shape[2:]),
         schedules=table,

@@ -12,6 +12,7 @@ import jaxdistill
 from jaxdistill import ZOO, Config, methods, teachers
 from jaxdistill.engine import tick, xla
 from jaxdistill.scheduling.block import Block
+from jaxdistill.scheduling.group import Group
 from jaxdistill.scheduling.pool import workers
 from jaxdistill.training.config import resolve_cell
 from jaxdistill.training.tasks import make_tasks
@@ -26,9 +27,9 @@ def entry(method, estimator="td", **changes):
     cell = resolve_cell("student", ZOO[method] if method in ZOO else methods.get(method), TEACHER, config)
     (task,) = make_tasks(jax.random.key(1), MDPS, [cell], np.ones(2), lambda *_: None)
     block = Block(task, workers()[0], share=2)
-    block.refill()
+    Group([block]).refill()
     inputs = block.worlds, block.teachers, block.schedules, np.int32(10)
-    text = tick.advance.lower(block.program, block.lanes, *inputs, block._until, np.int32(0)).compile().as_text()
+    text = tick.advance.lower(block.program, block.lanes, *inputs, block.until, np.int32(0)).compile().as_text()
     return text[text.index("ENTRY") :].splitlines()
 
 
@@ -51,13 +52,14 @@ def test_all_lanes_round_alike(estimator):
     cells = [resolve_cell(method.name, method, TEACHER, config) for method in chosen]
     for task in make_tasks(jax.random.key(1), MDPS, cells, np.ones(2), lambda *_: None):
         block = Block(task, workers()[0], share=100)
-        block.refill()
+        group = Group([block])
+        group.refill()
         copied = jax.tree.map(np.array, block.lanes)
         for leaf in jax.tree.leaves(copied):
             by_lane = leaf.reshape(task.program.num_lanes, -1)
             by_lane[:] = by_lane[:1]
         block.lanes, block.occupant = jax.device_put(copied, block.device), np.zeros_like(block.occupant)
-        block._run_ticks(5000)
+        group.run_ticks(5000)
         assert block.count.min() > 1000
         for leaf in jax.tree.leaves(block.lanes):
             by_lane = np.asarray(leaf).reshape(task.program.num_lanes, -1).view(np.uint8)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdistill import from_text
 from jaxdistill.engine import threefry
-from jaxdistill.engine.lanes import empty, load
+from jaxdistill.engine.lanes import empty, load, settle
 from jaxdistill.engine.tick import advance
 from jaxdistill.kernels.lane import is_done, trace
 from jaxdistill.kernels.native import NativeKernel
@@ -31,6 +31,12 @@ WORLDS = {
     "aliased": lambda k: small.random_mdp(k, num_states=6, aliased=True, starts=3),
     "by_state": lambda k: small.random_mdp(k, num_states=5, by_state=True, num_outcomes=5),
     "limited": lambda k: small.random_mdp(k, num_states=6).with_time_limit(1 + k % 4),
+    "2 features": lambda k: small.random_mdp(k, num_states=4).with_features([[0, 1], [1, 2], [2, -1], [0, 3]]),
+    "4 features": lambda k: (
+        small.random_mdp(k, num_states=4)
+        .with_time_limit(3 + k % 4)
+        .with_features([[0, 1, 2, 3], [1, 4, -1, -1], [0, 4, 5, 2], [3, 2, 1, 5]])
+    ),
     "wide": lambda k: small.random_mdp(k, num_states=4, num_actions=9, num_outcomes=2),
 }
 
@@ -112,10 +118,12 @@ def largest_numbers(task, before, after):
 def check_tick(task, before, ours, theirs, num_ticks=1, units=UNITS):
     """Raises AssertionError unless the two lanes after a tick agree; returns the largest error, in units.
 
-    A lane that was done before stays as it is in C, and XLA brings its row up to date.
+    A lane that was done before stays as it is in C, and XLA brings its row up to date. In C a lane that stops settles
+    its rows.
     """
     width = task.program.num_lanes
     done = np.asarray(is_done(task.program, before.state, until_of(task)))
+    theirs = with_settled(task, theirs, np.asarray(is_done(task.program, theirs.state, until_of(task))))
     for (name, x), (_, y) in zip(by_lane(ours, width), by_lane(before, width), strict=True):
         np.testing.assert_array_equal(x[done], y[done], err_msg=name)
     other = lanes_with_other_integers(ours, theirs, width) & ~done
@@ -137,6 +145,20 @@ def check_tick(task, before, ours, theirs, num_ticks=1, units=UNITS):
             assert (error <= units).all(), f"{name} differs by {error.max()} units in the last place"
             most = max(most, error.max())
     return most
+
+
+def with_settled(task, lanes, mask):
+    """The lanes with the rows of those in the mask settled, by XLA."""
+    if not mask.any():
+        return lanes
+    settled, width = settle(task.program, jax.tree.map(jnp.array, lanes)), task.program.num_lanes
+
+    def chosen(new, old):
+        table = np.asarray(old).reshape(width, -1).copy()
+        table[mask] = np.asarray(new).reshape(width, -1)[mask]
+        return table.reshape(old.shape)
+
+    return jax.tree.map(chosen, settled, lanes)
 
 
 def until_of(task):

@@ -5,7 +5,7 @@ import ctypes
 import jax
 import numpy as np
 
-from jaxdistill.kernels.native import compile_library
+from jaxdistill.kernels.native import compile_code, load_library
 from jaxdistill.kernels.source import C_PRELUDE
 from jaxdistill.kernels.values import C_TYPES, Registers
 from jaxdistill.kernels.walk import walk
@@ -34,7 +34,7 @@ def written(name, function, *examples) -> str:
 def compiled(functions):
     """{name: function of arrays} from {name: (function, examples of its arguments)}; all in one library."""
     text = "\n".join(written(f"f_{name}", fn, *examples) for name, (fn, examples) in functions.items())
-    library, _ = compile_library(f"{C_PRELUDE}\n{text}")
+    library = load_library(compile_code(f"{C_PRELUDE}\n{text}"))
     return {name: caller(library, f"f_{name}", fn) for name, (fn, _) in functions.items()}
 
 

@@ -6,12 +6,11 @@ import pytest
 
 from jaxdistill.engine.rules import q_learning_rule
 from jaxdistill.estimators import ESTIMATORS
+from jaxdistill.kernels.cuda import CudaToolchain
 from jaxdistill.kernels.lane import trace
-from jaxdistill.kernels.source import cuda_source
 from jaxdistill.kernels.translation import translate
 from jaxdistill.methods import Method
 from jaxdistill.methods.zoo import ZOO
-from tests.kernels import nvrtc
 from tests.kernels.agreement import task_of, worlds_of
 from tests.kernels.test_agreement import BATTERY, USER_METHOD, zoo
 from tests.training.test_unbiased import groups
@@ -21,20 +20,22 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 
 @pytest.fixture(scope="module")
 def compiler():
-    """NVRTC; skips a test where there is none, and fails it where CI is set."""
-    path = nvrtc.find_library()
-    if path is None:
-        message = "NVRTC is not installed: pip install -e '.[test-cuda]'"
+    """The toolchains of GPUs; skips a test where NVRTC cannot be used, and fails it where CI is set."""
+    try:
+        toolchains = [CudaToolchain(architecture) for architecture in ARCHITECTURES]
+        assert all(toolchain.identity for toolchain in toolchains)
+    except (ImportError, RuntimeError) as error:
+        message = f"NVRTC cannot be used ({error}): pip install -e '.[test-cuda]'"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    return nvrtc.Compiler(path)
+    return toolchains
 
 
 def check(compiler, task):
-    source = cuda_source(translate(trace(task.program, task.worlds, task.teachers, task.schedules, task.students)))
-    for architecture in ARCHITECTURES:
-        assert compiler.cubin(source, architecture).startswith(b"\x7fELF")
+    translation = translate(trace(task.program, task.worlds, task.teachers, task.schedules, task.students))
+    for toolchain in compiler:
+        assert toolchain.compile(toolchain.source(translation)).startswith(b"\x7fELF")
 
 
 @pytest.mark.slow
@@ -68,5 +69,5 @@ def test_functions_of_a_user(compiler, estimator):
 
 @pytest.mark.slow
 def test_an_error_is_reported(compiler):
-    with pytest.raises(RuntimeError, match=r"(?s)NVRTC_ERROR_COMPILATION.*kernel\.cu\(1\): error"):
-        compiler.cubin("int x = ;", "sm_90")
+    with pytest.raises(RuntimeError, match=r"(?s)NVRTC_ERROR_COMPILATION.*\(1\): error"):
+        compiler[0].compile("int x = ;")

@@ -1,32 +1,21 @@
 """The mean of updates that the compiled C samples is the exact expected update; XLA's loop takes no part in it."""
 
-from unittest import mock
-
-import jax
 import pytest
 
-from jaxdistill.kernels.lane import trace
-from jaxdistill.kernels.native import NativeKernel
-from jaxdistill.kernels.translation import translate
-from jaxdistill.scheduling import block
+from jaxdistill.kernels import choice, launch
+from jaxdistill.kernels.native import NativeToolchain
 from tests.training import test_unbiased as unbiased
 
 
-def advance(kernels, program, lanes, worlds, teachers, schedules, num_iterations, until, num_ticks):
-    """`engine.tick.advance` by the kernel of the program, which is compiled once."""
-    if program not in kernels:
-        kernels[program] = NativeKernel(translate(trace(program, worlds, teachers, schedules, lanes.state.student)))
-    lanes, status = kernels[program](lanes, worlds, teachers, schedules, int(num_iterations), until, int(num_ticks))
-    return jax.device_put(lanes), status
-
-
 @pytest.fixture
-def kernels(compiler):
-    """Makes training use kernels; gives those that it has compiled, by program."""
-    kernels = {}
-    with mock.patch.object(block, "advance", lambda *arguments: advance(kernels, *arguments)):
-        yield kernels
-    assert kernels
+def kernels(compiler, monkeypatch):
+    """Makes training use kernels."""
+    launched = []
+    advance = launch.advance
+    monkeypatch.setattr(launch, "advance", lambda *args: launched.append(args[0]) or advance(*args))
+    with choice.on_cpu(NativeToolchain()):
+        yield
+    assert launched
 
 
 CASES = [

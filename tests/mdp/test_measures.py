@@ -304,7 +304,7 @@ def test_a_wrong_elimination_is_noticed():
     expected = right(cells, cells, logits)
     wrong = Evaluator(mdps, [None], parsed, *numbers, planned=[True])
     plan = right._plans[0]
-    wrong._plans[0] = plan._replace(updates=plan.updates[: len(plan.updates) // 2])
+    wrong._plans[0] = plan._replace(stages=plan.stages[: len(plan.stages) // 2])
     np.testing.assert_allclose(wrong(cells, cells, logits), expected, rtol=1e-9)
 
 

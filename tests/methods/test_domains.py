@@ -1,6 +1,5 @@
 """Domains of numbers: every number of every method has one, and what is outside is refused at every door."""
 
-import argparse
 import dataclasses
 import pickle
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdistill import METHODS, ZOO, Method, check_method, expected_update, flows, stack, train
-from jaxdistill.cli.commands import run_methods
+from jaxdistill.cli.main import main
 from jaxdistill.methods import Domain, check_functions, combinators, reads
 from jaxdistill.methods import step_functions as fns
 from tests import small
@@ -192,10 +191,10 @@ def test_a_traced_number_is_not_checked():
 
 def test_the_command_line_lists_the_domains(capsys):
     for name in ("jsd", "eopd", "exopd"):
-        run_methods(argparse.Namespace(name=name))
+        assert main(["methods", name]) == 0
         text = capsys.readouterr().out
         for param, domain in ZOO[name].domains.items():
-            assert f"{param} {ZOO[name].params[param]:g} ({domain})" in text
+            assert f"{param} = {ZOO[name].params[param]:g}, {domain}" in text
             assert domain.note in text
 
 

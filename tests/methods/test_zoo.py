@@ -232,7 +232,8 @@ def test_every_objective_has_a_source_and_a_claim():
 
 def test_descriptions():
     texts = {
-        "n_distill_kl": "The gradient of E[sum KL(pi||pi_theta)] (Czarnecki et al. 2019, Theorem 2, with KL).",
+        "distral": "The gradient of E_pi_theta sum_t ((kl + entropy) log pi_theta(a_t) - r_t - kl log pi(a_t)) "
+        "(Distral, Teh et al. 2017, the teacher as prior).",
         "k2_loss": "In each visited state, the gradient of KL(pi_theta||pi) (verl, k2).",
         "gamma_opd": "Not the gradient of any loss (gamma-OPD, arXiv 2609.16937).",
         "top_k_scalar": "Zero in expectation (miles, issue 2362).",

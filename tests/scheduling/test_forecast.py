@@ -8,7 +8,7 @@ import pytest
 
 import jaxdistill
 from jaxdistill import teachers
-from jaxdistill.scheduling import block, chunks, pool
+from jaxdistill.scheduling import chunks, group, pool
 from jaxdistill.scheduling.forecast import IterationLengths, RemainingWork, TickCost, seconds_left
 from jaxdistill.scheduling.task import Task
 
@@ -61,14 +61,14 @@ class Clock:
 def test_what_is_said_from_a_tenth_of_the_run_on(monkeypatch):
     """600 students of unlike worlds; one of them may need a hundred times the other's ticks."""
     clock, said = Clock(), []
-    ticks = block.Block._run_ticks
+    ticks = group.Group.run_ticks
 
     def counted(self, number):
         clock.now += number * 1e-4
         return ticks(self, number)
 
-    monkeypatch.setattr(block.Block, "_run_ticks", counted)
-    monkeypatch.setattr(block, "time", clock)
+    monkeypatch.setattr(group.Group, "run_ticks", counted)
+    monkeypatch.setattr(group, "time", clock)
     monkeypatch.setattr(chunks, "_CHUNK_SECONDS", 5e-3)
     one_worker = pool.workers()[:1]
     monkeypatch.setattr(pool, "workers", lambda: one_worker)

@@ -1,0 +1,121 @@
+"""Blocks of lanes that one worker advances together, a chunk of ticks per call."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from jaxdistill.kernels import launch
+from jaxdistill.runtime.checkpoints import StudentSnapshot
+from jaxdistill.scheduling.block import Block
+from jaxdistill.scheduling.chunks import ChunkSize
+from jaxdistill.scheduling.forecast import TickCost
+
+
+class Group:
+    """One block whose ticks XLA's loop runs, or any number of blocks whose kernels run at the same time.
+
+    Attributes:
+      blocks: of one device.
+      chunk_size: how many ticks the next chunk has.
+    """
+
+    def __init__(self, blocks: Sequence[Block]):
+        self.blocks, self.chunk_size = list(blocks), ChunkSize()
+        self._has_kernels = self.blocks[0].kernel is not None
+        self._tick_cost, self._ticks_before, self._round_start = TickCost(), 0, np.nan
+        self._num_ticks, self._running = 0, list[Block]()
+
+    def is_busy(self) -> bool:
+        """Whether any lane has a student."""
+        return any(block.is_busy() for block in self.blocks)
+
+    def is_draining(self) -> bool:
+        """Whether all queues are empty and most lanes of every block are free."""
+        return all(block.is_draining() for block in self.blocks)
+
+    def run_round(self, lock: contextlib.AbstractContextManager[object]) -> None:
+        """Refills the lanes, runs a chunk, and hands out what is ready; `lock` guards what workers share."""
+        with lock:
+            self.refill()
+        if self.is_busy():
+            self.advance()
+            with lock:
+                self.hand_out()
+
+    def refill(self) -> None:
+        """Starts a round: gives free lanes the next students.
+
+        The first worker to make lanes compiles their program, under the lock, and the others find it compiled.
+        """
+        self._round_start = time.perf_counter()
+        changed = [block.refill() for block in self.blocks]
+        if any(changed):
+            self.run_ticks(0)
+            self._round_start = time.perf_counter()
+
+    def run_ticks(self, num_ticks: int) -> None:
+        """Runs ticks, and reads the status of the lanes."""
+        self.start(num_ticks)
+        self.finish()
+
+    def start(self, num_ticks: int) -> None:
+        """Begins to run ticks."""
+        self._running = [block for block in self.blocks if block.is_busy()]
+        self._num_ticks = num_ticks
+        for block in self._running:
+            block.begin(num_ticks)
+        if self._has_kernels and self._running:
+            self._launch(self._running, num_ticks)
+
+    def _launch(self, blocks: Sequence[Block], num_ticks: int) -> None:
+        kernels = [block.kernel for block in blocks if block.kernel is not None]
+        works = [block.work() for block in blocks]
+        results = launch.advance(kernels, ordinal_of(blocks[0].device), works, num_ticks)
+        for block, (lanes, status) in zip(blocks, results, strict=True):
+            block.lanes, block.status = lanes, status
+
+    def finish(self) -> None:
+        """Waits for the ticks that run, and reads the status of the lanes."""
+        for block in self._running:
+            block.end(self._num_ticks)
+        self._running = []
+
+    def advance(self) -> None:
+        """Runs a chunk of ticks."""
+        start = time.perf_counter()
+        num_ticks = self.chunk_size.choose(np.concatenate([block.ticks_to_stop() for block in self.blocks]))
+        self.run_ticks(num_ticks)
+        self.chunk_size.update(start, time.perf_counter(), num_ticks)
+        for block in self.blocks:
+            block.settle_old()
+
+    def hand_out(self) -> None:
+        """Ends a round: hands out what is ready, and measures what a tick of a student costs."""
+        for block in self.blocks:
+            block.hand_out()
+            block.measure()
+        num_ticks = sum(block.ticks_per_step * block.steps for block in self.blocks)
+        seconds, new_ticks = time.perf_counter() - self._round_start, num_ticks - self._ticks_before
+        self._ticks_before = num_ticks
+        if all(block.task.queue for block in self.blocks):
+            cost = self._tick_cost.update(seconds, new_ticks)
+            for block in self.blocks:
+                block.task.tick_cost = cost
+
+    def drop_finished(self) -> None:
+        """Drops the blocks that have no student and whose queue is empty."""
+        finished = [block for block in self.blocks if not block.is_busy() and not block.task.queue]
+        self._ticks_before -= sum(block.ticks_per_step * block.steps for block in finished)
+        self.blocks = [block for block in self.blocks if block not in finished]
+
+    def snapshots(self) -> list[tuple[Block, dict[int, StudentSnapshot]]]:
+        """The students in the lanes of each block, as a later run can go on with them."""
+        return [(block, block.snapshots()) for block in self.blocks]
+
+
+def ordinal_of(device: jax.Device) -> int:
+    """The number of a device among those of its kind on this machine."""
+    return getattr(device, "local_hardware_id", None) or 0

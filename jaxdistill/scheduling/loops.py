@@ -1,0 +1,100 @@
+"""Which loop runs the ticks of a task: a kernel, with a thread for each lane, or XLA's loop, which runs all lanes."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from jaxdistill.engine.lanes import Program
+from jaxdistill.engine.packing import Worlds
+from jaxdistill.engine.rules import Student
+from jaxdistill.kernels.choice import NoToolchain, toolchain_of
+from jaxdistill.kernels.launch import Kernel, kernel_of
+from jaxdistill.kernels.values import Untranslatable
+from jaxdistill.runtime.files import one_line
+from jaxdistill.runtime.progress import say
+
+_SAID: set[str] = set()  # lines that were printed
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """The loop of a task.
+
+    Attributes:
+      kernel: None for XLA's loop.
+      reason: why there is no kernel; "" if there is one, and on a CPU.
+    """
+
+    kernel: Kernel | None
+    reason: str = ""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """For the settings of results: the kind of loop, and for a kernel its toolchain, else the reason."""
+        if self.kernel is not None:
+            return {"loop": "kernel", "toolchain": self.kernel.toolchain.name}
+        return {"loop": "XLA"} | ({"reason": self.reason} if self.reason else {})
+
+
+def choose(program: Program, worlds: Worlds, teachers: Any, schedules: Any, students: Student) -> Loop:
+    """The loop of a program on the devices of this process: a kernel wherever one can be made.
+
+    Where it is not XLA's loop on a CPU, one line says which loop it is, and why there is no kernel.
+    """
+    loop = _choose(program, worlds, teachers, schedules, students)
+    if loop.kernel is not None:
+        line = f"training runs in kernels, a thread for each student: {loop.kernel.toolchain.name}"
+    else:
+        line = f"training runs in XLA's loop and not in a kernel: {loop.reason}" if loop.reason else ""
+    if line and line not in _SAID:
+        _SAID.add(line)
+        say(line)
+    return loop
+
+
+def _choose(program: Program, worlds: Worlds, teachers: Any, schedules: Any, students: Student) -> Loop:
+    try:
+        toolchain = toolchain_of(jax.local_devices()[0])
+    except NoToolchain as error:
+        return Loop(None, str(error))
+    try:
+        kernel = kernel_of(toolchain, program, worlds, teachers, schedules, students)
+        assert kernel.function
+    except Untranslatable as error:
+        return Loop(None, _clause(error))
+    except RuntimeError as error:  # of the compiler
+        return Loop(None, one_line(error))
+    return Loop(kernel)
+
+
+def _clause(error: Exception) -> str:
+    """A sentence as the end of another one."""
+    text = str(error).removesuffix(".")
+    return text[:1].lower() + text[1:]
+
+
+def lanes_of(kernels: Sequence[Kernel], ordinal: int, work: Sequence[float], students: Sequence[int]) -> list[int]:
+    """The lanes of kernels that run at the same time: as many as the device's cache holds, divided by their work.
+
+    More lanes would read their tables from memory, and would be slower together; fewer leave the device idle.
+
+    Args:
+      kernels: of one toolchain.
+      ordinal: the device's number.
+      work: expected ticks of each kernel's students.
+      students: how many each has; more lanes would stay empty.
+    """
+    left, lanes = kernels[0].toolchain.num_lanes(ordinal), [0] * len(kernels)
+    waiting = list(range(len(kernels)))
+    while waiting:
+        total = sum(work[i] for i in waiting) or 1.0
+        shares = {i: max(round(left * work[i] / total), 1) for i in waiting}
+        # Kernels with fewer students than their share leave the rest of it to the others.
+        full = [i for i in waiting if shares[i] >= students[i]] or waiting
+        for i in full:
+            lanes[i] = min(shares[i], students[i])
+            left = max(left - lanes[i], 1)
+        waiting = [i for i in waiting if i not in full]
+    return lanes
