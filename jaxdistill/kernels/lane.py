@@ -109,8 +109,8 @@ def trace(program: Program, worlds: Worlds, teachers: Any, schedules: Any, stude
     features, width = program.features, program.rule.width
     if features is not None and features.number * width > MOST_FEATURE_ENTRIES:
         raise Untranslatable(
-            f"{features.number} features of a state have rows of {width} entries; at most {MOST_FEATURE_ENTRIES} entries "
-            f"in all become variables, which are {MOST_FEATURE_ENTRIES // width} features of such rows."
+            f"{features.number} features of a state have rows of {width} entries; at most {MOST_FEATURE_ENTRIES} "
+            f"entries in all become variables, which are {MOST_FEATURE_ENTRIES // width} features of such rows."
         )
     program = dataclasses.replace(program, num_lanes=1)
     student = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), students)

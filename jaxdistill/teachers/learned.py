@@ -119,7 +119,7 @@ def actor_critic(
     if np.ndim(config.discount):
         raise ValueError("The discount of a teacher must be one number, because it is also that of V_pi.")
     cell = resolve_cell("teacher:actor_critic", METHODS["baseline"], None, config)
-    check_effects([cell], changes, mdps.num_actions)
+    check_effects([cell], changes, mdps.num_actions, mdps.num_features)
     params = _train(key, mdps, cell, "actor-critic", progress, sharding)
     return from_logits(mdps, params[..., :-1], discount=float(config.discount), name="actor_critic")
 

@@ -246,6 +246,7 @@ class Recorder:
             final_returns=self.final_returns,
             logits=self.logits,
             values=self.values,
+            features=np.asarray(mdps.features) if mdps.num_features > 1 else None,
             measurements=self.measurements,
             measure_names=self.measures.names,
             teacher_returns=self._teacher_returns(),
