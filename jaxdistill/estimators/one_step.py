@@ -107,7 +107,7 @@ class OneStep(Estimator):
 
         With features it is [W, F, F]: at [w, f, g], whether row f of this step is row g of the previous one.
         """
-        if visit.features is None:
+        if pending.features is None:
             return pending.valid & (pending.observation == state.observation)
         pairs = visit.features[:, :, None] == pending.features[:, None, :]
         return pending.valid[:, None, None] & pairs

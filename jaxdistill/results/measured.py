@@ -216,8 +216,9 @@ def _check_worlds(result: "Result", mdps: MDP) -> None:
     sizes = (mdps.num_observations, mdps.num_actions)
     uniform = exact.episode_return(mdps, exact.uniform_policy(mdps))
     is_same = np.allclose(result.uniform_returns, uniform, rtol=1e-3, atol=1e-3, equal_nan=True)
-    features = np.asarray(mdps.features) if mdps.num_features > 1 else None
-    is_same &= np.array_equal(result.features, features)
+    features: Any = np.asarray(mdps.features) if mdps.num_features > 1 else None
+    saved: Any = result.features
+    is_same &= np.array_equal(saved, features)
     if result.logits.shape[2:] != sizes or not is_same:
         raise ValueError("the MDPs are not those of this result: their ids are equal and the worlds are not")
 

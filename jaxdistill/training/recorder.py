@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.kernels import choice
@@ -233,7 +234,7 @@ class Recorder:
         self._warn(faults)
         if self.without_return is not None:
             mdp, logits = self.without_return
-            policy = exact.policy_from_logits(mdp, logits)
+            policy = exact.policy_from_logits(mdp, jnp.asarray(logits))
             exact.episode_return(mdp, policy)  # It warns that the return is NaN, with the state and the reason.
         mdps = self.mdps
         return Result(

@@ -1,7 +1,7 @@
 """Makers of features: which rows of a student's tables each state adds up, int arrays for `MDP.with_features`.
 
 A student with features is linear in them, and generalises between states that share some: what it learns in one state
-changes its policy in the others. Each maker numbers its features from 0 on, without gaps where that is possible.
+changes its policy in the others. Each maker numbers its features from 0 on, without gaps.
 """
 
 from collections.abc import Sequence
@@ -99,9 +99,9 @@ def window_cells(mdps: MDP, radius: int) -> np.ndarray:
     cells = looks.reshape(-1, num_rows, num_cols)
     padded = np.pad(cells, [(0, 0), (radius, radius), (radius, radius)])
     windows = np.lib.stride_tricks.sliding_window_view(padded, (width, width), axis=(1, 2))
-    features = np.arange(width**2, dtype=np.int32) * (looks.max() + 1) + windows.reshape(
-        len(cells), num_rows * num_cols, -1
-    )
+    pairs = np.arange(width**2) * (looks.max() + 1) + windows.reshape(len(cells), num_rows * num_cols, -1)
+    _, numbers = np.unique(pairs, return_inverse=True)
+    features = numbers.reshape(pairs.shape).astype(np.int32)
     return features if mdps.is_stacked else features[0]
 
 

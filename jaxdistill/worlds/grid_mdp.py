@@ -94,7 +94,7 @@ def window_observations(grid: Grid, radius: int) -> tuple[np.ndarray, int]:
 
 
 def appearances(grid: Grid) -> np.ndarray:
-    """How each cell looks, as a number from 0, which is a wall, on, of the shape of the grid; see `window_observations`."""
+    """How each cell looks, numbers of the shape of the grid, as `window_observations` says; 0 is a wall."""
     reward = np.asarray(grid.reward)
     looks = np.unique(reward, return_inverse=True)[1].reshape(reward.shape) * 2 + np.asarray(grid.terminal) + 1
     looks = np.where(np.asarray(grid.wall), 0, looks)
