@@ -75,8 +75,8 @@ def check(settings: Settings) -> None:
 
 def problem(settings: Settings, kind: str) -> tuple[MDP, Teacher]:
     """The worlds with the features of a kind of student, and the soft teachers."""
-    size = {"num_rows": settings.num_rows, "num_cols": settings.num_rows}
-    mdps = sample_mdps(common.keys(settings.seed).worlds, settings.num_mdps, **size)
+    key, size = common.keys(settings.seed).worlds, settings.num_rows
+    mdps = sample_mdps(key, settings.num_mdps, num_rows=size, num_cols=size)
     q = exact.optimal_action_values(mdps, 0.99)
     table = KINDS[kind][1](mdps)
     worlds = mdps if table is None else mdps.with_features(table)
