@@ -33,9 +33,11 @@ from jaxdistill.methods import (
     Method,
     Schedule,
     Step,
+    from_library,
     guide,
     losses,
     plus_reward,
+    to_library,
 )
 from jaxdistill.methods import zoo as objectives
 from jaxdistill.methods.zoo import ZOO
@@ -83,6 +85,7 @@ __all__ = [
     "fields",
     "flows",
     "from_gymnasium",
+    "from_library",
     "from_text",
     "garnet",
     "gridworld",
@@ -102,6 +105,7 @@ __all__ = [
     "sweep",
     "teachers",
     "theory",
+    "to_library",
     "train",
     "variance",
 ]

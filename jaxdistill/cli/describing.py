@@ -77,10 +77,8 @@ def details(method: Method, latex: bool = False) -> str:
         parts += [("estimator", [estimator_text(method)]), ("discount", [discount])]
     parts.append(("reduction", [method.reduction or "mean, sum or fixed, as configured; g is that of sum"]))
     parts.append(("source", [f"{source}: {source.url}" for source in sources_of(method)]))
-    parts += [
-        ("try it", [f"jaxdistill check {method.name}"]),
-        ("symbols", _wrapped(SYMBOLS + FURTHER * ("floor" in method.params))),
-    ]
+    symbols = SYMBOLS + FURTHER * ("floor" in method.params)
+    parts += [("try it", [f"jaxdistill check {method.name}"]), ("symbols", textwrap.wrap(symbols, WIDTH - _INDENT))]
     lines = [f"{method.name}: {method.description}"]
     for title, texts in parts:
         lines += [f"  {title if i == 0 else '':{_INDENT - 2}}{text}" for i, text in enumerate(texts)]
