@@ -21,7 +21,7 @@ from jaxdistill.runtime.errors import guard_imports
 
 guard_imports()  # before the first import that reads the environment and can fail because of it
 
-from jaxdistill import executors, methods, results, teachers, theory
+from jaxdistill import executors, methods, results, teachers, theory, worlds
 from jaxdistill.engine import xla
 from jaxdistill.mdp import MDP, Teacher, exact, measures, stack
 from jaxdistill.methods import (
@@ -108,4 +108,5 @@ __all__ = [
     "to_library",
     "train",
     "variance",
+    "worlds",
 ]
