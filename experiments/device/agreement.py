@@ -45,9 +45,9 @@ def cases() -> Iterator[Case]:
         for methods in programs:
             known = tuple(m for m in methods if m.estimator in (None, estimator))
             yield Case(f"{known[0].name} and {len(known) - 1} more", known, estimator)
-    for name, method in ZOO.items():
+    for name, objective in ZOO.items():
         if name not in METHODS:
-            yield Case(name, (method,), method.estimator or "td")
+            yield Case(name, (objective,), objective.estimator or "td")
     for params in ({"epsilon": 0.2}, {"temperature": 0.5}):
         method = Method("q", params=params, estimator="td", baseline=False, needs_teacher=False)
         yield Case(f"Q-learning, {next(iter(params))}", (method,), "td", q_learning_rule)

@@ -69,13 +69,13 @@ class LaneTables:
 
     Attributes:
       rows: [W * O, width] for each part of the rule's rows.
-      scales: [W * ring, 2], by which an iteration's directions of logits and value are multiplied.
+      scales: [W * ring, 2], by which an iteration's directions of logits and value are multiplied; None in `resting`.
       curves: [W * C, 2], sums over the iterations of a bin of undiscounted return and of length.
       records: int32 [W * num_records, 4], the `StepRecord`s of the episode; None if the estimator needs none.
     """
 
     rows: Row
-    scales: jax.Array
+    scales: Any
     curves: jax.Array
     records: jax.Array | None
 
@@ -127,6 +127,10 @@ class Lanes:
 
     tables: LaneTables
     state: LaneState
+
+    def without_scales(self) -> "Lanes":
+        """The lanes without the ring of scales."""
+        return Lanes(dataclasses.replace(self.tables, scales=None), self.state)
 
 
 def lane_index(program: Program) -> jax.Array:
@@ -299,3 +303,39 @@ def settle(program: Program, lanes: Lanes) -> Lanes:
     rows = _settled(program, lanes, lane_index(program))
     rows = jax.tree.map(lambda part: part.reshape(-1, program.rule.width), rows)
     return dataclasses.replace(lanes, tables=dataclasses.replace(lanes.tables, rows=rows))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def resting(program: Program, lanes: Lanes, lane: jax.Array, num_records: int) -> Lanes:
+    """The students of the lanes `lane` [E], whose rows are settled, with all that they need to go on elsewhere.
+
+    The scales are left out, because a student whose rows are settled needs none of finished iterations.
+
+    Args:
+      program, lanes: as in `tick.advance`.
+      lane: int32 [E].
+      num_records: the records that are kept, of the first steps of the episode; at least those that are written.
+
+    Returns:
+      Every array has a leading axis [E].
+    """
+    taken = jax.tree.map(lambda table: table[lane], by_lane(program, lanes.without_scales().tables))
+    if taken.records is not None:
+        taken = dataclasses.replace(taken, records=taken.records[:, :num_records])
+    return Lanes(taken, jax.tree.map(lambda leaf: leaf[lane], lanes.state))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def put_back(program: Program, lanes: Lanes, lane: jax.Array, rest: Lanes) -> Lanes:
+    """Puts students that were taken by `resting` into the lanes `lane` [E]; a number of no lane leaves one out."""
+
+    def put(leaf: jax.Array, saved: jax.Array) -> jax.Array:
+        return leaf.at[lane].set(saved, mode="drop")
+
+    def put_table(table: jax.Array, saved: jax.Array) -> jax.Array:
+        of_lanes = by_lane(program, table)
+        return of_lanes.at[lane, : saved.shape[1]].set(saved, mode="drop").reshape(table.shape)
+
+    tables = jax.tree.map(put_table, lanes.without_scales().tables, rest.tables)
+    tables = dataclasses.replace(tables, scales=lanes.tables.scales)
+    return Lanes(tables, jax.tree.map(put, lanes.state, rest.state))

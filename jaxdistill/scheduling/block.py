@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
-from jaxdistill.engine.lanes import Lanes, empty, extract, load, settle
+from jaxdistill.engine.lanes import Lanes, empty, extract, load, put_back, resting, settle
 from jaxdistill.engine.tick import advance
 from jaxdistill.kernels import launch
-from jaxdistill.runtime.checkpoints import Outputs, StudentSnapshot
+from jaxdistill.runtime.checkpoints import Outputs, Snapshots
 from jaxdistill.scheduling.forecast import IterationLengths
 from jaxdistill.scheduling.task import Task
 
@@ -91,40 +91,44 @@ class Block:
             initial[free] = self.task.initial[entering]
         occupant = np.maximum(self.occupant, 0).astype(np.int32)
         self.lanes = load(self.program, self.lanes, self.worlds, mask, self.students, occupant, initial)
-        snapshots = self.task.snapshots
-        pairs = zip(free.tolist(), entering.tolist(), strict=True)
-        return (
-            self._resume([(lane, student_index) for lane, student_index in pairs if student_index in snapshots])
-            or is_new
-        )
+        return self._resume(free, entering) or is_new
 
-    def _resume(self, pairs: list[tuple[int, int]]) -> bool:
-        """Puts students (lane, student index) where an earlier run had left them; whether there are any."""
-        if not pairs:
-            return False
-        leaves, structure = jax.tree.flatten(self.lanes)
-        leaves = [np.array(leaf) for leaf in leaves]
-        for lane, student_index in pairs:
-            snapshot = self.task.snapshots.pop(student_index)
-            self.pause[lane], self.settled[lane] = snapshot.pause, snapshot.settled
-            for leaf, saved in zip(leaves, snapshot.leaves, strict=True):
-                leaf.reshape(len(self.occupant), -1, *leaf.shape[1:])[lane] = saved
-        self.lanes = jax.device_put(jax.tree.unflatten(structure, leaves), self.device)
-        return True
+    def _resume(self, lanes: np.ndarray, students: np.ndarray) -> bool:
+        """Puts the students that an earlier run had begun where it had left them; whether there are any."""
+        known, width = self.task.snapshots, len(self.occupant)
+        pairs = zip(lanes.tolist(), students.tolist(), strict=True)
+        lane_of = {student: lane for lane, student in pairs if student in known}
+        for part in self.task.take_snapshots(lane_of):
+            number = len(part.students)
+            # As many as there are lanes, so that nothing recompiles.
+            places = np.full(width, width, np.int32)
+            places[:number] = [lane_of[student] for student in part.students.tolist()]
+            self.pause[places[:number]], self.settled[places[:number]] = part.pauses, part.iterations
+            padded = [np.resize(leaf, (width, *leaf.shape[1:])) for leaf in part.leaves]
+            assert self.lanes is not None
+            rest = jax.tree.unflatten(jax.tree.structure(self.lanes.without_scales()), padded)
+            self.lanes = put_back(self.program, self.lanes, places, rest)
+        return bool(lane_of)
 
-    def snapshots(self) -> dict[int, StudentSnapshot]:
-        """The students in the lanes, by index, as a later run can go on with them."""
+    def snapshots(self) -> Snapshots | None:
+        """The students in the lanes, as a later run can go on with them; None if there are none.
+
+        Rows must be settled: `settle` does it, and a kernel that is to run no tick.
+        """
         busy = np.flatnonzero(self.occupant >= 0)
         if self.lanes is None or not len(busy):
-            return {}
-        leaves = [np.asarray(leaf) for leaf in jax.device_get(jax.tree.leaves(self.lanes))]
-        busy_leaves = [leaf.reshape(len(self.occupant), -1, *leaf.shape[1:])[busy] for leaf in leaves]
-        return {
-            int(self.occupant[lane]): StudentSnapshot(
-                int(self.pause[lane]), int(self.settled[lane]), [leaf[i] for leaf in busy_leaves]
-            )
-            for i, lane in enumerate(busy)
-        }
+            return None
+        time = int(np.asarray(self.lanes.state.time)[busy].max())
+        num_records = min(1 << time.bit_length(), self.program.num_records)  # few different numbers: each compiles
+        padded = np.resize(busy.astype(np.int32), len(self.occupant))  # so that nothing recompiles
+        rest = jax.device_get(resting(self.program, self.lanes, padded, num_records))
+        leaves = [leaf[: len(busy)] for leaf in jax.tree.leaves(rest)]
+        return Snapshots(self.occupant[busy], self.pause[busy], self.settled[busy], leaves)
+
+    def settle(self) -> None:
+        """Settles the rows of XLA's lanes."""
+        if self.kernel is None:
+            self.lanes, self.settled = settle(self.program, self.lanes), self.iteration.astype(np.int64)
 
     def begin(self, num_ticks: int) -> None:
         """Says where each lane stops in the ticks that follow, and lets XLA's loop run them; kernels run in `Group`."""
@@ -162,9 +166,9 @@ class Block:
         return int((self.iteration >= self.until)[self.occupant >= 0].sum())
 
     def settle_old(self) -> None:
-        """Settles all rows of XLA's lanes if some lane has to soon; kernels do so themselves."""
-        if self.kernel is None and (self.iteration - self.settled).max() > self.program.ring // 2:
-            self.lanes, self.settled = settle(self.program, self.lanes), self.iteration.astype(np.int64)
+        """Settles the rows of XLA's lanes if some lane has to soon; kernels do so themselves."""
+        if (self.iteration - self.settled).max() > self.program.ring // 2:
+            self.settle()
 
     def measure(self) -> None:
         """Estimates how long the students in the lanes will take."""

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from jaxdistill.kernels import launch
-from jaxdistill.runtime.checkpoints import StudentSnapshot
+from jaxdistill.runtime.checkpoints import Snapshots
 from jaxdistill.scheduling.block import Block
 from jaxdistill.scheduling.chunks import ChunkSize
 from jaxdistill.scheduling.forecast import TickCost
+from jaxdistill.scheduling.task import Task
 
 
 class Group:
@@ -112,9 +113,16 @@ class Group:
         self._ticks_before -= sum(block.ticks_per_step * block.steps for block in finished)
         self.blocks = [block for block in self.blocks if block not in finished]
 
-    def snapshots(self) -> list[tuple[Block, dict[int, StudentSnapshot]]]:
-        """The students in the lanes of each block, as a later run can go on with them."""
-        return [(block, block.snapshots()) for block in self.blocks]
+    def snapshots(self) -> list[tuple[Task, Snapshots]]:
+        """The students in the lanes of each task, as a later run can go on with them."""
+        self.finish()
+        busy = [block for block in self.blocks if block.is_busy()]
+        if self._has_kernels and busy:
+            self.run_ticks(0)
+        for block in busy:
+            block.settle()
+        taken = [(block.task, block.snapshots()) for block in busy]
+        return [(task, snapshots) for task, snapshots in taken if snapshots is not None]
 
 
 def ordinal_of(device: jax.Device) -> int:
