@@ -1,5 +1,7 @@
 """A block of lanes of one program, and which student is in each lane."""
 
+from typing import Any, NamedTuple
+
 import jax
 import numpy as np
 
@@ -10,7 +12,8 @@ from jaxdistill.runtime.checkpoints import Outputs, Snapshots
 from jaxdistill.scheduling.forecast import IterationLengths
 from jaxdistill.scheduling.task import Task
 
-_EXTRACT_ENTRIES = 2**20  # table entries copied out per call
+_EXTRACT_ENTRIES, _KERNEL_ENTRIES = 2**20, 2**25  # table entries copied out per call, of XLA's lanes and of kernels'
+_FEW_LANES = 64  # blocks of so many lanes are small
 
 
 class Block:
@@ -96,6 +99,8 @@ class Block:
     def _resume(self, lanes: np.ndarray, students: np.ndarray) -> bool:
         """Puts the students that an earlier run had begun where it had left them; whether there are any."""
         known, width = self.task.snapshots, len(self.occupant)
+        if not known:
+            return False
         pairs = zip(lanes.tolist(), students.tolist(), strict=True)
         lane_of = {student: lane for lane, student in pairs if student in known}
         for part in self.task.take_snapshots(lane_of):
@@ -177,38 +182,67 @@ class Block:
         self.ticks_left = (self.lengths.per_iteration() * iterations_left)[busy]
         task.ticks[self.occupant[busy]] = self.ticks_per_step * self.count[busy] + self.ticks_left
 
-    def hand_out(self) -> None:
-        """Hands out the parameters of lanes at a pause, the end or a fault; frees those at the end or a fault."""
+    def is_ready(self) -> bool:
+        """Whether the ticks that `begin` has announced are over."""
+        return isinstance(self.status, np.ndarray) or self.status.is_ready()
+
+    def collect(self) -> list["Collected"]:
+        """Takes the parameters of lanes at a pause, the end or a fault; frees those at the end or a fault.
+
+        What is returned is still computed by the device, in few pieces, and is handed out by `deliver`.
+        """
         task = self.task
         ready = np.flatnonzero(self.idle & ((self.iteration >= self._next_pauses()) | self.fault))
         cost = task.cost[np.maximum(self.occupant, 0)]
         self.work_done = self._work_of_finished + float((cost * self.iteration).sum())
         self.steps = int(self._steps_of_finished + self.count.sum())
         self.lengths.update(self.count * self.ticks_per_step, self.iteration)
-        if not len(ready):
-            return
+        size = self._extracted_at_once(len(ready))
+        pieces = [ready[start : start + size] for start in range(0, len(ready), size)]
         # A fixed number of lanes per call, so that nothing recompiles.
-        entries = task.worlds.num_observations * self.program.rule.num_params
-        size = max(1, min(len(self.occupant), _EXTRACT_ENTRIES // entries))
-        for start in range(0, len(ready), size):
-            lanes = ready[start : start + size]
-            padded = np.zeros(size, np.int32)
-            padded[: len(lanes)] = lanes
-            arrays = jax.device_get(extract(self.program, self.lanes, padded))
-            # A copy, so that what is kept of a few lanes does not hold on to the memory of all.
-            self._hand_out_lanes(lanes, Outputs(*(array[: len(lanes)].copy() for array in arrays)))
+        arrays = [extract(self.program, self.lanes, np.resize(lanes.astype(np.int32), size)) for lanes in pieces]
+        return [Collected(*self._free(lanes), x) for lanes, x in zip(pieces, arrays, strict=True)]
 
-    def _hand_out_lanes(self, lanes: np.ndarray, outputs: Outputs) -> None:
+    def _extracted_at_once(self, number: int) -> int:
+        """How many lanes a call extracts of so many: all that may be, or an eighth of them if they suffice."""
+        width, entries = len(self.occupant), self.task.worlds.num_observations * self.program.rule.num_params
+        most = _EXTRACT_ENTRIES if self.kernel is None else _KERNEL_ENTRIES
+        size = max(1, min(width, most // entries))
+        return size // 8 if size > _FEW_LANES and number <= size // 8 else size
+
+    def _free(self, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ends the pause of some lanes, and frees those at the end or a fault; the students, and their pauses or -1."""
         task, students = self.task, self.occupant[lanes]
-        is_last = (outputs.fault > 0) | (self.pause[lanes] == len(task.pauses))
+        is_last = self.fault[lanes] | (self.pause[lanes] == len(task.pauses))
         pauses = np.where(is_last, -1, self.pause[lanes])
-        task.on_outputs(students, pauses, outputs)
-        if task.save_outputs is not None:
-            task.save_outputs(students, pauses, outputs)
         self.pause[lanes] += 1
-        finished, count = students[is_last], outputs.count[is_last].astype(np.int64)
+        finished, count = students[is_last], self.count[lanes][is_last].astype(np.int64)
         self.occupant[lanes[is_last]], self.pause[lanes[is_last]] = -1, 0
         task.num_finished += len(finished)
         self._work_of_finished += float(task.cost[finished].sum()) * task.num_iterations
         self._steps_of_finished += int(count.sum())
         task.ticks[finished] = self.ticks_per_step * count
+        return students, pauses
+
+    def deliver(self, collected: list["Collected"]) -> None:
+        """Hands out what was collected."""
+        for students, pauses, arrays in collected:
+            # A copy, so that what is kept of a few lanes does not hold on to the memory of all.
+            outputs = Outputs(*(array[: len(students)].copy() for array in jax.device_get(arrays)))
+            self.task.on_outputs(students, pauses, outputs)
+            if self.task.save_outputs is not None:
+                self.task.save_outputs(students, pauses, outputs)
+
+
+class Collected(NamedTuple):
+    """What students hand out, as long as the device computes it.
+
+    Attributes:
+      students: int [N], their indices.
+      pauses: int [N], indices of their pauses, or -1 at the end.
+      arrays: the fields of `Outputs`, with at least N entries.
+    """
+
+    students: np.ndarray
+    pauses: np.ndarray
+    arrays: Any

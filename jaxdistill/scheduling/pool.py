@@ -178,6 +178,8 @@ class _Pool:
                 self._publish_snapshots(index, groups, math.inf)
         finally:
             self._saves_served[index] = math.inf  # no save must wait for this worker any more
+            for group in groups:
+                group.finish()  # no chunk runs on when training has stopped
 
     def _rounds(self, index: int, device: jax.Device) -> Iterator[Sequence[Group]]:
         """Runs the tasks in turn, a chunk of ticks per round; yields the groups of blocks after each round.
