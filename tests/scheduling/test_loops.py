@@ -14,7 +14,7 @@ from jaxdistill.engine.lanes import Program
 from jaxdistill.kernels import choice, launch, translation
 from jaxdistill.kernels.native import NativeToolchain
 from jaxdistill.runtime import checkpoints
-from jaxdistill.scheduling import chunks, loops
+from jaxdistill.scheduling import block, chunks, group, loops
 from tests.lockstep import lockstep
 
 METHODS = ["on_policy_distill_r", "teacher_distill", "n_distill"]
@@ -152,6 +152,26 @@ def test_what_has_no_kernel_says_so_in_one_line(problem, what, capsys, monkeypat
     lines = [line for line in capsys.readouterr().err.splitlines() if "training runs in" in line]
     assert len(lines) == 1 and text in lines[0] and "XLA's loop and not in a kernel" in lines[0]
     assert result.settings["loops"][0]["loop"] == "XLA" and text in result.settings["loops"][0]["reason"]
+
+
+def test_outputs_are_handed_out_while_the_next_chunk_runs(problem, monkeypatch):
+    """Numbers are those of a training in which the host waits for every chunk."""
+    running = []
+    deliver = block.Block.deliver
+
+    def delivered(self, collected):
+        if collected:
+            running.append(any(group._running for group in groups))
+        deliver(self, collected)
+
+    groups, init = [], group.Group.__init__
+    monkeypatch.setattr(group.Group, "__init__", lambda self, blocks: groups.append(self) or init(self, blocks))
+    monkeypatch.setattr(block.Block, "deliver", delivered)
+    overlapped = train(problem, lanes=5)
+    assert 0 < np.mean(running) < 1
+    begin = group.Group._begin_chunk
+    monkeypatch.setattr(group.Group, "_begin_chunk", lambda self: begin(self) or self.finish())
+    assert_same(train(problem, lanes=5), overlapped)
 
 
 def test_lanes_are_divided_by_work():
