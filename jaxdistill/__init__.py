@@ -51,7 +51,7 @@ from jaxdistill.training import presets
 from jaxdistill.training.config import Cell, Config
 from jaxdistill.training.sweep import sweep
 from jaxdistill.training.train import train
-from jaxdistill.worlds import garnet, gridworld
+from jaxdistill.worlds import features, garnet, gridworld
 from jaxdistill.worlds import gymnasium as gymnasium_worlds
 from jaxdistill.worlds.gridworld import GridConfig, from_text, sample_mdps
 from jaxdistill.worlds.gymnasium import from_gymnasium
@@ -82,6 +82,7 @@ __all__ = [
     "exact",
     "executors",
     "expected_update",
+    "features",
     "fields",
     "flows",
     "from_gymnasium",

@@ -22,6 +22,10 @@ ends are real (the paper's s_term), so nothing is bootstrapped from beyond them.
 episode of T steps is cut in state s_T, the value V(o_T) takes the place of target_T, and the part of rhat_{T-1} that
 the next step decides is that of an action drawn in s_T and not played. With truncation "end" a cut is an end.
 
+Where a state has several features, its logits and its V are the sums of the rows of its features, and each of these
+rows gets the update of the step: in full or, with feature_steps "divided", divided by their number. An observation o is
+then a list of rows, and V(o) is their sum.
+
 Letters: S states, A actions, K outcomes, O observations; pi teacher, pi_theta student; logarithms in nats.
 """
 
@@ -70,11 +74,19 @@ class World:
     observation: list[int]  # [S] row of the student's tables, in [0, O)
     num_observations: int
     time_limit: int = 2**31 - 1  # steps
+    features: list[list[int]] | None = None  # [O] rows of the student's tables; None: row o for observation o
+    num_rows: int = 0  # of the student's tables; 0: as many as observations
 
     @classmethod
     def of(cls, mdp: Any) -> World:
         """Copies one MDP from an object with these attributes; `outcome_probs` [A, K] or [S, A, K]."""
-        field = {name: np.asarray(getattr(mdp, name)).tolist() for name in cls.__dataclass_fields__}
+        names = cls.__dataclass_fields__.keys() - {"features", "num_rows"}
+        field = {name: np.asarray(getattr(mdp, name)).tolist() for name in names}
+        if np.ndim(mdp.observation) == 2:  # every state is an observation, with several rows
+            field["features"] = [[row for row in rows if row >= 0] for rows in field["observation"]]
+            field["num_rows"] = field["num_observations"]
+            field["num_observations"] = len(field["features"])
+            field["observation"] = list(range(len(field["features"])))
         if np.ndim(mdp.outcome_probs) == 2:  # the same table in every state
             field["outcome_probs"] = [field["outcome_probs"]] * len(field["successor"])
         return cls(**field)
@@ -82,6 +94,21 @@ class World:
     @property
     def num_actions(self) -> int:
         return len(self.outcome_probs[0])
+
+    def rows(self, observation: int) -> list[int]:
+        """The rows of the student's tables that an observation adds up."""
+        return [observation] if self.features is None else self.features[observation]
+
+    def table(self, zero: Any) -> list[Any]:
+        """A table of the student, with a copy of `zero` in each row."""
+        return [zero() for _ in range(self.num_rows or self.num_observations)]
+
+    def sums(self, table: list[list[float]]) -> list[list[float]]:
+        """The sum of the rows of every observation, [O][A]."""
+        return [
+            [sum(table[row][a] for row in self.rows(o)) for a in range(self.num_actions)]
+            for o in range(self.num_observations)
+        ]
 
 
 class Teacher(NamedTuple):
@@ -107,6 +134,7 @@ class Settings:
     loss_visits: str = "every"  # visits of a row in an episode that count, or "once": the last one
     return_visits: str = "every"
     fixed_length: float = 60.0  # of the reduction "fixed"
+    feature_steps: str = "full"  # what each row of an observation gets of a step's update, or "divided"
 
     def __post_init__(self) -> None:
         only_td = self.method in ("td_v0", "td_vpi")  # they replace the bootstrap of TD(1)
@@ -288,7 +316,7 @@ def targets_and_advantages(
 
 
 class Update(NamedTuple):
-    """The two brackets R_t[...], by observation; unvisited rows are absent."""
+    """The two brackets R_t[...], by row of the tables; unvisited rows are absent."""
 
     logits: dict[int, list[float]]  # o -> gradient to descend
     values: dict[int, float]  # o -> step to take
@@ -308,19 +336,21 @@ def episode_update(
     targets, advantages = targets_and_advantages(world, settings, values, episode, rhat, cut)
     weight = {"mean": 1.0 / len(episode), "sum": 1.0, "fixed": 1.0 / settings.fixed_length}[settings.reduction]
     update = Update({}, {})
-    rows = [world.observation[step.state] for step in episode]
+    observations = [world.observation[step.state] for step in episode]
     for t, (step, target, advantage) in enumerate(zip(episode, targets, advantages, strict=True)):
-        o = rows[t]
-        is_last = o not in rows[t + 1 :]
-        has_loss = is_last or settings.loss_visits == "every"
-        has_return = is_last or settings.return_visits == "every"
+        o = observations[t]
         pi_theta = policy[o]
         grad_l = loss_gradient(teacher, settings, step.state, pi_theta, values[o])
-        row = update.logits.setdefault(o, [0.0] * len(pi_theta))
-        for a, prob in enumerate(pi_theta):
-            grad_log_pi = (1.0 if a == step.action else 0.0) - prob
-            row[a] += weight * (-grad_log_pi * advantage * has_return + grad_l[a] * has_loss)
-        update.values[o] = update.values.get(o, 0.0) + weight * (target - values[o]) * has_return
+        for r in world.rows(o):
+            is_last = all(r not in world.rows(later) for later in observations[t + 1 :])
+            has_loss = is_last or settings.loss_visits == "every"
+            has_return = is_last or settings.return_visits == "every"
+            share = weight / len(world.rows(o)) if settings.feature_steps == "divided" else weight
+            row = update.logits.setdefault(r, [0.0] * len(pi_theta))
+            for a, prob in enumerate(pi_theta):
+                grad_log_pi = (1.0 if a == step.action else 0.0) - prob
+                row[a] += share * (-grad_log_pi * advantage * has_return + grad_l[a] * has_loss)
+            update.values[r] = update.values.get(r, 0.0) + share * (target - values[o]) * has_return
     return update
 
 
@@ -340,9 +370,9 @@ def train_student(
     world: World, teacher: Teacher, settings: Settings, num_iterations: int, rng: np.random.Generator
 ) -> Run:
     """Trains one student from zero tables (App. A.3), under its own control but for teacher_distill."""
-    logits = [[0.0] * world.num_actions for _ in range(world.num_observations)]
-    values = [0.0] * world.num_observations
-    policy = [softmax(row) for row in logits]
+    logits = world.table(lambda: [0.0] * world.num_actions)
+    value_table = world.table(float)
+    policy, values = [softmax(row) for row in world.sums(logits)], [0.0] * world.num_observations
     learns_values = settings.method not in ("teacher_distill", "on_policy_distill")  # their target is 0
     returns, lengths = [], []
     for _ in range(num_iterations):
@@ -350,16 +380,17 @@ def train_student(
         control = teacher.probs if settings.method == "teacher_distill" else by_state
         episode, cut = close_episode(settings, control, play_episode(world, control, rng), rng)
         update = episode_update(world, teacher, settings, policy, values, episode, cut)
-        for o, gradient in update.logits.items():
+        for row, gradient in update.logits.items():
             for a, slope in enumerate(gradient):
-                logits[o][a] -= settings.learning_rate * slope
-            policy[o] = softmax(logits[o])
+                logits[row][a] -= settings.learning_rate * slope
+        policy = [softmax(row) for row in world.sums(logits)]
         if learns_values:
-            for o, change in update.values.items():
-                values[o] += settings.value_learning_rate * change
+            for row, change in update.values.items():
+                value_table[row] += settings.value_learning_rate * change
+            values = [sum(value_table[row] for row in world.rows(o)) for o in range(world.num_observations)]
         returns.append(sum(step.reward for step in episode))
         lengths.append(len(episode))
-    return Run(np.array(returns), np.array(lengths), np.array(logits), np.array(values))
+    return Run(np.array(returns), np.array(lengths), np.array(logits), np.array(value_table))
 
 
 def train_q_learning(
@@ -378,7 +409,8 @@ def train_q_learning(
     softmax(Q / temperature). Q is 0 after the end of an episode; a time limit cuts an episode without ending it.
     """
     num_actions = world.num_actions
-    q = [[0.0] * num_actions for _ in range(world.num_observations)]
+    table = world.table(lambda: [0.0] * num_actions)
+    q = world.sums(table)
     returns, lengths = [], []
     for _ in range(num_iterations):
         state: int | None = world.start[draw(world.start_probs, rng)]
@@ -392,8 +424,11 @@ def train_q_learning(
                 candidates = [draw([weight / sum(weights) for weight in weights], rng)]
             step = take_step(world, state, candidates[int(rng.integers(len(candidates)))], rng)
             ahead = 0.0 if step.next_state is None else max(q[world.observation[step.next_state]])
-            row[step.action] += learning_rate * (step.reward + discount * ahead - row[step.action])
+            change = learning_rate * (step.reward + discount * ahead - row[step.action])
+            for feature in world.rows(world.observation[step.state]):
+                table[feature][step.action] += change
+            q = world.sums(table)
             total, length, state = total + step.reward, length + 1, step.next_state
         returns.append(total)
         lengths.append(length)
-    return Run(np.array(returns), np.array(lengths), np.array(q), np.array(q).max(axis=1))
+    return Run(np.array(returns), np.array(lengths), np.array(table), np.array(table).max(axis=1))

@@ -70,7 +70,7 @@ class _NoCredit(StudentRule):
     def state_value(self, student: Any, row: Any, teacher_value: Any) -> Any:
         return teacher_value
 
-    def credit(self, student: Any, row: Any, step: Any, target: Any) -> Any:
+    def credit(self, student: Any, row: Any, step: Any, target: Any, share: Any = None) -> Any:
         return jax.tree.map(lambda part: part + 0 * target, row)
 
 

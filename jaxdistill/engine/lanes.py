@@ -11,13 +11,31 @@ from jax import lax
 
 from jaxdistill.engine import threefry, xla
 from jaxdistill.engine.packing import Worlds, count_reached, read
-from jaxdistill.engine.rules import Rule, Student
+from jaxdistill.engine.rules import Rule, Student, SumRule
 from jaxdistill.engine.schedules import num_columns
 from jaxdistill.estimators.estimator import Estimator, Row, StepRecord
 from jaxdistill.methods.numerics import sample_index
 from jaxdistill.runtime.surroundings import default_promotion
 
 STEP_STREAM, START_STREAM, CUT_STREAM = 0, 1, 2  # purposes of random draws
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """How a state uses several rows of its student's table; hashable.
+
+    Attributes:
+      number: F, the rows that each step reads and writes.
+      is_divided: whether each of a state's rows gets the step's direction divided by their number.
+    """
+
+    number: int
+    is_divided: bool = False
+
+    @property
+    def num_spare(self) -> int:
+        """Rows after those of the table that take the places without a feature. They stay 0."""
+        return self.number - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +55,7 @@ class Program:
       optimizer: gradient transformation over {"logits": [O, A], "values": [O]}, or None for plain SGD.
       episode_control: whether any control policy draws its component per episode.
       sync_every: ticks between applications of `optimizer`.
+      features: where the logits of a state are sums of several rows; None where each state uses one row.
     """
 
     rule: Rule
@@ -51,6 +70,18 @@ class Program:
     optimizer: optax.GradientTransformation | None = None
     episode_control: bool = False
     sync_every: int = 32
+    features: Features | None = None
+
+    @property
+    def state_rule(self) -> Rule:
+        """What the rows of a state mean: `rule`, or its sums where a state uses several rows."""
+        rule, features = self.rule, self.features
+        return rule if features is None else SumRule(rule.num_actions, rule.next_rewards, rule, features.number)
+
+    @property
+    def num_spare(self) -> int:
+        """Rows of a lane's table that are no row of its student."""
+        return 0 if self.features is None else self.features.num_spare
 
     def with_lanes(self, num_lanes: int) -> "Program":
         """The program with another number of lanes."""
@@ -68,7 +99,7 @@ class LaneTables:
     """The tables of all lanes, stored lane after lane.
 
     Attributes:
-      rows: [W * O, width] for each part of the rule's rows.
+      rows: [W * O, width] for each part of the rule's rows; with features, F - 1 spare rows follow those of each lane.
       scales: [W * ring, 2], by which an iteration's directions of logits and value are multiplied; None in `resting`.
       curves: [W * C, 2], sums over the iterations of a bin of undiscounted return and of length.
       records: int32 [W * num_records, 4], the `StepRecord`s of the episode; None if the estimator needs none.
@@ -138,9 +169,15 @@ def lane_index(program: Program) -> jax.Array:
     return jnp.arange(program.num_lanes, dtype=jnp.int32)
 
 
+def rows_of_lane(program: Program, worlds: Worlds) -> int:
+    """Rows of a lane's table."""
+    return worlds.num_observations + program.num_spare
+
+
 def scale_index(program: Program, iteration: jax.Array) -> jax.Array:
-    """The row of `LaneTables.scales` that holds the scale of each lane's `iteration`."""
-    return lane_index(program) * program.ring + (iteration & (program.ring - 1))
+    """The rows of `LaneTables.scales` that hold the scales of each lane's `iteration` [W] or [W, F]."""
+    lane = lane_index(program) if iteration.ndim == 1 else lane_index(program)[:, None]
+    return lane * program.ring + (iteration & (program.ring - 1))
 
 
 def refresh_iteration(program: Program, state: LaneState) -> jax.Array:
@@ -180,7 +217,7 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
         else None
     )
     tables = LaneTables(
-        rows=rows(width * worlds.num_observations),
+        rows=rows(width * rows_of_lane(program, worlds)),
         scales=jnp.zeros((width * program.ring, 2), jnp.float32),
         curves=jnp.zeros((width * program.num_checkpoints, 2), jnp.float32),
         records=records,
@@ -201,16 +238,21 @@ def empty(program: Program, worlds: Worlds, student: Student) -> Lanes:
         truncated=ints(),
         fault=ints(),
         awaits_optimizer=jnp.zeros(width, bool),
-        work=program.estimator.empty_work(width, rule, num_columns(program.scheduled)),
+        work=program.estimator.empty_work(width, program.state_rule, num_columns(program.scheduled)),
         opt_state=_initial_opt_state(program, tables.rows),
     )
     return Lanes(tables, state)
 
 
 def as_params(program: Program, rows: Row) -> dict[str, jax.Array]:
-    """The parameters in tables of rows [..., O, width], as `optimizer` takes them."""
-    a = program.rule.num_actions
-    return {"logits": rows[0][..., :a], "values": rows[0][..., a]}
+    """The parameters in a lane's tables of rows [..., rows, width], as `optimizer` takes them; spare rows are none."""
+    a, params = program.rule.num_actions, student_rows(program, rows[0])
+    return {"logits": params[..., :a], "values": params[..., a]}
+
+
+def student_rows(program: Program, table: jax.Array) -> jax.Array:
+    """The rows of a student, without the spare ones, of a table [..., rows, width] of a lane."""
+    return table[..., : table.shape[-2] - program.num_spare, :] if program.num_spare else table
 
 
 def _initial_opt_state(program: Program, rows: Row) -> Any:
@@ -244,7 +286,8 @@ def load(program: Program, lanes: Lanes, worlds: Worlds, mask, students: Student
         return lax.platform_dependent(table, rows, mask, cpu=put_in_turn, default=put_at_once)
 
     params, *other_parts = tables.rows
-    initial_rows = 0.0 if initial is None else jnp.pad(initial, ((0, 0), (0, 0), (0, rule.width - rule.num_params)))
+    padding = ((0, 0), (0, program.num_spare), (0, rule.width - rule.num_params))
+    initial_rows = 0.0 if initial is None else jnp.pad(initial, padding)
     # Scales and records are written before they are read, so those of an earlier student need not be cleared.
     tables = dataclasses.replace(
         tables, rows=(put(params, initial_rows), *map(put, other_parts)), curves=put(tables.curves)
@@ -302,7 +345,7 @@ def _settled(program: Program, lanes: Lanes, lane: jax.Array) -> Row:
 @xla.compiled()
 def extract(program: Program, lanes: Lanes, lane: jax.Array):
     """The fields of `checkpoints.Outputs` of the lanes `lane` [E], each with a leading axis [E]."""
-    params = _settled(program, lanes, lane)[0][:, :, : program.rule.num_params]
+    params = student_rows(program, _settled(program, lanes, lane)[0])[:, :, : program.rule.num_params]
     curves = by_lane(program, lanes.tables.curves)
     counts = lanes.state.truncated, lanes.state.count, lanes.state.fault
     return params, curves[lane], *(count[lane] for count in counts)

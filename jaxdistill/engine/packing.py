@@ -22,7 +22,13 @@ _WRITE = lax.ScatterDimensionNumbers(
 
 
 def read(tables: Any, index: jax.Array) -> Any:
-    """Reads rows `index` [W], which must be in range, of a table [N, R] or of each table of a tree; [W, R]."""
+    """Reads rows `index` [W], which must be in range, of a table [N, R] or of each table of a tree; [W, R].
+
+    With `index` [W, F], it reads F rows for each of the W, [W, F, R].
+    """
+    if index.ndim == 2:
+        rows = read(tables, index.reshape(-1))
+        return jax.tree.map(lambda x: x.reshape(*index.shape, x.shape[-1]), rows)
     return jax.tree.map(
         lambda table: lax.gather(table, index[:, None], _READ, (1, table.shape[1]), mode="promise_in_bounds"), tables
     )
@@ -31,9 +37,12 @@ def read(tables: Any, index: jax.Array) -> Any:
 def write(tables: Any, index: jax.Array, rows: Any) -> Any:
     """Replaces rows `index` [W] of a table [N, R], or of each table of a tree, by `rows` [W, R].
 
-    The indices must be increasing and distinct. On CPU the rows are written in a loop, because XLA compiles a loop into
-    one function without calls inside only if it contains no scatter.
+    With `index` [W, F] and `rows` [W, F, R], it replaces F rows for each of the W. The indices must be increasing and
+    distinct. On CPU the rows are written in a loop, because XLA compiles a loop into one function without calls inside
+    only if it contains no scatter.
     """
+    if index.ndim == 2:
+        index, rows = index.reshape(-1), jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), rows)
     return lax.platform_dependent(tables, index, rows, cpu=_write_in_turn, default=_scatter)
 
 
@@ -101,6 +110,8 @@ class Worlds:
       outcomes: float32 [M * (S or 1) * A, K], cumulative outcome probabilities (`cumulative`).
       continue_prob: float32 [M, 1].
       starts: int32 [M * B, 2]: start state, its observation.
+      features: int32 [M * S, F], the rows that a state adds up, increasing; None where each state has one row, its
+        observation. In place of padding, it has the numbers O, O + 1, ..., of spare rows that stay 0.
       start_cumulative: float32 [M, B], cumulative start probabilities.
       num_states, num_actions, num_outcomes, num_starts, num_observations: S, A, K, B and O.
       outcomes_by_state: whether outcome probabilities depend on the state.
@@ -110,6 +121,7 @@ class Worlds:
     outcomes: jax.Array
     continue_prob: jax.Array
     starts: jax.Array
+    features: jax.Array | None
     start_cumulative: jax.Array
     num_states: int = dataclasses.field(metadata={"static": True})
     num_actions: int = dataclasses.field(metadata={"static": True})
@@ -121,8 +133,11 @@ class Worlds:
 
 def pack_worlds(mdps: MDP) -> Worlds:
     """Packs a stack of MDPs with NumPy on the host; the tables are device arrays."""
-    successor, observation = np.asarray(mdps.successor), np.asarray(mdps.observation)
+    successor, features = np.asarray(mdps.successor), np.asarray(mdps.features)
     num_mdps = len(successor)
+    has_features = mdps.num_features > 1
+    # With features, a step looks its rows up by its state, so that outcomes need no lists of them.
+    observation = np.tile(np.arange(mdps.num_states), (num_mdps, 1)) if has_features else features[..., 0]
     world = np.arange(num_mdps).reshape(-1, 1, 1)
     arrivals = np.stack(
         [
@@ -141,6 +156,7 @@ def pack_worlds(mdps: MDP) -> Worlds:
         outcomes=jnp.asarray(cumulative(probs).reshape(-1, probs.shape[-1])),
         continue_prob=jnp.asarray(mdps.continue_prob, jnp.float32)[:, None],
         starts=jnp.asarray(starts.reshape(-1, 2), jnp.int32),
+        features=jnp.asarray(_without_padding(features, mdps.num_observations)) if has_features else None,
         start_cumulative=jnp.asarray(cumulative(np.asarray(mdps.start_probs))),
         num_states=mdps.num_states,
         num_actions=mdps.num_actions,
@@ -149,6 +165,18 @@ def pack_worlds(mdps: MDP) -> Worlds:
         num_observations=mdps.num_observations,
         outcomes_by_state=probs.ndim == 4,
     )
+
+
+def _without_padding(features: np.ndarray, num_observations: int) -> np.ndarray:
+    """`Worlds.features` of the features [M, S, F] of MDPs.
+
+    Each place without a feature has a spare row of its own, because the rows that a step writes must be distinct.
+    """
+    num_features = features.shape[-1]
+    ordered = np.sort(np.where(features < 0, num_observations, features), axis=-1).astype(np.int32)
+    num_active = (features >= 0).sum(-1, keepdims=True)
+    spare = num_observations + np.arange(num_features, dtype=np.int32) - num_active
+    return np.where(ordered == num_observations, spare, ordered).reshape(-1, num_features).astype(np.int32)
 
 
 def cumulative(probs: np.ndarray) -> np.ndarray:

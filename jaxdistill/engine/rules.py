@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.estimators import ESTIMATORS
-from jaxdistill.estimators.estimator import Row
+from jaxdistill.estimators.estimator import Row, select
 from jaxdistill.methods import Method, Step, StepFn, UpdateOptions, loss_gradient, make_step, numerics, score
 from jaxdistill.methods.method import BOOTSTRAPS
 
@@ -106,6 +106,11 @@ class Rule(abc.ABC):
     def teacher_width(self) -> int:
         """Entries of a teacher's row."""
 
+    @property
+    def num_features(self) -> int:
+        """F, the rows of a state where its logits are a sum of several; 0 where a state uses one row."""
+        return 0
+
     @abc.abstractmethod
     def stamp(self, row: Row) -> jax.Array:
         """The iteration that a row's stored direction belongs to."""
@@ -135,8 +140,8 @@ class Rule(abc.ABC):
         """The value of a state by which the method bootstraps."""
 
     @abc.abstractmethod
-    def credit(self, student: Student, row: Row, step: Any, target: jax.Array) -> Row:
-        """The row with step t's direction added, where Rhat_t is `target`."""
+    def credit(self, student: Student, row: Row, step: Any, target: jax.Array, share: jax.Array | None = None) -> Row:
+        """The row with step t's direction added, where Rhat_t is `target`; with a `share`, with that part of it."""
 
     def teacher_value(self, teacher_row: jax.Array) -> jax.Array:
         """V_pi of a teacher's row [..., teacher_width]."""
@@ -145,6 +150,10 @@ class Rule(abc.ABC):
     def is_finite(self, row: Row) -> jax.Array:
         """Whether all entries of all parts of a row are finite, bool []."""
         return functools.reduce(jnp.logical_and, map(numerics.all_finite, row))
+
+    def taken_over(self, is_same: jax.Array, other: Row, row: Row) -> Row:
+        """`other` in place of `row` where both are the same row of the table, as `is_same` [] says."""
+        return select(is_same, other, row)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,28 +251,29 @@ class StudentRule(Rule):
         is_student, is_teacher = (student.bootstrap == BOOTSTRAPS.index(name) for name in ("student", "teacher"))
         return jnp.where(is_student, student_value, jnp.where(is_teacher, teacher_value, 0))
 
-    def credit(self, student: Student, row: Row, step: Step, target) -> Row:
+    def credit(self, student: Student, row: Row, step: Step, target, share=None) -> Row:
         value, options = step.student_value, student.options
         has_return = ((student.reward >= 0) | (student.next_reward >= 0)).astype(value.dtype)
         gradient = _select(self.losses, student.loss, lambda fn: loss_gradient(fn, step), step.student_logits)
         advantage = has_return * options.return_weight * (target - student.baseline * value)
         return_direction, value_direction = advantage * score(step), has_return * (target - value)
         if self.num_parts == 2:
-            total = self._spread(return_direction - options.loss_weight * gradient, value_direction)
+            total = self._spread(return_direction - options.loss_weight * gradient, value_direction, share)
             return row[0], self._visited(row[1], total, self.loss_visits)
-        loss = self._spread(-options.loss_weight * gradient, jnp.zeros_like(value))
-        returned = self._spread(return_direction, value_direction)
+        loss = self._spread(-options.loss_weight * gradient, jnp.zeros_like(value), share)
+        returned = self._spread(return_direction, value_direction, share)
         every, once = (loss, returned) if self.loss_visits == "every" else (returned, loss)
         return row[0], self._visited(row[1], every, "every"), self._visited(row[2], once, "once")
 
-    def credit_more(self, student: Student, row: Row, step: Step, bonus) -> Row:
+    def credit_more(self, student: Student, row: Row, step: Step, bonus, share=None) -> Row:
         """Adds to the visit that was credited last what a target larger by `bonus` would have added."""
-        more = self._spread(student.options.return_weight * bonus * score(step), bonus)
+        more = self._spread(student.options.return_weight * bonus * score(step), bonus, share)
         part = 2 if self.num_parts == 3 and self.return_visits == "once" else 1
         return *row[:part], row[part] + more, *row[part + 1 :]
 
-    def _spread(self, direction: jax.Array, value_direction: jax.Array) -> jax.Array:
-        return numerics.spread([direction, value_direction], self.width)
+    def _spread(self, direction: jax.Array, value_direction: jax.Array, share: jax.Array | None) -> jax.Array:
+        row = numerics.spread([direction, value_direction], self.width)
+        return row if share is None else share * row
 
     def _visited(self, part: jax.Array, direction: jax.Array, visits: str) -> jax.Array:
         """The part of a row with the direction of one more visit."""
@@ -313,7 +323,7 @@ class QLearningRule(Rule):
         return (1 - epsilon) * best / jnp.sum(best) + epsilon / self.num_actions
 
     def step(self, student: Student, row: Row, teacher_row, next_teacher_value, action, reward) -> Any:
-        return action, reward
+        return action, reward, row[0]
 
     def next_reward(self, student: Student, step):
         return jnp.zeros_like(step[1])
@@ -325,11 +335,96 @@ class QLearningRule(Rule):
         """max_b Q(s, b)."""
         return jnp.max(row[0][: self.num_actions])
 
-    def credit(self, student: Student, row: Row, step, target) -> Row:
+    def credit(self, student: Student, row: Row, step, target, share=None) -> Row:
         """Q(s, a) <- Q(s, a) + learning_rate (target - Q(s, a)), target = r + discount max_b Q(s', b)."""
-        (q,) = row
-        is_action = jnp.arange(self.width, dtype=jnp.int32) == step[0]
-        return (q + jnp.where(is_action, student.learning_rate * (target - q), 0),)
+        action, _, q = step
+        is_action = jnp.arange(self.width, dtype=jnp.int32) == action
+        change = jnp.where(is_action, student.learning_rate * (target - q), 0)
+        return (row[0] + (change if share is None else share * change),)
+
+
+@dataclasses.dataclass(frozen=True)
+class SumRule(Rule):
+    """The rows of a state's features, each with a direction and a stamp of its own, which act as their sum.
+
+    A `Row` has parts [F, width]. The sum of the rows is what the policy, the value and a step are computed from, and a
+    step adds its direction to every row. All that concerns a single row is left to `row_rule`.
+
+    Attributes:
+      num_actions, next_rewards: those of `row_rule`.
+      row_rule: what one row means.
+      number: F.
+    """
+
+    row_rule: Rule
+    number: int
+
+    @property
+    def num_features(self) -> int:
+        return self.number
+
+    @property
+    def num_parts(self) -> int:
+        return self.row_rule.num_parts
+
+    @property
+    def num_params(self) -> int:
+        return self.row_rule.num_params
+
+    @property
+    def width(self) -> int:
+        return self.row_rule.width
+
+    @property
+    def teacher_width(self) -> int:
+        return self.row_rule.teacher_width
+
+    def stamp(self, row: Row) -> jax.Array:
+        return self.row_rule.stamp(row)
+
+    def refresh(self, row: Row, scale: jax.Array, iteration: jax.Array) -> Row:
+        """The rows as iteration `iteration` sees them; `scale` [F, 2], or [2] for all of them."""
+        by_row = jax.vmap(self.row_rule.refresh, in_axes=(0, 0 if scale.ndim == 2 else None, None))
+        return by_row(row, scale, iteration)
+
+    def _total(self, row: Row) -> Row:
+        """The sum of the rows' parameters, as a row of which nothing else is used."""
+        params = row[0]
+        if self.num_features > numerics.LONGEST_UNROLLED:
+            return (jnp.sum(params, axis=0),)
+        return (functools.reduce(jnp.add, (params[f] for f in range(self.num_features))),)
+
+    def weights(self, row: Row, teacher_row: jax.Array, student: Student, control: jax.Array) -> jax.Array:
+        return self.row_rule.weights(self._total(row), teacher_row, student, control)
+
+    def step(self, student: Student, row: Row, teacher_row, next_teacher_value, action, reward) -> Any:
+        return self.row_rule.step(student, self._total(row), teacher_row, next_teacher_value, action, reward)
+
+    def reward(self, student: Student, step: Any) -> jax.Array:
+        return self.row_rule.reward(student, step)
+
+    def next_reward(self, student: Student, step: Any) -> jax.Array:
+        return self.row_rule.next_reward(student, step)
+
+    def state_value(self, student: Student, row: Row, teacher_value: jax.Array) -> jax.Array:
+        return self.row_rule.state_value(student, self._total(row), teacher_value)
+
+    def credit(self, student: Student, row: Row, step: Any, target, share=None) -> Row:
+        """Every row with its share [F] of step t's direction added."""
+        return jax.vmap(lambda row, share: self.row_rule.credit(student, row, step, target, share))(row, share)
+
+    def credit_more(self, student: Student, row: Row, step: Any, bonus, share=None) -> Row:
+        rule: Any = self.row_rule
+        return jax.vmap(lambda row, share: rule.credit_more(student, row, step, bonus, share))(row, share)
+
+    def is_finite(self, row: Row) -> jax.Array:
+        return numerics.all_true(super().is_finite(row))
+
+    def taken_over(self, is_same: jax.Array, other: Row, row: Row) -> Row:
+        """`row`, with the row g of `other` in place of its row f where `is_same` [F, F] at [f, g]."""
+        for g in range(self.num_features):
+            row = jax.tree.map(lambda new, old, g=g: jnp.where(is_same[:, g, None], new[g], old), other, row)
+        return row
 
 
 def student_rule(

@@ -31,7 +31,9 @@ from jaxdistill.engine.lanes import (
     by_lane,
     lane_index,
     refresh_iteration,
+    rows_of_lane,
     scale_index,
+    student_rows,
     where_lane,
 )
 from jaxdistill.engine.packing import Worlds, count_reached, read, transition, write
@@ -85,7 +87,7 @@ class Machine:
 
     @property
     def rule(self) -> Rule:
-        return self.program.rule
+        return self.program.state_rule
 
     def record_index(self, time: jax.Array) -> jax.Array:
         return lane_index(self.program) * self.program.num_records + time
@@ -101,7 +103,9 @@ class Machine:
     def visit(self, lanes: Lanes, mdp_state: jax.Array, observation: jax.Array) -> Visit:
         """Reads the student's row and the teacher's. Writes the last iteration's scale, and reads the row's scale."""
         program, worlds, state = self.program, self.worlds, lanes.state
-        row_index = lane_index(program) * worlds.num_observations + observation
+        features = self._features(state, mdp_state)
+        row_index = lane_index(program) * rows_of_lane(program, worlds)
+        row_index = row_index + observation if features is None else row_index[:, None] + features
         scales = write(lanes.tables.scales, scale_index(program, state.iteration - 1), state.scale)
         row, teacher_row = lax.optimization_barrier(
             (
@@ -111,7 +115,21 @@ class Machine:
         )
         stamp = program.rule.stamp(row).astype(jnp.int32)
         pending_scale = lax.optimization_barrier(read(scales, scale_index(program, stamp)))
-        return Visit(row_index, row, teacher_row, pending_scale, scales)
+        return Visit(row_index, row, teacher_row, pending_scale, scales, features)
+
+    def _features(self, state: LaneState, mdp_state: jax.Array) -> jax.Array | None:
+        """The rows [W, F] of each lane's table that the state uses; None where that is its observation."""
+        if self.program.features is None:
+            return None
+        index = state.student.mdp * self.worlds.num_states + mdp_state
+        return lax.optimization_barrier(read(self.worlds.features, index))
+
+    def share(self, features: jax.Array | None) -> jax.Array | None:
+        if features is None:
+            return None
+        assert self.program.features is not None
+        is_row = (features < self.worlds.num_observations).astype(jnp.float32)
+        return is_row / jnp.sum(is_row, axis=1, keepdims=True) if self.program.features.is_divided else is_row
 
     def refresh_iteration(self, state: LaneState) -> jax.Array:
         return refresh_iteration(self.program, state)
@@ -272,12 +290,16 @@ def apply_optimizer(program: Program, lanes: Lanes) -> Lanes:
     def update(rows: Row, scale: jax.Array, opt_state: Any) -> tuple[Row, Any]:
         stored, *parts = rows
         direction = functools.reduce(jnp.add, parts)
+        direction = student_rows(program, direction)
         params = as_params(program, rows)
         gradients = {"logits": -scale[0] * direction[:, :a], "values": -scale[1] * direction[:, a]}
         with default_promotion():
             updates, opt_state = optimizer.update(gradients, opt_state, params)
             params = optax.apply_updates(params, updates)
-        stored = jnp.concatenate([params["logits"], params["values"][:, None], stored[:, n:]], axis=1)
+        changed = [params["logits"], params["values"][:, None]]
+        if program.num_spare:
+            changed = [jnp.pad(x, ((0, program.num_spare), (0, 0))) for x in changed]
+        stored = jnp.concatenate([*changed, stored[:, n:]], axis=1)
         return (stored, *map(jnp.zeros_like, parts)), opt_state
 
     rows = by_lane(program, lanes.tables.rows)
@@ -296,7 +318,7 @@ def advance(program: Program, lanes: Lanes, worlds: Worlds, teachers, schedules,
       The lanes, and their status for the host, int32 [4, W]: `iteration`, `count` (the bits of a uint32), `fault`,
       whether all finished episodes have been credited.
     """
-    chex.assert_shape(lanes.tables.rows, (program.num_lanes * worlds.num_observations, program.rule.width))
+    chex.assert_shape(lanes.tables.rows, (program.num_lanes * rows_of_lane(program, worlds), program.rule.width))
     chex.assert_shape([teachers], (None, program.rule.teacher_width))
     chex.assert_shape([until, lanes.state.iteration], (program.num_lanes,))
     machine = Machine(program, worlds, teachers, schedules, num_iterations, until)

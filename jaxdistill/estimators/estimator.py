@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 Row = tuple[jax.Array, ...]
-"""The parts of a row of a student's table, each [width]."""
+"""The parts of a row of a student's table, each [width]; with features, of the F rows of a state, each [F, width]."""
 
 
 class Visit(NamedTuple):
@@ -32,6 +32,8 @@ class Visit(NamedTuple):
       teacher_row: the teacher's row of the state.
       pending_scale: [2], by which the row's stored direction must be multiplied.
       scales: [W * ring, 2], the table of scales, with the last iteration's scale of every lane written.
+      features: int32 [W, F], the rows of the student's table that the state uses; None where each state uses one. With
+        features, `row_index` is [W, F] and `pending_scale` [W, F, 2].
     """
 
     row_index: jax.Array
@@ -39,6 +41,7 @@ class Visit(NamedTuple):
     teacher_row: jax.Array
     pending_scale: jax.Array
     scales: jax.Array
+    features: jax.Array | None
 
 
 class Machine(Protocol):
@@ -56,6 +59,9 @@ class Machine(Protocol):
 
     def visit(self, lanes: Any, mdp_state: jax.Array, observation: jax.Array) -> Visit:
         """Reads the rows of a state."""
+
+    def share(self, features: jax.Array | None) -> jax.Array | None:
+        """The share of a step's direction that each of its rows gets, [W, F]; None where a state uses one row."""
 
     def refresh_iteration(self, state: Any) -> jax.Array:
         """The iteration to which rows are brought up to date."""
@@ -145,5 +151,8 @@ class Estimator(abc.ABC):
 
 
 def select(condition: jax.Array, new: Row, old: Row) -> Row:
-    """`new` where `condition` holds, else `old`, in every part of a row."""
+    """`new` where `condition` holds, else `old`, in every part of a row; the axes of `condition` are the first ones."""
+    num_axes = new[0].ndim
+    if 0 < condition.ndim < num_axes:
+        condition = jnp.expand_dims(condition, tuple(range(condition.ndim, num_axes)))
     return jax.tree.map(functools.partial(jnp.where, condition), new, old)

@@ -68,9 +68,9 @@ class MonteCarlo(Estimator):
         here = dataclasses.replace(state, mdp_state=mdp_state, observation=observation)
         action, arrival = machine.act(here, row, visit.teacher_row, (backward, record))
         credited, continuation, next_reward = jax.vmap(self._credit_by(rule))(
-            state.student, replay, row, visit.teacher_row, action, arrival.reward, cut
+            state.student, replay, row, visit.teacher_row, action, arrival.reward, cut, machine.share(visit.features)
         )
-        lanes = machine.write(lanes, visit, visit.row_index, select(backward[:, None], credited, row))
+        lanes = machine.write(lanes, visit, visit.row_index, select(backward, credited, row))
         step = StepRecord(mdp_state, observation, action, arrival.outcome)
         lanes = machine.write_record(lanes, record_index, step)
         remaining = jnp.where(backward, replay.remaining - 1, jnp.where(cut, state.time, 0))
@@ -88,13 +88,13 @@ class MonteCarlo(Estimator):
     def _credit_by(self, rule: Any) -> Any:
         """A function that credits a step of a lane, walking backward; at a cut it gives the values to start from."""
 
-        def credit(student, replay, row, teacher_row, action, reward, cut):
+        def credit(student, replay, row, teacher_row, action, reward, cut, share):
             step = rule.step(student, row, teacher_row, replay.next_teacher_value, action, reward)
             discounted = student.options.discount * replay.continuation
             target = rule.reward(student, step) + replay.next_reward + discounted
             value = rule.state_value(student, row, rule.teacher_value(teacher_row))
             # Nothing is sampled after a cut, so the value of the state takes the place of the return from there.
             continuation = jnp.where(cut, value, self.continuation(student.options, target, value))
-            return rule.credit(student, row, step, target), continuation, rule.next_reward(student, step)
+            return rule.credit(student, row, step, target, share), continuation, rule.next_reward(student, step)
 
         return credit

@@ -24,6 +24,7 @@ class PendingStep:
       observation, action: int32.
       reward: float32, r_t.
       goes_on: float32, 1 where the episode went on after it and 0 where it ended.
+      features: int32 [F], the rows of the student's table that its state uses; None where each state uses one.
       numbers: [columns], the student's numbers in its iteration; None if none changes with the iteration. The step is
         credited in the next tick, when the next iteration may have begun.
     """
@@ -35,6 +36,7 @@ class PendingStep:
     action: jax.Array
     reward: jax.Array
     goes_on: jax.Array
+    features: jax.Array | None
     numbers: jax.Array | None
 
 
@@ -54,14 +56,16 @@ class OneStep(Estimator):
         def zeros(*shape: int, dtype: Any = jnp.float32) -> jax.Array:
             return jnp.zeros((num_lanes, *shape), dtype)
 
+        number = (rule.num_features,) if rule.num_features else ()
         return PendingStep(
             valid=zeros(dtype=bool),
-            row=tuple(zeros(rule.width) for _ in range(rule.num_parts)),
+            row=tuple(zeros(*number, rule.width) for _ in range(rule.num_parts)),
             teacher_row=zeros(rule.teacher_width),
             observation=zeros(dtype=jnp.int32),
             action=zeros(dtype=jnp.int32),
             reward=zeros(),
             goes_on=zeros(),
+            features=zeros(*number, dtype=jnp.int32) if number else None,
             numbers=zeros(num_scheduled) if num_scheduled else None,
         )
 
@@ -72,14 +76,18 @@ class OneStep(Estimator):
         """Every lane takes a step. It also credits its previous step, whose next state is now known."""
         state, pending = lanes.state, lanes.state.work
         visit = machine.visit(lanes, state.mdp_state, state.observation)
-        is_same_row = pending.valid & (pending.observation == state.observation)
+        is_same_row = self._same_rows(pending, state, visit)
         credited, row, is_finite = self._credit(machine, state, visit, is_same_row)
         active, cut, state = machine.start_acting(state, is_finite)
         action, arrival = machine.act(state, row, visit.teacher_row)
         if machine.rule.next_rewards:
             credited, row = self._credit_next_reward(machine, state, visit, credited, row, action, is_same_row)
-        previous_row = visit.row_index + pending.observation - state.observation
-        lanes = machine.write(lanes, visit, jnp.where(pending.valid, previous_row, visit.row_index), credited)
+        place, previous_place = state.observation, pending.observation
+        if visit.features is not None:
+            place, previous_place = visit.features, pending.features
+        previous_row = visit.row_index + previous_place - place
+        (row_index,) = select(pending.valid, (previous_row,), (visit.row_index,))
+        lanes = machine.write(lanes, visit, row_index, credited)
         work = PendingStep(
             valid=active,
             row=row,
@@ -88,36 +96,47 @@ class OneStep(Estimator):
             action=action,
             reward=arrival.reward,
             goes_on=1 - arrival.ended.astype(jnp.float32),
+            features=visit.features,
             numbers=machine.scheduled_numbers(state.student),
         )
         state = machine.arrive(dataclasses.replace(state, work=work), active, arrival)
         return machine.end_iteration(dataclasses.replace(lanes, state=state), (active & arrival.ended) | cut)
 
+    def _same_rows(self, pending: PendingStep, state: Any, visit: Any) -> jax.Array:
+        """Whether the previous step and this one use the same row of the table, bool [W].
+
+        With features it is [W, F, F]: at [w, f, g], whether row f of this step is row g of the previous one.
+        """
+        if pending.features is None:
+            return pending.valid & (pending.observation == state.observation)
+        pairs = visit.features[:, :, None] == pending.features[:, None, :]
+        return pending.valid[:, None, None] & pairs
+
     def _credit(self, machine: Machine, state: Any, visit: Any, is_same_row: jax.Array) -> Any:
         """The credited row of the previous step, the up-to-date row of this step, and whether the latter is finite.
 
-        If both steps have the same observation (`is_same_row`), they share one row.
+        Rows that both steps use (`is_same_row`) are stale in the table: the previous step has them, and hands them on.
         """
         rule, student = machine.rule, machine.with_numbers(state.student, state.work.numbers)
 
-        def credit(student, pending, row, teacher_row, pending_scale, scale, iteration, is_same_row):
+        def credit(student, pending, row, teacher_row, pending_scale, scale, iteration, is_same_row, share):
             refreshed = lax.optimization_barrier(rule.refresh(row, pending_scale, iteration))
             next_teacher_value = rule.teacher_value(teacher_row) * pending.goes_on
             step = rule.step(
                 student, pending.row, pending.teacher_row, next_teacher_value, pending.action, pending.reward
             )
-            next_row = select(is_same_row, pending.row, refreshed)
+            next_row = rule.taken_over(is_same_row, pending.row, refreshed)
             value = rule.state_value(student, next_row, next_teacher_value) * pending.goes_on
             target = rule.reward(student, step) + student.options.discount * value
-            credited = lax.optimization_barrier(rule.credit(student, pending.row, step, target))
-            row = select(is_same_row, rule.refresh(credited, scale, iteration), refreshed)
+            credited = lax.optimization_barrier(rule.credit(student, pending.row, step, target, share))
+            row = rule.taken_over(is_same_row, rule.refresh(credited, scale, iteration), refreshed)
             return select(pending.valid, credited, refreshed), row, rule.is_finite(row)
 
         iteration = machine.refresh_iteration(state)
         return lax.optimization_barrier(
             jax.vmap(credit)(
                 student, state.work, visit.row, visit.teacher_row, visit.pending_scale, state.scale, iteration,
-                is_same_row,
+                is_same_row, machine.share(state.work.features),
             )
         )  # fmt: skip
 
@@ -127,12 +146,13 @@ class OneStep(Estimator):
         """Adds the part of rhat_t that the action of step t + 1 decides, once that action is known."""
         rule, student = machine.rule, machine.with_numbers(state.student, state.work.numbers)
 
-        def credit(student, pending, credited, row, teacher_row, action, is_same_row):
+        def credit(student, pending, credited, row, teacher_row, action, is_same_row, share):
             zero = jnp.zeros_like(pending.reward)
             bonus = rule.next_reward(student, rule.step(student, row, teacher_row, zero, action, zero))
             bonus = jnp.where(pending.valid, bonus * pending.goes_on, 0)
             step = rule.step(student, pending.row, pending.teacher_row, zero, pending.action, pending.reward)
-            credited = select(pending.valid, rule.credit_more(student, credited, step, bonus), credited)
-            return credited, select(is_same_row & (pending.goes_on > 0), credited, row)
+            credited = select(pending.valid, rule.credit_more(student, credited, step, bonus, share), credited)
+            return credited, rule.taken_over(is_same_row & (pending.goes_on > 0), credited, row)
 
-        return jax.vmap(credit)(student, state.work, credited, row, visit.teacher_row, action, is_same_row)
+        share = machine.share(state.work.features)
+        return jax.vmap(credit)(student, state.work, credited, row, visit.teacher_row, action, is_same_row, share)

@@ -16,6 +16,9 @@ from jaxdistill.engine.tick import Machine, status
 from jaxdistill.estimators.estimator import Row
 from jaxdistill.kernels.values import Untranslatable
 
+MOST_FEATURE_ENTRIES = 32
+"""The most entries of the rows of a state's features, F times the width of a row, in each part of the rows."""
+
 
 def advance_lane(
     program: Program,
@@ -99,10 +102,16 @@ def trace(program: Program, worlds: Worlds, teachers: Any, schedules: Any, stude
       students: `Student` with a leading axis; only shapes matter.
 
     Raises:
-      Untranslatable: the program has an optimizer.
+      Untranslatable: the program has an optimizer, or a state has too many features.
     """
     if program.optimizer is not None:
         raise Untranslatable("An optax optimizer works on whole tables, and only their rows can be translated.")
+    features, width = program.features, program.rule.width
+    if features is not None and features.number * width > MOST_FEATURE_ENTRIES:
+        raise Untranslatable(
+            f"{features.number} features of a state have rows of {width} entries; at most {MOST_FEATURE_ENTRIES} "
+            f"entries in all become variables, which are {MOST_FEATURE_ENTRIES // width} features of such rows."
+        )
     program = dataclasses.replace(program, num_lanes=1)
     student = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), students)
     lane = jax.eval_shape(lambda student: empty(program, worlds, student), student)

@@ -50,50 +50,61 @@ def _check_whole_rows(params: Mapping[str, Any], user: str, table: Table, fits: 
         )
 
 
-def read_row(writer: Writer, params: Mapping[str, Any], table: Table, indices: Registers) -> Registers:
-    """The primitive `gather` of a row of a table."""
+def read_rows(writer: Writer, params: Mapping[str, Any], table: Table, indices: Registers) -> Registers:
+    """The primitive `gather` of rows of a table: one, or those of the features of a state."""
     memory, numbers = table.memory, params["dimension_numbers"]
     is_row = (
         (numbers.offset_dims, numbers.collapsed_slice_dims, numbers.start_index_map) == ((1,), (0,), (0,))
         and tuple(params["slice_sizes"]) == (1, memory.num_columns)
-        and indices.shape == (1, 1)
+        and indices.shape[1:] == (1,)
     )
     _check_whole_rows(params, "gather", table, is_row)
     table.check_current()
-    pointer = _row_pointer(writer, memory, indices.entries.item(), "const ")
-    entries = np.empty((1, memory.num_columns), object)
+    rows = [_read_row(writer, memory, index) for index in indices.entries[:, 0]]
+    return Registers(np.stack(rows), memory.dtype)
+
+
+def _read_row(writer: Writer, memory: Memory, index: Entry) -> np.ndarray:
+    """The entries of a row."""
+    pointer = _row_pointer(writer, memory, index, "const ")
+    entries = np.empty(memory.num_columns, object)
     for first, number in _pieces(memory):
         if number == 1:
-            entries[0, first] = writer.load(memory.dtype, f"{pointer}[{first}]")
+            entries[first] = writer.load(memory.dtype, f"{pointer}[{first}]")
             continue
         size = 4 if number == 3 else number  # a row of the table has room for a fourth entry
         vector, name = _vector_type(memory, size), writer.fresh("q")
         writer.statement(f"const {vector} {name} = *(const {vector}*)({pointer} + {first});")
         for k in range(number):
-            entries[0, first + k] = f"{name}.{'xyzw'[k]}"
-    return Registers(entries, memory.dtype)
+            entries[first + k] = f"{name}.{'xyzw'[k]}"
+    return entries
 
 
-def write_row(writer: Writer, params: Mapping[str, Any], table: Table, indices: Registers, row: Registers) -> Table:
-    """The primitive `scatter` that replaces a row of a table."""
+def write_rows(writer: Writer, params: Mapping[str, Any], table: Table, indices: Registers, rows: Registers) -> Table:
+    """The primitive `scatter` that replaces rows of a table, which are distinct."""
     memory, numbers = table.memory, params["dimension_numbers"]
     is_row = (
         (numbers.update_window_dims, numbers.inserted_window_dims) == ((1,), (0,))
         and numbers.scatter_dims_to_operand_dims == (0,)
-        and row.shape == (1, memory.num_columns)
-        and indices.shape == (1, 1)
+        and rows.shape == (len(indices.entries), memory.num_columns)
+        and indices.shape[1:] == (1,)
     )
     _check_whole_rows(params, "scatter", table, is_row)
     if not memory.is_writable:
         raise Untranslatable(f"The table {memory.name} is shared by all lanes, but a lane would write to it.")
     table.check_current()
-    pointer = _row_pointer(writer, memory, indices.entries.item(), "")
+    for index, entries in zip(indices.entries[:, 0], rows.entries, strict=True):
+        _write_row(writer, memory, index, entries)
+    return table.written()
+
+
+def _write_row(writer: Writer, memory: Memory, index: Entry, entries: np.ndarray) -> None:
+    pointer = _row_pointer(writer, memory, index, "")
     for first, number in _pieces(memory):
-        texts = [literal(entry) for entry in row.entries[0, first : first + number]]
+        texts = [literal(entry) for entry in entries[first : first + number]]
         if number in (2, 4):
             vector = _vector_type(memory, number)
             writer.statement(f"*({vector}*)({pointer} + {first}) = make_{vector}({', '.join(texts)});")
         else:
             for k, text in enumerate(texts):
                 writer.statement(f"{pointer}[{first + k}] = {text};")
-    return table.written()

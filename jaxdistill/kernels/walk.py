@@ -7,7 +7,7 @@ import numpy as np
 from jax.extend import core as jex_core
 
 from jaxdistill.kernels.indexing import INDEXING, SCATTERING, scatter
-from jaxdistill.kernels.memory import read_row, write_row
+from jaxdistill.kernels.memory import read_rows, write_rows
 from jaxdistill.kernels.primitives import ELEMENTWISE, SPECIAL, elementwise
 from jaxdistill.kernels.rearranging import REARRANGING, split
 from jaxdistill.kernels.reductions import COMBINING
@@ -22,7 +22,7 @@ _CALLS = {
 
 _IDENTITIES = ("optimization_barrier", "stop_gradient", "copy")
 
-_ROWS: dict[str, Callable[..., Value]] = {"gather": read_row, "scatter": write_row}
+_ROWS: dict[str, Callable[..., Value]] = {"gather": read_rows, "scatter": write_rows}
 """What a table can be used for."""
 
 

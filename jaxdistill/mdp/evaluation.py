@@ -19,6 +19,7 @@ import numpy as np
 from jaxdistill.mdp import exact, straight_line, sums
 from jaxdistill.mdp.chains import ACCURACY
 from jaxdistill.mdp.endings import reached_states
+from jaxdistill.mdp.features import log_policy, sum_of_rows
 from jaxdistill.mdp.mdp import MDP, NO_TIME_LIMIT
 from jaxdistill.mdp.named_measures import CONFIGURED, Measure, per_state
 from jaxdistill.mdp.precision import as_float64, float64, placed
@@ -109,8 +110,9 @@ class Evaluator:
         for first in range(0, len(remaining), together):
             batch = remaining[first : first + together]
             padded = np.resize(batch, together)  # a fixed size, so that nothing recompiles
-            index, observation = worlds[padded], np.asarray(self._worlds.observation)[worlds[padded]]
-            log_probs = np.take_along_axis(_log_softmax(logits[padded]), observation[..., None], axis=1)
+            index, features = worlds[padded], np.asarray(self._worlds.features)[worlds[padded]]
+            tables = logits[padded].astype(np.float64)
+            log_probs = np.stack([log_policy(*pair) for pair in zip(tables, features, strict=True)])
             results = self.of_policies(cells[padded], index, log_probs, self._reached(index))
             values[batch] = results[: len(batch)]
         self._add_constants(cells, worlds, values)
@@ -322,13 +324,6 @@ def _together() -> int:
     return 8 if jax.default_backend() == "cpu" else 64
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """log pi_theta in float64, [N, O, A]."""
-    logits = logits.astype(np.float64)
-    logits = logits - logits.max(axis=-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _general(
     measures: tuple[Measure, ...], common_only: bool, mdps: MDP, inputs: _Inputs
@@ -403,7 +398,7 @@ def _by_plans(
       floor, discount: [G].
     """
     mdps, logits, teacher_probs, visits = as_float64((mdps, logits, teacher_probs, visits))
-    by_state = jax.vmap(lambda table, observation: table[:, observation])(logits, mdps.observation)
+    by_state = jax.vmap(lambda tables, features: sum_of_rows(tables, features, -2))(logits, mdps.features)
     log_probs = jax.nn.log_softmax(by_state)  # not computed where no measure uses it
     weights = jax.vmap(_outcome_weights)(mdps, jax.nn.softmax(by_state))
     rewards = jnp.sum(weights * mdps.reward[:, None], axis=-1)

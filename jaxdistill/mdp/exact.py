@@ -33,6 +33,7 @@ import numpy as np
 
 from jaxdistill.mdp import optimum, sums
 from jaxdistill.mdp.endings import never_ending_state as never_ending_state
+from jaxdistill.mdp.features import log_policy, sum_of_rows
 from jaxdistill.mdp.mdp import MDP, NO_TIME_LIMIT
 from jaxdistill.mdp.precision import as_float64, float64, placed
 from jaxdistill.runtime import checks
@@ -174,8 +175,22 @@ def uniform_policy(mdp: MDP) -> Any:
 
 @_over_stack(table="OA")
 def policy_from_table(mdp: MDP, table: jax.Array) -> jax.Array:
-    """The policy [S, A] of a table [O, A] with one row per observation: aliased states share a row."""
-    return table[mdp.observation]
+    """The policy [S, A] of a table [O, A] with one row per observation: aliased states share a row.
+
+    Probabilities are not sums over features, so an MDP with several features in a state is refused with a ValueError;
+    `policy_from_logits` takes its logits.
+    """
+    if mdp.num_features > 1:
+        raise ValueError(
+            f"policy_from_table needs one row for each state, but {mdp}; use exact.policy_from_logits with logits"
+        )
+    return sum_of_rows(table, mdp.features)
+
+
+@_over_stack(logits="OA")
+def policy_from_logits(mdp: MDP, logits: jax.Array) -> jax.Array:
+    """The policy [S, A] of a student with the table `logits` [O, A]: softmax of the sum of the rows of each state."""
+    return jnp.exp(log_policy(logits, mdp.features))
 
 
 @_over_stack(policy="SA")

@@ -4,7 +4,7 @@ An action is a probability distribution over the K *outcomes* of a state. An out
 on arrival, and whether arriving ends the episode. A grid world has K = 5 outcomes (left, right, up, down, stay), so
 that |A| = 4000 actions need one table [4000, 5] instead of one [S, 4000, S].
 
-Axes: M MDPs (leading, when stacked), S states, A actions, K outcomes, O observations, B start states.
+Axes: M MDPs (leading, when stacked), S states, A actions, K outcomes, O observations, F features, B start states.
 """
 
 import dataclasses
@@ -52,7 +52,8 @@ class MDP:
       continue_prob: float32 [], probability that an episode goes on after a step that did not end it.
       start: int32 [B], start states.
       start_probs: float32 [B], their probabilities.
-      observation: int32 [S], the row of the student's tables used in each state, in [0, num_observations).
+      observation: int32 [S], the row of the student's tables used in each state, in [0, num_observations); or int32
+        [S, F], F >= 2, the rows whose sum is used there, padded with -1 (`with_features`).
       id: int32 [], the number of the world: random streams depend on it and not on the position in a stack.
       time_limit: int32 [], the number of steps after which an episode is cut; `NO_TIME_LIMIT` for none. A cut episode
         is truncated and not terminated: its last target bootstraps, as in Gymnasium.
@@ -89,6 +90,16 @@ class MDP:
         return self.outcome_probs.shape[-2]
 
     @property
+    def num_features(self) -> int:
+        """F, the largest number of rows of the student's tables whose sum is used in a state; 1 for a plain table."""
+        return self.features.shape[-1]
+
+    @property
+    def features(self) -> jax.Array:
+        """The rows of the student's tables whose sum is used in each state, int32 [S, F], padded with -1."""
+        return self.observation if self.observation.ndim == self.id.ndim + 2 else self.observation[..., None]
+
+    @property
     def is_stacked(self) -> bool:
         """Whether every array has a leading axis [M]."""
         return self.id.ndim == 1
@@ -111,7 +122,10 @@ class MDP:
             sizes = f"{self.num_states} states, {self.num_actions} actions, {self.num_outcomes} outcomes"
         except (AttributeError, IndexError):  # A tree map put something else than arrays into the fields.
             return object.__repr__(self)
-        return f"MDP({count}{sizes}, {self.num_observations} observations{self._limit_text()})"
+        rows = f"{self.num_observations} observations"
+        if jnp.ndim(self.observation) == jnp.ndim(self.id) + 2:
+            rows = f"{self.num_observations} features, at most {self.num_features} in a state"
+        return f"MDP({count}{sizes}, {rows}{self._limit_text()})"
 
     def _limit_text(self) -> str:
         """The time limits in words; "" without any, and inside a trace, where they are unknown."""
@@ -145,6 +159,39 @@ class MDP:
         rows = _broadcast("observation", _integers("observation", observation), (*self.id.shape, self.num_states))
         if num_observations is None:
             num_observations = int(rows.max(initial=0)) + 1
+        size = checks.whole("num_observations", num_observations, 1)
+        changes: dict[str, Any] = {"observation": jnp.asarray(rows, jnp.int32), "num_observations": size}
+        return validate(dataclasses.replace(self, **changes))
+
+    def with_features(self, features: npt.ArrayLike, num_observations: int | None = None) -> "MDP":
+        """The same MDPs with students whose logits and value in a state are sums of rows of their tables.
+
+        States that share some rows generalise to each other: such a student is linear in its features, each of which
+        is present in a state or absent. `worlds.features` makes common features.
+
+        Args:
+          features: int [S, F], for a single MDP or for all MDPs of a stack, or [M, S, F]: the rows of each state, at
+            least one and all different, in any order, padded with -1. With F = 1 they are observations.
+          num_observations: rows O of the student's tables; None: as many as `features` uses.
+
+        Raises:
+          ValueError: one line, for a row that is out of range or twice in a state, a state without a row, or tables
+            that are too large.
+        """
+        rows = _integers("features", features)
+        if rows.ndim < 2 or rows.shape[-1] == 0:
+            raise ValueError(f"features must be [S, F] or [M, S, F] with F >= 1, got shape {rows.shape}")
+        rows = _broadcast("features", rows, (*self.id.shape, self.num_states, rows.shape[-1]))
+        if rows.size > _LARGEST_TABLE:
+            raise ValueError(
+                f"features of shape {rows.shape} have more than {_LARGEST_TABLE} entries; use fewer features in a "
+                "state, or fewer worlds at once"
+            )
+        if rows.shape[-1] == 1:
+            _check("features", rows >= 0, rows, "must be at least 0 where a state has one, which is its row")
+            return self.with_observation(rows[..., 0], num_observations)
+        if num_observations is None:
+            num_observations = max(int(rows.max(initial=0)), 0) + 1
         size = checks.whole("num_observations", num_observations, 1)
         changes: dict[str, Any] = {"observation": jnp.asarray(rows, jnp.int32), "num_observations": size}
         return validate(dataclasses.replace(self, **changes))
@@ -324,7 +371,10 @@ def _check_arrays(host: Any) -> None:
         "observation": host.num_observations,
     }.items():
         value = getattr(host, name)
-        _check(name, (value >= 0) & (value < bound), value, f"must be in [0, {bound})")
+        if name == "observation" and value.ndim == host.id.ndim + 2:
+            _check_features(value, bound)
+        else:
+            _check(name, (value >= 0) & (value < bound), value, f"must be in [0, {bound})")
     _check("time_limit", host.time_limit >= 1, host.time_limit, "must be at least 1 step, or None for no limit")
     _check("reward", np.isfinite(host.reward), host.reward, "must be finite")
     for name in ("outcome_probs", "start_probs", "continue_prob"):
@@ -338,6 +388,24 @@ def _check_arrays(host: Any) -> None:
             f"{host.num_observations} observations of {host.num_actions} actions need tables of more than "
             f"{_LARGEST_TABLE} entries; number the observations from 0 without gaps"
         )
+
+
+def _check_features(features: np.ndarray, num_rows: int) -> None:
+    """Raises ValueError unless every state has different rows of the student's tables, padded with -1."""
+    rule = f"must be in [0, {num_rows}), or -1 where a state has fewer than the others"
+    _check("features", (features >= -1) & (features < num_rows), features, rule)
+    has_one = (features >= 0).any(-1)
+    if not has_one.all():
+        *world, state = np.argwhere(~has_one)[0].tolist()
+        place = f"state {state}{f' of world {world[0]}' if world else ''}"
+        raise ValueError(f"features has none in {place}: every state needs a row of the student's tables")
+    ordered = np.sort(features, axis=-1)
+    repeated = (ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)
+    if repeated.any():
+        *world, state, place = np.argwhere(repeated)[0].tolist()
+        row = ordered[(*world, state, place)]
+        place = f"state {state}{f' of world {world[0]}' if world else ''}"
+        raise ValueError(f"features has row {row} twice in {place}; a state may use a row of the tables once")
 
 
 def _check_kinds(mdps: MDP) -> None:
@@ -369,6 +437,8 @@ def _check_shapes(mdps: MDP) -> None:
         "start_probs": [lead + (num_starts,)],
         "observation": [lead + (num_states,)],
     }
+    if mdps.observation.ndim == len(lead) + 2:
+        shapes["observation"] = [lead + (num_states, max(mdps.observation.shape[-1], 2))]
     for name, allowed in shapes.items():
         shape = getattr(mdps, name).shape
         if shape not in allowed or math.prod(shape) == 0:

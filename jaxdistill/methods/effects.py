@@ -62,7 +62,9 @@ def _dependencies(method: Method, num_actions: int, num_others: int) -> frozense
     return frozenset(name for name, used in zip(names, is_used, strict=True) if used)
 
 
-def without_effect(name: str, method: Method, options: UpdateOptions, num_actions: int, num_others: int = 0) -> str:
+def without_effect(
+    name: str, method: Method, options: UpdateOptions, num_actions: int, num_others: int = 0, num_features: int = 1
+) -> str:
     """Why an option has no effect on the update of a method, as the end of a sentence; "" if it has or may have one.
 
     The estimator and the reduction are not examined: a method may fix them, and a grid of methods and estimators has
@@ -73,7 +75,10 @@ def without_effect(name: str, method: Method, options: UpdateOptions, num_action
       method: a method whose functions have been checked.
       options: the options with what the method fixes in its place.
       num_actions, num_others: as for `dependencies`.
+      num_features: F, the most rows of its tables that the student uses in a state.
     """
+    if name == "feature_steps" and num_features == 1:
+        return "whose students use one row in each state"
     if name in ("return_weight", "return_visits", "value_learning_rate", "trace_decay") and not method.has_return:
         return "which has no return"
     if name == "trace_decay" and name not in ESTIMATORS[options.estimator].numbers:

@@ -22,6 +22,9 @@ VISITS = ("every", "once")
 REDUCTIONS = ("mean", "sum", "fixed")
 """How the updates of an episode's steps become one."""
 
+FEATURE_STEPS = ("full", "divided")
+"""The step that each row of a state with several features gets: all of it, or divided by their number."""
+
 TRUNCATIONS = ("bootstrap", "end")
 """What cutting an episode at a time limit does to the returns of its steps."""
 

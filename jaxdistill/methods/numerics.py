@@ -13,7 +13,7 @@ from jax import lax
 
 # Rows up to this length are handled entry by entry. XLA fuses that with the operations around it, which it does not do
 # with a reduction or a sort; and on CPU a loop that contains a sort is not compiled into one function.
-_LONGEST_UNROLLED = 16
+LONGEST_UNROLLED = 16
 
 
 # --- Distributions ------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def pick(row: jax.Array, index: jax.Array) -> jax.Array:
 
     For a short row it is a masked sum, which the compiler vectorises over students.
     """
-    if row.shape[-1] > _LONGEST_UNROLLED:
+    if row.shape[-1] > LONGEST_UNROLLED:
         return row[index]
     return jnp.sum(jnp.where(jnp.arange(row.shape[-1], dtype=jnp.int32) == index, row, 0), axis=-1)
 
@@ -80,7 +80,7 @@ def spread(parts: Sequence[jax.Array], width: int) -> jax.Array:
     # The barrier stops XLA from computing a part anew for every entry that is selected from it.
     rows = lax.optimization_barrier([jnp.atleast_1d(part) for part in parts])
     num_entries = sum(map(len, rows))
-    if num_entries > _LONGEST_UNROLLED:
+    if num_entries > LONGEST_UNROLLED:
         return jnp.concatenate([*rows, jnp.zeros(width - num_entries, rows[0].dtype)])
     place, joined = jnp.arange(width, dtype=jnp.int32), jnp.zeros(width, rows[0].dtype)
     for k, entry in enumerate(row[i] for row in rows for i in range(len(row))):
@@ -90,7 +90,7 @@ def spread(parts: Sequence[jax.Array], width: int) -> jax.Array:
 
 def ranks(scores: jax.Array) -> jax.Array:
     """The rank of every entry of a row [A], int32 [A]: 0 is the largest, and of equal entries the first comes first."""
-    if scores.shape[-1] > _LONGEST_UNROLLED:
+    if scores.shape[-1] > LONGEST_UNROLLED:
         return jnp.argsort(jnp.argsort(-scores, stable=True), stable=True).astype(jnp.int32)
     place = jnp.arange(scores.shape[-1], dtype=jnp.int32)
     equal_before = (scores[None] == scores[:, None]) & (place[None] < place[:, None])
@@ -99,7 +99,7 @@ def ranks(scores: jax.Array) -> jax.Array:
 
 def all_finite(row: jax.Array) -> jax.Array:
     """True unless an entry of a row [R] is NaN or infinite, bool []."""
-    if row.shape[-1] > _LONGEST_UNROLLED:
+    if row.shape[-1] > LONGEST_UNROLLED:
         return jnp.isfinite(row).all(-1)
     finite = jnp.isfinite(row[..., 0])
     for k in range(1, row.shape[-1]):
@@ -107,10 +107,20 @@ def all_finite(row: jax.Array) -> jax.Array:
     return finite
 
 
+def all_true(row: jax.Array) -> jax.Array:
+    """True if all entries of a row [R] of booleans are, bool []."""
+    if row.shape[-1] > LONGEST_UNROLLED:
+        return row.all(-1)
+    result = row[..., 0]
+    for k in range(1, row.shape[-1]):
+        result &= row[..., k]
+    return result
+
+
 def sample_index(weights: jax.Array, u: jax.Array) -> jax.Array:
     """The index drawn from unnormalised `weights` [A] >= 0 by a uniform u in [0, 1 - 2^-23]; int32 in [0, A)."""
     num_entries = weights.shape[-1]
-    if num_entries > _LONGEST_UNROLLED:
+    if num_entries > LONGEST_UNROLLED:
         cumulative = jnp.cumsum(weights)
         return jnp.minimum(jnp.sum(u * cumulative[-1] >= cumulative, dtype=jnp.int32), num_entries - 1)
     sums = [weights[0]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.methods import schedules
-from jaxdistill.methods.method import REDUCTIONS, TRUNCATIONS, VISITS, Method
+from jaxdistill.methods.method import FEATURE_STEPS, REDUCTIONS, TRUNCATIONS, VISITS, Method
 from jaxdistill.runtime import checks
 
 
@@ -41,6 +41,9 @@ class UpdateOptions:
       truncation: what cutting an episode at its time limit does to the returns of its steps. "bootstrap": the value of
         the state where it was cut takes the place of the return from there (in the terms of Gymnasium, the episode is
         truncated and not terminated). "end": the return from there is 0, as after an end.
+      feature_steps: what a step adds to each row of a state whose logits are a sum of rows (`MDP.with_features`): its
+        "full" direction; or the direction "divided" by the number of the state's rows, so that a step changes the
+        logits of its own state as much as in a plain table.
       discount: in [0, 1].
       probability_floor: the least teacher probability inside a logarithm, in [0, 1). The default, 1e-6, changes nothing
         where the teacher's probabilities are larger, and replaces log 0 by -13.8.
@@ -61,6 +64,9 @@ class UpdateOptions:
     )
     return_visits: str = _words("every", "visits of a row in an episode that count for the return and the fit of V")
     truncation: str = _words("bootstrap", "an episode cut by a time limit: bootstrap from its last state, or end")
+    feature_steps: str = _words(
+        "full", "the step of each of a state's features: full, or divided by the number of these features"
+    )
     discount: Any = _number(0.99, 0, 1, "discount of the returns in training, in [0, 1]")
     probability_floor: Any = _number(1e-6, 0, np.nextafter(1, 0), "least teacher probability inside a log, in [0, 1)")
     loss_weight: Any = _number(1.0, -np.inf, np.inf, "factor of the loss")
@@ -105,6 +111,7 @@ def check_options(options: UpdateOptions, *, num_iterations: int | None = None) 
         for a single update, which needs single numbers.
     """
     words = {"estimator": ESTIMATORS, "reduction": REDUCTIONS, "truncation": TRUNCATIONS}
+    words["feature_steps"] = FEATURE_STEPS
     words |= dict.fromkeys(("loss_visits", "return_visits"), VISITS)
     for name, valid in words.items():
         checks.one_of(name, getattr(options, name), valid)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxdistill.mdp import MDP, Teacher, exact, stack
+from jaxdistill.mdp import MDP, Teacher, exact, stack, validate
 from jaxdistill.mdp.evaluation import Evaluator
+from jaxdistill.mdp.features import log_policy
 from jaxdistill.mdp.measures import DISCOUNT, FLOOR
 from jaxdistill.mdp.named_measures import MEASURES, Measure, parse
 from jaxdistill.mdp.teacher import check_policy
@@ -190,6 +191,23 @@ def _configured(result: "Result", name: str, default: float) -> Any:
     return config.get(name, default) if isinstance(config, dict) else default
 
 
+def policies(result: "Result", method: int, mdps: MDP | None) -> np.ndarray:
+    """The policies [M, S, A] of the final students of a method, as `Result.policy` gives them."""
+    if result.logits is None:
+        raise ValueError("this result has no tables of students (keep_tables=False), from which policies are computed")
+    if mdps is not None:
+        mdps = mdps if validate(mdps).is_stacked else stack([mdps])
+        _check_worlds(result, mdps)
+    if result.features is None and mdps is None:
+        raise ValueError("a result does not hold its MDPs, which say which row each state uses; pass mdps")
+    features = result.features
+    if features is None:
+        assert mdps is not None
+        features = np.asarray(mdps.features).reshape(result.num_mdps, -1, 1)
+    tables = result.logits[method].astype(np.float64)
+    return np.exp(np.stack([log_policy(*pair) for pair in zip(tables, features, strict=True)]))
+
+
 def _check_worlds(result: "Result", mdps: MDP) -> None:
     """ValueError unless these are the worlds of the result, by ids, sizes and the return of the uniform policy."""
     if not np.array_equal(result.mdp_ids, np.asarray(mdps.id)):
@@ -198,6 +216,9 @@ def _check_worlds(result: "Result", mdps: MDP) -> None:
     sizes = (mdps.num_observations, mdps.num_actions)
     uniform = exact.episode_return(mdps, exact.uniform_policy(mdps))
     is_same = np.allclose(result.uniform_returns, uniform, rtol=1e-3, atol=1e-3, equal_nan=True)
+    features: Any = np.asarray(mdps.features) if mdps.num_features > 1 else None
+    saved: Any = result.features
+    is_same &= np.array_equal(saved, features)
     if result.logits.shape[2:] != sizes or not is_same:
         raise ValueError("the MDPs are not those of this result: their ids are equal and the worlds are not")
 

@@ -29,10 +29,11 @@ AXES: dict[str, tuple[str, ...]] = {
     "optimal_returns": ("mdp",),
     "logits": ("method", "mdp", "observation", "action"),
     "values": ("method", "mdp", "observation"),
+    "features": ("mdp", "state", "feature"),
     "measurements": ("method", "mdp", "checkpoint", "measure"),
 }
-_OPTIONAL = ("logits", "values", "measurements")
-_INTEGERS = ("mdp_ids", "iterations")
+_OPTIONAL = ("logits", "values", "features", "measurements")
+_INTEGERS = ("mdp_ids", "iterations", "features")
 _KINDS = ("sampled", "exact")
 
 
@@ -55,6 +56,7 @@ class Result:
     optimal_returns: np.ndarray  # [M] exact return of the best policy, within the time limit if there is one
     logits: np.ndarray | None = None  # [P, M, O, A] final students
     values: np.ndarray | None = None  # [P, M, O]
+    features: np.ndarray | None = None  # int [M, S, F] rows whose sum a state uses, padded with -1; None: one row each
     measurements: np.ndarray | None = None  # [P, M, C, Q] values of `train(..., measure=...)`
     measure_names: tuple[str, ...] = ()  # the measure axis
     # Per method: "sampled" from the training episodes, or "exact" if another policy than the student acts in these.
@@ -102,6 +104,10 @@ class Result:
             if array.ndim != len(axes) or any(sizes.get(axis, size) != size for axis, size in named):
                 raise ValueError(f"{name} has shape {array.shape}, expected ({expected})")
             sizes |= named
+        rows = sizes.get("observation", 2**31)
+        extremes = (0, 0) if self.features is None else (self.features.min(initial=0), self.features.max(initial=0))
+        if not -1 <= extremes[0] <= extremes[1] < rows:
+            raise ValueError(f"features must be rows of the tables, in [0, {rows}), or -1")
         if 0 in (sizes["mdp"], sizes["checkpoint"]):
             raise ValueError("a result needs at least one MDP and one checkpoint")
         if self.iterations[0] < 1 or np.any(np.diff(self.iterations) <= 0):
@@ -146,6 +152,20 @@ class Result:
     def describe(self, name: str = "return") -> measured.Description:
         """Title, unit and better direction of a measure, and whether each method's curve of it is exact or sampled."""
         return measured.describe(self, name)
+
+    def policy(self, label: str, mdps: MDP | None = None) -> np.ndarray:
+        """The policies of a method's final students in every state, float64 [M, S, A].
+
+        Args:
+          label: the method.
+          mdps: the MDPs of the training, which say which row each state uses. If states use several rows
+            (`MDP.with_features`), the result holds them, and no MDPs are needed.
+
+        Returns:
+          The policies; nan for students that diverged. ValueError, one line, if something is missing or does not belong
+          to this result.
+        """
+        return measured.policies(self, self.method_index(label), mdps)
 
     def with_measures(
         self,
@@ -355,7 +375,8 @@ def _check_joinable(results: list[Any], axis: str) -> None:
         raise ValueError(f"concatenate needs results and an axis 'mdp' or 'method', got axis {checks.shown(axis)}")
     if not all(isinstance(result, Result) for result in results):
         raise ValueError(f"concatenate takes a list of Results, got {checks.shown(results)}")
-    shared = {"mdp": ("labels", "curve_kind"), "method": ("mdp_ids", "uniform_returns")}[axis] + ("measure_names",)
+    of_axis = {"mdp": ("labels", "curve_kind"), "method": ("mdp_ids", "uniform_returns", "features")}
+    shared = (*of_axis[axis], "measure_names")
     for other in results[1:]:
         for name in (*shared, "iterations"):
             if not np.array_equal(getattr(results[0], name), getattr(other, name)):
@@ -376,6 +397,8 @@ def _join(results: Sequence[Result], name: str, axis: str) -> np.ndarray | None:
         return arrays[0]
     if any(array is None for array in arrays):
         raise ValueError(f"some results have {name} and some have none; drop them with dataclasses.replace")
+    if name == "features" and len({array.shape[1:] for array in arrays}) > 1:
+        raise ValueError(f"results do not fit along {axis!r}: their numbers of states or of features differ")
     if "observation" in AXES[name]:
         rows = max(array.shape[2] for array in arrays)
         arrays = [np.pad(a, [(0, rows - n if i == 2 else 0) for i, n in enumerate(a.shape)]) for a in arrays]

@@ -11,6 +11,7 @@ from jaxdistill.engine import rules
 from jaxdistill.executors.ambient import resolved
 from jaxdistill.executors.sharding import Sharding
 from jaxdistill.mdp import MDP, Teacher, validate
+from jaxdistill.mdp.features import table_by_state
 from jaxdistill.methods import METHODS, Method
 from jaxdistill.runtime import checks, streams
 from jaxdistill.runtime.progress import Progress
@@ -118,7 +119,7 @@ def actor_critic(
     if np.ndim(config.discount):
         raise ValueError("The discount of a teacher must be one number, because it is also that of V_pi.")
     cell = resolve_cell("teacher:actor_critic", METHODS["baseline"], None, config)
-    check_effects([cell], changes, mdps.num_actions)
+    check_effects([cell], changes, mdps.num_actions, mdps.num_features)
     params = _train(key, mdps, cell, "actor-critic", progress, sharding)
     return from_logits(mdps, params[..., :-1], discount=float(config.discount), name="actor_critic")
 
@@ -131,7 +132,10 @@ def _train(
     progress: bool | None,
     sharding: Sharding | None,
 ) -> np.ndarray:
-    """Trains one cell and returns its final tables [M, O, num_params]; raises ValueError unless all are finite."""
+    """Trains one cell and returns its parameters by row of the table, [M, O, num_params]; with features, by state.
+
+    Raises ValueError unless all are finite.
+    """
     with Progress(f"{algorithm} teachers", progress) as report:
         final = run_to_end_on(sharding, key, mdps, [cell], report)
     params, faults = final.params[0], final.faults[0]
@@ -144,4 +148,4 @@ def _train(
             f"{algorithm[0].upper()}{algorithm[1:]} diverged in {len(diverged)} of {len(params)} MDPs (first: MDP "
             f"{int(mdps.id[first])} at iteration {iteration}). Likely cause: {cause}."
         )
-    return params
+    return params if mdps.num_features == 1 else table_by_state(mdps, params)

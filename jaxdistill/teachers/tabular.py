@@ -134,6 +134,8 @@ def from_policy(
     checks.one_of("sees", sees, ("state", "observation"))
     if not callable(policy):
         raise ValueError(f"policy must be a function of the state's number; got {checks.shown(policy)}.")
+    if sees == "observation" and mdps.num_features > 1:
+        raise ValueError("sees='observation' needs one observation for each state, and these states have features.")
     num_rows = mdps.num_states if sees == "state" else mdps.num_observations
     table = np.stack([_probs_of_policy(policy, sees, row, mdps.num_actions) for row in range(num_rows)])
     probs = table if sees == "state" else table[np.asarray(mdps.observation)]
@@ -376,6 +378,13 @@ def _by_state(mdps: MDP, table: npt.ArrayLike, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # Numbers that float32 cannot hold become infinite.
         table = checks.reals(name, table).astype(np.float32, copy=False)
     lead, s, o, a = mdps.id.shape, mdps.num_states, mdps.num_observations, mdps.num_actions
+    if mdps.num_features > 1:  # Tables of features are no tables of policies: these are by state.
+        if table.shape in ((*lead, s, a), (s, a)):
+            return np.array(np.broadcast_to(table, (*lead, s, a)))
+        raise ValueError(
+            f"{name} must have shape {[*lead, s, a]} (by state), because states have several features; got "
+            f"{list(table.shape)}."
+        )
     if table.shape[-1:] == (a,) and table.shape[:-2] in (lead, ()) and table.shape[-2:-1] in ((s,), (o,)):
         table = np.broadcast_to(table, (*lead, *table.shape[-2:]))
         if table.shape[-2] == o and (o != s or _are_renumbered(mdps)):

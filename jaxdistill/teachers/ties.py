@@ -32,12 +32,15 @@ def greedy(mdps: MDP, q: jax.Array, tolerance: float, ties: str, key: jax.Array 
       tolerance: values that differ from the largest by at most this much are equal to it.
       ties: a name of `TIES`.
       key: the random key for "random". States with the same observation draw alike, so that a table by observation
-        gives a policy by observation. The draws of a world depend on the key and on its id only.
+        gives a policy by observation; states with several features draw each for itself. The draws of a world depend on
+        the key and on its id only.
     """
     is_best = jnp.asarray(exact.greedy(q, tolerance)) > 0
 
     def priorities() -> jax.Array:
         assert key is not None
+        if mdps.num_features > 1:
+            return draws(key, mdps, mdps.num_states)
         by_row = draws(key, mdps, mdps.num_observations)
         return jnp.take_along_axis(by_row, mdps.observation[..., None], axis=-2)
 

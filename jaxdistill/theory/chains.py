@@ -107,8 +107,9 @@ def chain_of(
       branch_probs: [S, A, K, E], the probability of a branch given state and action.
       control: [S, A].
       z: [].
-      avoided_row: int [], an observation. Steps that lead to one of its states, in which a further step is taken, have
-        the weight 0, so that all sums ahead are those of the episodes that do not come to it. None: no such row.
+      avoided_row: int [], a row of the student's tables. Steps that lead to a state that uses it, in which a further
+        step is taken, have the weight 0, so that all sums ahead are those of the episodes that do not come to it.
+        None: no such row.
     """
     taken, dtype = control[:, :, None, None] * branch_probs, branch_probs.dtype
     factor = jnp.broadcast_to(z, mdp.successor.shape)
@@ -125,7 +126,7 @@ def chain_of(
     into_cut = einsum("sak,skn->sn", taken[:size, ..., 0], is_successor)
     matrix = into_cut
     if avoided_row is not None:
-        is_avoided = mdp.observation == avoided_row
+        is_avoided = (mdp.features == avoided_row).any(axis=1)
         matrix = jnp.where(is_avoided[:size], 0, matrix)
         if isinstance(mdp, UnrolledMDP):
             is_avoided &= ~mdp.is_cut

@@ -19,6 +19,7 @@ import numpy as np
 from jaxdistill import methods
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP, NO_TIME_LIMIT, Teacher
+from jaxdistill.mdp.features import add_to_rows, shares, sum_of_rows
 from jaxdistill.mdp.precision import float64
 from jaxdistill.methods import Method, Step, UpdateOptions, make_step
 from jaxdistill.methods.options import check_options, updated
@@ -246,7 +247,7 @@ class Branches(NamedTuple):
     Attributes:
       probs: the probability of a branch, given state and action.
       reward: the method's reward.
-      loss_gradient: the gradient of the method's loss with respect to the row of logits, [S, A, K, E, A].
+      loss_gradient: the gradient of the method's loss with respect to the state's logits, [S, A, K, E, A].
     """
 
     probs: jax.Array
@@ -292,17 +293,31 @@ class Problem:
         """The dtype of the whole computation."""
         return self.logits.dtype
 
+    @property
+    def state_logits(self) -> jax.Array:
+        """The student's logits in every state, [S, A]."""
+        return sum_of_rows(self.logits, self.mdp.features)
+
+    @property
+    def state_values(self) -> jax.Array:
+        """V_theta of every state, [S]."""
+        return sum_of_rows(self.values, self.mdp.features)
+
+    @property
+    def shares(self) -> jax.Array:
+        """The share of a state's direction that each of its rows gets, [S, F]; 0 for padding."""
+        return shares(self.mdp.features, self.options.feature_steps == "divided").astype(self.dtype)
+
     def step(self, state: Any, action: Any, outcome: Any, goes_on: Any) -> Step:
         """The `Step` of one branch; `goes_on` is 1 if the episode goes on after it, else 0."""
         mdp, teacher, dtype = self.mdp, self.teacher, self.dtype
-        observation = mdp.observation[state]
         others = None if teacher.others is None else jnp.asarray(teacher.others, dtype)[:, state]
         return make_step(
-            self.logits[observation],
+            self.state_logits[state],
             jnp.asarray(teacher.probs, dtype)[state],
             action=action,
             probability_floor=self.options.probability_floor,
-            student_value=self.values[observation],
+            student_value=self.state_values[state],
             teacher_value=jnp.asarray(teacher.values, dtype)[state],
             next_teacher_value=goes_on * jnp.asarray(teacher.values, dtype)[mdp.successor[state, outcome]],
             reward=jnp.asarray(mdp.reward, dtype)[state, outcome],
@@ -356,7 +371,7 @@ class Problem:
     def bootstrap_values(self) -> jax.Array:
         """The value of every state by which the method bootstraps, [S]."""
         if self.method.bootstrap == "student":
-            return self.values[self.mdp.observation]
+            return self.state_values
         if self.method.bootstrap == "teacher":
             return jnp.asarray(self.teacher.values, self.dtype)
         return jnp.zeros(self.mdp.num_states, self.dtype)
@@ -378,7 +393,7 @@ class Problem:
         """(weight, policy [S, A]) of each control policy that is drawn once per episode; one if drawn per step."""
         mdp, control = self.mdp, self.method.control
         policies = (
-            jax.nn.softmax(self.logits)[mdp.observation],
+            jax.nn.softmax(self.state_logits),
             jnp.asarray(self.teacher.probs, self.dtype),
             jnp.full((mdp.num_states, mdp.num_actions), 1 / mdp.num_actions, self.dtype),
         )
@@ -388,8 +403,8 @@ class Problem:
         return [(1.0, sum(weight * policy for weight, policy in pairs))]  # type: ignore[list-item]
 
     def scores(self) -> jax.Array:
-        """grad log pi_theta(a|s) with respect to the row of logits, [S, A, A]."""
-        probs = jax.nn.softmax(self.logits)[self.mdp.observation]
+        """grad log pi_theta(a|s) with respect to the logits of s, [S, A, A]."""
+        probs = jax.nn.softmax(self.state_logits)
         return jnp.eye(self.mdp.num_actions, dtype=self.dtype)[None] - probs[:, None]
 
     def chain(
@@ -420,8 +435,8 @@ def _weighted_update(problem: Problem, branches: Branches, control: jax.Array, z
 
     def once(row: jax.Array) -> tuple[Update, Update]:
         """The parts of the last visit of a row in an episode."""
-        is_row = problem.mdp.observation == row
-        last = _Part(problem, branches, control, visits * is_row, problem.chain(branches, control, z, row))
+        is_row = (problem.mdp.features == row).any(axis=1)
+        last = _Part(problem, branches, control, visits * is_row, problem.chain(branches, control, z, row), row)
         return last.of_loss(), last.of_return()
 
     rows = jnp.arange(problem.logits.shape[0], dtype=jnp.int32)
@@ -441,6 +456,7 @@ class _Part(NamedTuple):
       problem, branches, control: as for `_weighted_update`.
       visits: [S], the expected visits that count.
       chain: the chain by which what follows a visit is weighted.
+      row: int [], the row of the student's tables that alone gets the update; None: all rows of each state.
     """
 
     problem: Problem
@@ -448,6 +464,7 @@ class _Part(NamedTuple):
     control: jax.Array
     visits: jax.Array
     chain: Chain
+    row: jax.Array | None = None
 
     def of_return(self) -> Update:
         """E[z^(T-1) sum_t (advantage_t grad log pi_theta(a_t), target_t - V_theta(t))]."""
@@ -458,7 +475,7 @@ class _Part(NamedTuple):
         later_return = chain.transitions.sum_ahead(einsum("sake,sake->s", chain.weight, constant) + at_cut, slope)
         # E[z^(number of later steps) Rhat_t 1(action and branch) | s].
         target = (chain.weight * branches.reward).at[..., 0].add(chain.onward * later_return[mdp.successor][:, None])
-        value = chain.weight * problem.values[mdp.observation][:, None, None, None]
+        value = chain.weight * problem.state_values[:, None, None, None]
         has_return = 1.0 if method.has_return else 0.0
         advantage = has_return * options.return_weight * (target - (value if method.baseline else 0))
         direction = einsum("s,sake,sab->sb", self.visits, advantage, problem.scores())
@@ -471,8 +488,11 @@ class _Part(NamedTuple):
 
     def _by_row(self, logits: jax.Array, values: jax.Array) -> Update:
         """Directions by state, [S, A] and [S], added by row of the student."""
-        problem, observation = self.problem, self.problem.mdp.observation
+        features, parts = self.problem.mdp.features, self.problem.shares
+        if self.row is not None:
+            parts = jnp.where(features == self.row, parts, 0)
+        num_rows = len(self.problem.logits)
         return Update(
-            jnp.zeros_like(problem.logits).at[observation].add(logits),
-            jnp.zeros_like(problem.values).at[observation].add(values),
+            add_to_rows(parts[..., None] * logits[:, None], features, num_rows),
+            add_to_rows(parts * values[:, None], features, num_rows),
         )

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from jaxdistill import methods
 from jaxdistill.mdp import MDP
+from jaxdistill.mdp.features import table_by_state
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.methods import Method
 from jaxdistill.runtime import checks
@@ -183,7 +184,8 @@ def fixed_point(
     growth = np.linalg.eigvals(slopes).real.max(-1)
     stable = growth <= 1e-6 * np.maximum(1, np.abs(slopes).max((-1, -2)))
     end_logits, end_values = tables[..., :-1], tables[..., -1]
-    gaps = end_logits.max(-1) - end_logits.min(-1)
+    state_logits = table_by_state(start.given[0], end_logits)
+    gaps = state_logits.max(-1) - state_logits.min(-1)
     converged = (speed <= tolerance) & (gaps.max(-1) < -np.log(np.finfo(np.float64).tiny))
     return FixedPoint(end_logits, end_values, speed, converged, stable, start.quality(end_logits))
 

@@ -102,12 +102,12 @@ def _raw_moments(problem: Problem, branches: Branches, control: jax.Array, z: ja
     xi, slope = problem.previous_return(branches)
     factor = options.return_weight if method.has_return else jnp.zeros_like(options.return_weight)
     beta = factor * problem.scores()
-    baseline = problem.values[mdp.observation][:, None, None, None] if method.baseline else 0
+    baseline = problem.state_values[:, None, None, None] if method.baseline else 0
     advantage = (branches.reward - baseline)[..., None] * beta[:, :, None, None]
     alpha = advantage - options.loss_weight * branches.loss_gradient
     at_cut = problem.returns_at_cut()
     x_at_cut = jnp.sum(control * at_cut, 1), jnp.sum(control * at_cut**2, 1)
-    first, second = _backward(mdp, problem.logits.shape, chain, xi, slope, alpha, beta, x_at_cut)
+    first, second = _backward(mdp, problem.logits.shape, chain, xi, slope, alpha, beta, x_at_cut, problem.shares)
     return tensordot(chain.start, first, 1), tensordot(chain.start, second, 1)
 
 
@@ -120,19 +120,25 @@ def _backward(
     alpha: jax.Array,
     beta: jax.Array,
     x_at_cut: tuple[jax.Array, jax.Array],
+    shares: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """E[B | s] and E[B^2 | s], [S, O, A] each; they need E[X | s], E[X^2 | s] and E[X B | s], which come first.
 
-    `shape` is [O, A], and `x_at_cut` is E[X | s] and E[X^2 | s] where the episode is cut in s, [S] each. All other
-    arguments are as in `_raw_moments`.
+    `shape` is [O, A], and `x_at_cut` is E[X | s] and E[X^2 | s] where the episode is cut in s, [S] each. `shares` is
+    [S, F], as in `Problem`. All other arguments are as in `_raw_moments`.
     """
     onward, weight = chain.onward, chain.weight
-    states, row, successor = jnp.arange(mdp.num_states), mdp.observation, mdp.successor
+    # Padding has the share 0, so that it adds nothing to the row 0, in whose place it stands.
+    states, rows, successor = jnp.arange(mdp.num_states)[:, None], jnp.maximum(mdp.features, 0), mdp.successor
     xi_on, alpha_on = xi[..., 0], alpha[..., 0, :]  # of the branches in which the episode goes on
 
     def by_row(local: jax.Array) -> jax.Array:
-        """[S, A] as [S, O, A]: a step changes only the row of its own state."""
-        return jnp.zeros((len(local), *shape), local.dtype).at[states, row].add(local)
+        """[S, F, A] as [S, O, A]: a step changes only the rows of its own state."""
+        return jnp.zeros((len(local), *shape), local.dtype).at[states, rows].add(local)
+
+    def shared(local: jax.Array) -> jax.Array:
+        """What each row gets, [S, F, A], of [S, A]."""
+        return shares[..., None] * local[:, None]
 
     sum_ahead = chain.transitions.sum_ahead
     x = sum_ahead(jnp.sum(weight * xi, (1, 2, 3)) + x_at_cut[0], slope)
@@ -141,16 +147,16 @@ def _backward(
     next_x2 = onward * sum_ahead(square + x_at_cut[1], slope * slope)[successor][:, None]
 
     local = einsum("sake,sakeb->sb", weight, alpha) + einsum("sak,sab->sb", next_x, beta)
-    b = sum_ahead(by_row(local))
+    b = sum_ahead(by_row(shared(local)))
 
     local = einsum("sake,sakeb->sb", weight * xi, alpha) + slope * einsum("sak,sakb->sb", next_x, alpha_on)
     local += einsum("sak,sab->sb", next_x * xi_on + slope * next_x2, beta)
     carried = einsum("sk,skob->sob", jnp.sum(onward * xi_on, 1), b[successor])
-    xb = sum_ahead(by_row(local) + carried, slope)
+    xb = sum_ahead(by_row(shared(local)) + carried, slope)
 
-    next_b, next_xb = b[successor, row[:, None]], xb[successor, row[:, None]]  # [S, K, A], in the row of s
     local = einsum("sake,sakeb->sb", weight, alpha**2) + einsum("sak,sab->sb", next_x2, beta**2)
     local += 2 * einsum("sak,sakb,sab->sb", next_x, alpha_on, beta)
-    local += 2 * einsum("sak,sakb,skb->sb", onward, alpha_on, next_b)
-    local += 2 * einsum("sak,sab,skb->sb", onward, beta, next_xb)
-    return b, sum_ahead(by_row(local))
+    # Of the later updates, those of each row of s, [S, K, F, A].
+    next_b, next_xb = (x[successor[:, :, None], rows[:, None]] for x in (b, xb))
+    later = einsum("sak,sakb,skfb->sfb", onward, alpha_on, next_b) + einsum("sak,sab,skfb->sfb", onward, beta, next_xb)
+    return b, sum_ahead(by_row(shares[..., None] * (shared(local) + 2 * later)))

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxdistill.mdp import MDP, exact
+from jaxdistill.mdp.features import log_policy
 from jaxdistill.mdp.teacher import Teacher
 from jaxdistill.theory.precision import float64, precise
 
@@ -49,9 +50,7 @@ def quality(mdps: MDP, teacher: Teacher, logits: npt.ArrayLike) -> Quality:
 def _quality(mdp: MDP, teacher: Teacher, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return, distance and trajectory KL of students [..., O, A] on one MDP, each [...]."""
     num_states = mdp.num_states
-    logits = logits[..., mdp.observation, :]
-    shifted = logits - logits.max(-1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    log_p = log_policy(logits, np.asarray(mdp.features))
     p = np.exp(log_p)
     outcome_probs = np.broadcast_to(mdp.outcome_probs, (num_states, *mdp.outcome_probs.shape[-2:]))
     continue_prob = np.where(mdp.terminal, 0, mdp.continue_prob)

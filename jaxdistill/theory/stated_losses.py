@@ -23,6 +23,10 @@ TABLE_1: Mapping[str, Any] = {"estimator": "mc", "reduction": "sum", "discount":
 """The options of `expected_update` under which Table 1 states its losses."""
 
 
+_COUNTED_ONCE: dict[str, Any] = {"feature_steps": "divided"}
+"""The option by which the updates of V_theta of a state's rows add up to one, however many rows the state has."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loss:
     """A loss E_q sum_t cost(t) as a method states it, exact and differentiable.
@@ -66,11 +70,12 @@ class Loss:
 
     def __call__(self, mdp: MDP, teacher: Teacher, logits: jax.Array, **options: Any) -> jax.Array:
         """The loss at `logits` [O, A] of one MDP, []; the default options are those of `TABLE_1`."""
-        problem = make_problem(mdp, teacher, self.method, logits, None, dict(TABLE_1) | options)
-        return jnp.sum(solve_update(problem).values)
+        options = dict(TABLE_1) | options | _COUNTED_ONCE
+        return jnp.sum(solve_update(make_problem(mdp, teacher, self.method, logits, None, options)).values)
 
     def value(self, options: ExactOptions, mdp: MDP, teacher: Teacher, logits: jax.Array) -> jax.Array:
         """The loss, [], of arguments that have been checked."""
+        options = dataclasses.replace(options, **_COUNTED_ONCE)
         return jnp.sum(solve_update(Problem.resolved(self.method, options, mdp, teacher, logits)).values)
 
 

@@ -86,7 +86,7 @@ def unrolled(mdps: MDP, teacher: Teacher, truncation: str) -> tuple[MDP, Teacher
         "terminal": terminal,
         "outcome_probs": mdps.outcome_probs if _is_shared(mdps) else repeat(mdps.outcome_probs, -3),
         "start": (np.asarray(mdps.start) + num_states * first_block).astype(np.int32),
-        "observation": repeat(mdps.observation, -1),
+        "observation": repeat(mdps.observation, mdps.id.ndim),
         "time_limit": np.full_like(limits, NO_TIME_LIMIT),
         "grid": None,
     }

@@ -39,6 +39,8 @@ class Config(UpdateOptions):
       loss_visits, return_visits: whether "every" visit of a row in an episode moves it, or the last one alone ("once"),
         for the loss, and for the return with the fit of V_theta.
       truncation: what cutting an episode at a time limit does to the returns of its steps, "bootstrap" or "end".
+      feature_steps: where a state uses several rows (`MDP.with_features`), what a step adds to each: its "full"
+        direction, or the direction "divided" by the number of the state's rows.
       learning_rate: of the logits, [M]; None: 0.1, or the rate of `optimizer`.
       value_learning_rate: of V_theta, [M], in the same way.
       discount: in [0, 1], [M]; for training only, reported returns are undiscounted.
@@ -167,9 +169,9 @@ class ResolvedCell:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     update_norm: float | None = None
 
-    def without_effect(self, name: str, num_actions: int) -> str:
+    def without_effect(self, name: str, num_actions: int, num_features: int = 1) -> str:
         """Why a field of the configuration has no effect on this cell, as `effects.without_effect` says it."""
-        return effects.without_effect(name, self.method, self.config, num_actions, self.num_others)
+        return effects.without_effect(name, self.method, self.config, num_actions, self.num_others, num_features)
 
     def dependencies(self, num_actions: int) -> frozenset[str]:
         """The numbers of a step on which the updates depend, as `effects.dependencies` names them."""
@@ -203,17 +205,19 @@ def resolve_cell(
     return ResolvedCell(label, method, teacher, config.resolved(method), make_rule, changes or {})
 
 
-def check_effects(cells: Sequence[ResolvedCell], changes: Mapping[str, Any], num_actions: int) -> None:
+def check_effects(
+    cells: Sequence[ResolvedCell], changes: Mapping[str, Any], num_actions: int, num_features: int = 1
+) -> None:
     """Raises ValueError unless the fields set for a cell have an effect on it, and `changes` on at least one cell."""
     for cell in cells:
         for name in cell.changes:
-            if reason := cell.without_effect(name, num_actions):
+            if reason := cell.without_effect(name, num_actions, num_features):
                 raise ValueError(
                     f"{name} has no effect on {cell.label}: its method is {cell.method.name}, {reason}; remove it from "
                     "the changes of the cell."
                 )
     for name in changes:
-        reasons = [cell.without_effect(name, num_actions) for cell in cells]
+        reasons = [cell.without_effect(name, num_actions, num_features) for cell in cells]
         if all(reasons):
             of_each = [f"{cell.method.name}, {reason}" for cell, reason in zip(cells, reasons, strict=True)]
             shown = "; ".join(of_each[:3]) + ("; ..." if len(cells) > 3 else "")

@@ -145,7 +145,7 @@ def compiled(function: MeasureFunction) -> Callable[..., Mapping[str, Any]]:
     @jax.jit
     def measured(mdps: MDP, teacher: Teacher, logits: jax.Array) -> Mapping[str, jax.Array]:
         mdps, teacher = as_float64((mdps, teacher))
-        policies = exact.policy_from_table(mdps, jax.nn.softmax(as_float64(logits)))
+        policies = exact.policy_from_logits(mdps, as_float64(logits))
         output = function(mdps, teacher, policies)
         return dict(output) if isinstance(output, Mapping) else {"": output}
 

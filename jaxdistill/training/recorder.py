@@ -234,7 +234,7 @@ class Recorder:
         self._warn(faults)
         if self.without_return is not None:
             mdp, logits = self.without_return
-            policy = exact.policy_from_table(mdp, jax.nn.softmax(jnp.asarray(logits)))
+            policy = exact.policy_from_logits(mdp, jnp.asarray(logits))
             exact.episode_return(mdp, policy)  # It warns that the return is NaN, with the state and the reason.
         mdps = self.mdps
         return Result(
@@ -247,6 +247,7 @@ class Recorder:
             final_returns=self.final_returns,
             logits=self.logits,
             values=self.values,
+            features=np.asarray(mdps.features) if mdps.num_features > 1 else None,
             measurements=self.measurements,
             measure_names=self.measures.names,
             teacher_returns=self._teacher_returns(),

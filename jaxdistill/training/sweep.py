@@ -100,7 +100,7 @@ def planned(
     mdps, teacher = stacked(mdps, teacher)
     cells = resolve(methods, teacher, config)
     values = _checked_grid(grid, cells, changes)
-    combinations = [(cell, _combinations(cell, values, mdps.num_actions)) for cell in cells]
+    combinations = [(cell, _combinations(cell, values, mdps)) for cell in cells]
     _check_used(values, combinations)
     _check_size(sum(len(group) for _, group in combinations), mdps, config, max_students)
     settings: list[Setting] = []
@@ -141,7 +141,7 @@ def _checked_grid(grid: Any, cells: Sequence[ResolvedCell], changes: Mapping[str
     return dict(sorted(values.items(), key=lambda item: item[0] not in words))
 
 
-def _combinations(cell: ResolvedCell, values: Mapping[str, list[Any]], num_actions: int) -> list[dict[str, Any]]:
+def _combinations(cell: ResolvedCell, values: Mapping[str, list[Any]], mdps: MDP) -> list[dict[str, Any]]:
     """The combinations of the parameters that have an effect on a method.
 
     It depends on the words of a combination whether a number has an effect: `trace_decay` has one with the estimator
@@ -155,7 +155,7 @@ def _combinations(cell: ResolvedCell, values: Mapping[str, list[Any]], num_actio
         for combination in combinations:
             setting = tuple(combination.get(word) for word in words)
             if setting not in applies:
-                applies[setting] = _applies(cell, name, combination, num_actions)
+                applies[setting] = _applies(cell, name, combination, mdps)
             larger += [{**combination, name: value} for value in of_name] if applies[setting] else [combination]
         combinations = larger
         if len(combinations) > 10**7:  # enough to know that it is too many
@@ -163,7 +163,7 @@ def _combinations(cell: ResolvedCell, values: Mapping[str, list[Any]], num_actio
     return combinations
 
 
-def _applies(cell: ResolvedCell, name: str, combination: Mapping[str, Any], num_actions: int) -> bool:
+def _applies(cell: ResolvedCell, name: str, combination: Mapping[str, Any], mdps: MDP) -> bool:
     """Whether a parameter has an effect on a method with the words of a combination."""
     if name in cell.method.params:
         return True
@@ -177,7 +177,7 @@ def _applies(cell: ResolvedCell, name: str, combination: Mapping[str, Any], num_
     given = {word: combination[word] for word in word_fields() if word in combination}
     config = dataclasses.replace(cell.config, **given)
     resolved = ResolvedCell(cell.label, cell.method, cell.teacher, config.resolved(cell.method))
-    return not resolved.without_effect(name, num_actions)
+    return not resolved.without_effect(name, mdps.num_actions, mdps.num_features)
 
 
 def _check_used(names: Iterable[str], combinations: Sequence[tuple[ResolvedCell, list[dict[str, Any]]]]) -> None:

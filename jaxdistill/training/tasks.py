@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.engine import packing, schedules
-from jaxdistill.engine.lanes import Program
+from jaxdistill.engine.lanes import Features, Program
 from jaxdistill.engine.rules import Rule, Student
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.mdp import MDP
@@ -110,6 +110,7 @@ def _program_key(cell: ResolvedCell, mdps: MDP, pauses: Sequence[int]) -> Progra
         )
     methods = methods_in_program(cell.method)
     rule = cell.make_rule(mdps.num_actions, methods, cell.num_others, config)
+    has_features = mdps.num_features > 1
     program = Program(
         rule=rule,
         estimator=estimator,
@@ -121,6 +122,7 @@ def _program_key(cell: ResolvedCell, mdps: MDP, pauses: Sequence[int]) -> Progra
         scheduled=_scheduled(cell),
         optimizer=config.optimizer,
         episode_control=any(m.control.per == "episode" for m in methods),
+        features=Features(mdps.num_features, config.feature_steps == "divided") if has_features else None,
     )
     return ProgramKey(program, tuple(cell.method.params), tuple(pauses))
 

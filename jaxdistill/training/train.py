@@ -98,7 +98,7 @@ def _checked_measures(
     """What is measured; ValueError unless every cell can be trained and measured and every change has an effect."""
     measures = requested(measure, mdps, cells[0].teacher, config)
     _check_cells(cells, mdps, needs_teachers=measures.needs_teachers)
-    check_effects(cells, measures.unused(changes), mdps.num_actions)
+    check_effects(cells, measures.unused(changes), mdps.num_actions, mdps.num_features)
     _warn_of_floors(cells)
     return measures
 

@@ -76,10 +76,8 @@ def window_observations(grid: Grid, radius: int) -> tuple[np.ndarray, int]:
     Returns:
       The number of each state's window, int32 [S] or [M, S], and O, the largest count of numbers in a world.
     """
-    wall, reward, terminal = (np.asarray(leaf) for leaf in (grid.wall, grid.reward, grid.terminal))
-    appearance = np.unique(reward, return_inverse=True)[1].reshape(reward.shape) * 2 + terminal + 1
-    appearance = np.where(wall, 0, appearance)
-    appearance = appearance.astype(np.min_scalar_type(appearance.max())).reshape(-1, *wall.shape[-2:])
+    wall, terminal = np.asarray(grid.wall), np.asarray(grid.terminal)
+    appearance = appearances(grid).reshape(-1, *wall.shape[-2:])
     active = ~(wall | terminal).reshape(len(appearance), -1)
     radius = min(radius, max(wall.shape[-2:]))  # A window of this radius covers the grid from every cell.
     width = 2 * radius + 1
@@ -93,6 +91,14 @@ def window_observations(grid: Grid, radius: int) -> tuple[np.ndarray, int]:
         observation[m] = len(first)
         observation[m, active[m]] = np.argsort(np.argsort(first))[index.ravel()]
     return observation.reshape(*wall.shape[:-2], -1), int(observation.max()) + 1
+
+
+def appearances(grid: Grid) -> np.ndarray:
+    """How each cell looks, numbers of the shape of the grid, as `window_observations` says; 0 is a wall."""
+    reward = np.asarray(grid.reward)
+    looks = np.unique(reward, return_inverse=True)[1].reshape(reward.shape) * 2 + np.asarray(grid.terminal) + 1
+    looks = np.where(np.asarray(grid.wall), 0, looks)
+    return looks.astype(np.min_scalar_type(looks.max()))
 
 
 def _neighbours(num_rows: int, num_cols: int) -> np.ndarray:

@@ -88,7 +88,7 @@ def play(env: Any, policy: npt.ArrayLike, num_episodes: int, *, seed: int = 0) -
 
     Args:
       env: the environment.
-      policy: [S, A], probabilities by state; for a student, `softmax(result.logits[p, m])[mdp.observation]`.
+      policy: [S, A], probabilities by state; for a student, `exact.policy_from_logits(mdp, result.logits[p, m])`.
       num_episodes: at least 1.
       seed: seed of the environment and of the choice of actions.
 

@@ -123,7 +123,7 @@ def test_a_return_that_is_not_known_is_explained_once(monkeypatch):
     monkeypatch.setattr("jaxdistill.training.recorder.Evaluator.__call__", unknown)
     explained = []
     monkeypatch.setattr(
-        "jaxdistill.training.recorder.exact.policy_from_table", lambda mdp, table: explained.append(mdp.id)
+        "jaxdistill.training.recorder.exact.policy_from_logits", lambda mdp, table: explained.append(mdp.id)
     )
     monkeypatch.setattr(
         "jaxdistill.training.recorder.exact.episode_return", lambda mdps, policy: np.zeros(np.shape(mdps.id))

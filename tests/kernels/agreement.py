@@ -31,6 +31,12 @@ WORLDS = {
     "aliased": lambda k: small.random_mdp(k, num_states=6, aliased=True, starts=3),
     "by_state": lambda k: small.random_mdp(k, num_states=5, by_state=True, num_outcomes=5),
     "limited": lambda k: small.random_mdp(k, num_states=6).with_time_limit(1 + k % 4),
+    "2 features": lambda k: small.random_mdp(k, num_states=4).with_features([[0, 1], [1, 2], [2, -1], [0, 3]]),
+    "4 features": lambda k: (
+        small.random_mdp(k, num_states=4)
+        .with_time_limit(3 + k % 4)
+        .with_features([[0, 1, 2, 3], [1, 4, -1, -1], [0, 4, 5, 2], [3, 2, 1, 5]])
+    ),
     "wide": lambda k: small.random_mdp(k, num_states=4, num_actions=9, num_outcomes=2),
 }
 

@@ -152,6 +152,18 @@ def test_an_optimizer():
         trace(task.program, task.worlds, task.teachers, task.schedules, task.students)
 
 
+@pytest.mark.parametrize("estimator", ["td", "mc"])
+def test_too_many_features(estimator):
+    mdp = small.random_mdp(0, num_actions=3)
+    mdp = mdp.with_features([[0, 1, 2, 3, 4]] * 4)
+    worlds = dataclasses.replace(stacked([mdp, mdp]), id=jnp.arange(2, dtype=jnp.int32))
+    task = task_of(
+        [METHODS["on_policy_distill"]], worlds, stacked([small.random_teacher(mdp, 0)] * 2), estimator=estimator
+    )
+    with pytest.raises(Untranslatable, match="5 features of a state have rows of 8 entries; at most 32 entries in all"):
+        trace(task.program, task.worlds, task.teachers, task.schedules, task.students)
+
+
 def test_rows_that_are_too_long():
     mdp = small.random_mdp(0, num_actions=MAX_UNROLLED)  # a row holds a value and the iteration, too
     teacher = small.random_teacher(mdp, 0)

@@ -36,6 +36,17 @@ def short_episodes(is_aliased: bool) -> tuple[MDP, Teacher]:
     return mdp, Teacher(probs, jnp.array([0.4, -0.3, 0.9]), probs)
 
 
+FEATURES = {1: [[0], [1], [1]], 2: [[1, 0], [1, 2], [2, -1]], 4: [[0, 1, 2, 3], [3, -1, -1, -1], [4, 1, 0, -1]]}
+
+
+def activity(mdp: MDP) -> np.ndarray:
+    """1 where a state uses a row of the student's tables, else 0, [S, O]."""
+    table = np.zeros((mdp.num_states, mdp.num_observations))
+    for state, features in enumerate(np.asarray(mdp.observation).reshape(mdp.num_states, -1)):
+        table[state, features[features >= 0]] = 1
+    return table
+
+
 def random_student(mdp: MDP, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Random logits [O, A] and values [O], in float64."""
     rng = np.random.default_rng(seed)

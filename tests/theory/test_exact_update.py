@@ -16,6 +16,8 @@ from jaxdistill.theory.variance import assess
 from tests import small
 from tests.theory.enumeration import (
     DECAY,
+    FEATURES,
+    activity,
     all_trajectories,
     exact_in_binary,
     float64_arrays,
@@ -30,14 +32,15 @@ DISCOUNT, FLOOR, LOSS_WEIGHT, RETURN_WEIGHT = 0.7, 0.01, 0.6, 1.4
 # --- All episodes -------------------------------------------------------------------------------------------------
 
 
-def enumerated_update(mdp, teacher, name, logits, values, *, estimator, reduction, control):
+def enumerated_update(mdp, teacher, name, logits, values, *, estimator, reduction, control, is_divided=False):
     """The expected update of Table 1 by enumeration, in NumPy; arrays over episodes [N] and steps [T]."""
-    observation = np.asarray(mdp.observation)
+    is_used = activity(mdp)
+    share = is_used / is_used.sum(1, keepdims=True) if is_divided else is_used
     pi = np.asarray(teacher.probs, np.float64)
     v_pi = np.asarray(teacher.values, np.float64)
     log_pi = np.log(np.maximum(pi, FLOOR))
-    p = softmax(logits)[observation]  # [S, A]
-    v = values[observation]
+    p = softmax(is_used @ logits)  # [S, A]
+    v = is_used @ values
     forward = -(pi * np.log(p)).sum(-1)  # [S]
     backward = -(p * log_pi).sum(-1)
     grad_forward = p - pi
@@ -80,8 +83,8 @@ def enumerated_update(mdp, teacher, name, logits, values, *, estimator, reductio
         score = np.eye(mdp.num_actions)[actions] - p[states]
         direction = RETURN_WEIGHT * advantage[..., None] * score - LOSS_WEIGHT * grad_loss
         weight = prob / num_steps if reduction == "mean" else prob
-        np.add.at(logits_update, observation[states], weight[:, None, None] * direction)
-        np.add.at(values_update, observation[states], weight[:, None] * value_step)
+        logits_update += np.einsum("n,nta,nto->oa", weight, direction, share[states])
+        values_update += np.einsum("n,nt,nto->o", weight, value_step, share[states])
         total_prob += prob.sum()
     assert 1 - 1e-8 < total_prob < 1 + 1e-12
     return logits_update, values_update
@@ -124,6 +127,44 @@ def test_update_by_enumeration(name, estimator, is_aliased, reduction):
         np.testing.assert_allclose(table, expected_table, atol=1e-7)
     if METHODS[name].has_return:
         assert np.abs(expected[1]).max() > 0.05
+
+
+@pytest.mark.parametrize("num_features", FEATURES)
+@pytest.mark.parametrize(("name", "estimator"), [("n_distill", "td"), ("on_policy_distill_r", "mc")])
+@pytest.mark.parametrize("feature_steps", ["full", "divided"])
+def test_update_of_sums_of_rows_by_enumeration(num_features, name, estimator, feature_steps):
+    mdp, teacher = short_episodes(False)
+    mdp = mdp.with_features(FEATURES[num_features])
+    logits, values = random_student(mdp, 1)
+    options = {"estimator": estimator, "reduction": "mean"}
+    expected = enumerated_update(
+        mdp, teacher, name, logits, values, control=softmax(activity(mdp) @ logits),
+        is_divided=feature_steps == "divided", **options,
+    )  # fmt: skip
+    update = expected_update(mdp, teacher, name, logits, values, feature_steps=feature_steps, **options, **WEIGHTS)
+    for table, expected_table in zip(update, expected, strict=True):
+        np.testing.assert_allclose(table, expected_table, atol=1e-7)
+
+
+def test_a_sum_of_rows_descends_the_losses_of_a_table():
+    """Theorem 2 holds for any parameters of the policy, and Theorem 1's asymmetry stays: shared rows change neither."""
+    mdp, teacher = short_episodes(False)
+    mdp = mdp.with_features(FEATURES[2])
+    worlds = jax.tree.map(lambda x: jnp.asarray(x)[None], (mdp, teacher))
+    whole = fields.check_method("n_distill", mdps=worlds[0], teacher=worlds[1]).whole
+    assert whole.matches and whole.loss == "E_pi_theta sum_t H(pi||pi_theta)"
+    assert not fields.check_method("on_policy_distill", mdps=worlds[0], teacher=worlds[1]).whole.is_gradient
+
+
+def test_once_counts_the_last_visit_of_a_row_in_any_of_its_states():
+    """In a world without chance for the loss, whose row 0 is used in the first and the last of three steps."""
+    mdp = MDP.from_arrays([[1], [2], [2]], np.zeros((3, 1)), [[False], [False], [True]], [[1.0], [1.0]])
+    mdp = mdp.with_features([[0, 1], [1, 2], [0, 3]])
+    teacher = Teacher(*(np.array(x) for x in ([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], [0.0] * 3, [[0.0] * 2] * 3)))
+    logits = np.array([[1.0, 0.0], [0.0, 0.5], [0.3, 0.0], [0.0, 0.2]])
+    update = expected_update(mdp, teacher, "on_policy_distill", logits, reduction="sum", loss_visits="once").logits
+    directions = teacher.probs - softmax(activity(mdp) @ logits)
+    np.testing.assert_allclose(update, directions[[2, 1, 1, 2]], atol=1e-12)
 
 
 @pytest.mark.parametrize("per", ["step", "episode"])

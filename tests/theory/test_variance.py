@@ -11,7 +11,15 @@ from jaxdistill import METHODS, TEACHER, Control
 from jaxdistill.theory import fields, variance
 from jaxdistill.theory.moments import update_moments
 from jaxdistill.training.sampling import sampled_updates
-from tests.theory.enumeration import DECAY, all_trajectories, random_student, short_episodes, softmax
+from tests.theory.enumeration import (
+    DECAY,
+    FEATURES,
+    activity,
+    all_trajectories,
+    random_student,
+    short_episodes,
+    softmax,
+)
 
 OPTIONS = {"discount": 0.7, "probability_floor": 0.01, "loss_weight": 0.6, "return_weight": 1.4}
 MIXED = Control(student=0.5, teacher=0.3, uniform=0.2, per="episode")
@@ -19,8 +27,8 @@ MIXED = Control(student=0.5, teacher=0.3, uniform=0.2, per="episode")
 
 def episode_updates(mdp, teacher, name, logits, values, estimator, states, actions, rewards):
     """The sum over steps [T] of the update of each episode by Table 1, [N, O, A], without `jaxdistill.theory`."""
-    row = np.asarray(mdp.observation)[states]
-    pi, p = np.asarray(teacher.probs, np.float64)[states], softmax(logits)[row]  # [N, T, A]
+    is_used = activity(mdp)
+    pi, p = np.asarray(teacher.probs, np.float64)[states], softmax(is_used @ logits)[states]  # [N, T, A]
     cost = -(pi * np.log(p)).sum(-1)
     log_probs = (np.log(np.maximum(pi, OPTIONS["probability_floor"])), np.log(p))
     taken_log_pi, taken_log_p = (np.take_along_axis(x, actions[..., None], -1)[..., 0] for x in log_probs)
@@ -30,14 +38,14 @@ def episode_updates(mdp, teacher, name, logits, values, estimator, states, actio
         "on_policy_distill_r": (rewards, 1),
         "kl_regularised": (taken_log_pi - taken_log_p, 0),
     }[name]
-    v = values[row]
+    v = (is_used @ values)[states]
     target, decay = np.array(rhat), DECAY[estimator]
     for t in reversed(range(states.shape[1] - 1)):
         target[:, t] += OPTIONS["discount"] * (decay * target[:, t + 1] + (1 - decay) * v[:, t + 1])
     score = np.eye(mdp.num_actions)[actions] - p
     ascent = OPTIONS["return_weight"] * (target - v)[..., None] * score
     descent = has_loss * OPTIONS["loss_weight"] * (p - pi)
-    return np.einsum("nta,nto->noa", ascent - descent, np.eye(mdp.num_observations)[row])
+    return np.einsum("nta,nto->noa", ascent - descent, is_used[states])
 
 
 def enumerated_moments(mdp, teacher, name, logits, values, estimator, reduction, controls):
@@ -61,13 +69,20 @@ def enumerated_moments(mdp, teacher, name, logits, values, estimator, reduction,
         ("on_policy_distill_r", "td", "sum", True, False),
         ("kl_regularised", "mc", "mean", True, True),
         ("n_distill", "lambda", "mean", True, False),
+        ("n_distill", "mc", "mean", 2, True),
+        ("on_policy_distill_r", "td", "sum", 4, False),
+        ("kl_regularised", "lambda", "mean", 4, False),
     ],
 )
 def test_moments_by_enumeration(name, estimator, reduction, is_aliased, is_mixed):
-    """The tolerance is 1e-6, because the enumeration leaves out episodes of more than 8 steps."""
-    mdp, teacher = short_episodes(is_aliased)
+    """The tolerance is 1e-6, because the enumeration leaves out episodes of more than 8 steps.
+
+    Where `is_aliased` is a number, states have so many features.
+    """
+    mdp, teacher = short_episodes(is_aliased is True)
+    mdp = mdp if isinstance(is_aliased, bool) else mdp.with_features(FEATURES[is_aliased])
     logits, values = random_student(mdp, 3)
-    policy = softmax(logits)[np.asarray(mdp.observation)]
+    policy = softmax(activity(mdp) @ logits)
     policies = [policy, np.asarray(teacher.probs, np.float64), np.full((3, 2), 0.5)]
     controls = list(zip(MIXED.weights, policies, strict=True)) if is_mixed else [(1.0, policy)]
     mean, var, length = enumerated_moments(mdp, teacher, name, logits, values, estimator, reduction, controls)

@@ -112,6 +112,39 @@ def test_visits_that_count_once_and_a_fixed_length(estimator, words):
     check([METHODS[name] for name in names], worlds, estimator, "fixed", **more)
 
 
+FEATURES = {  # of 4 states, any of which may follow another; -1 pads
+    1: [[0], [1], [0], [2]],
+    2: [[0, 1], [1, 2], [2, -1], [0, 3]],
+    4: [[0, 1, 2, 3], [1, 4, -1, -1], [0, 4, 5, 2], [3, 2, 1, 5]],
+}
+FEATURE_CASES = {
+    "own action": (["baseline", "on_policy_distill_r_vcond", "kl_regularised"], {}),
+    "next action": (["n_distill", "exp_entropy_regularised"], {}),
+    "divided": (["n_distill"], {"feature_steps": "divided"}),
+    "once": (["on_policy_distill_r"], {"loss_visits": "once", "reduction": "sum"}),
+    "cut": (["n_distill", "exp_entropy_regularised"], {"limit": 3}),
+}
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("case", FEATURE_CASES)
+@pytest.mark.parametrize("num_features", FEATURES)
+def test_states_that_share_features(num_features, case, estimator):
+    """A state shares some features with itself, when it follows itself, and with its other successors."""
+    names, options = FEATURE_CASES[case]
+    options = {"reduction": "mean", **options}
+    worlds = [small.random_mdp(seed, by_state=seed == 3) for seed in (3, 2)]
+    worlds = [mdp.with_features(FEATURES[num_features], 6).with_time_limit(options.get("limit")) for mdp in worlds]
+    worlds = [dataclasses.replace(mdp, outcome_probs=by_state(mdp)) for mdp in worlds]
+    options.pop("limit", None)
+    check([METHODS[name] for name in names], worlds, estimator, options.pop("reduction"), **options)
+
+
+def by_state(mdp):
+    """The outcome probabilities of an MDP for every state, [S, A, K]."""
+    return jnp.broadcast_to(mdp.outcome_probs, (mdp.num_states, *mdp.outcome_probs.shape[-2:]))
+
+
 def second_opinion(step):
     """A loss that looks at a further policy beside the teacher's."""
     return numerics.cross_entropy(p=step.other_probs[0], log_q=step.student_log_probs)
