@@ -1,8 +1,8 @@
 """Figures. This is the only package that imports matplotlib, and `jaxdistill` imports it only when a figure is drawn.
 
-`curves` draws learning curves, `grids` grid worlds, `intervals` comparisons, `profiles` performance profiles, and
-`sweeps` sweeps. `figures` makes and saves figures that do not depend on the user's settings, `styles` defines the look
-of every method, and `labels` makes texts that matplotlib can draw.
+`curves` draws learning curves, `grids` grid worlds, `weights` the rows of students with features, `intervals`
+comparisons, `profiles` performance profiles, and `sweeps` sweeps. `figures` makes and saves figures that do not depend
+on the user's settings, `styles` defines the look of every method, and `labels` makes texts that matplotlib can draw.
 """
 
 from matplotlib import patches
@@ -21,6 +21,7 @@ from jaxdistill.plotting.styles import (
     palette_indices,
     shades,
 )
+from jaxdistill.plotting.weights import draw_feature, draw_weights
 
 __all__ = [
     "LEAST_CONTRAST",
@@ -28,7 +29,9 @@ __all__ = [
     "STYLES",
     "add_legend",
     "contrast",
+    "draw_feature",
     "draw_grid",
+    "draw_weights",
     "label_axes",
     "method_style",
     "new_figure",

@@ -308,3 +308,42 @@ def test_an_mdp_is_validated_once_at_the_first_door(monkeypatch):
     mutable = dataclasses.replace(mdps, reward=np.asarray(mdps.reward))
     teachers.optimal(mutable), teachers.uniform(mutable)
     assert len(checked) == 3  # NumPy arrays may change between two calls
+
+
+def test_with_features():
+    mdps = stack([MDP.from_arrays(**small_arrays())] * 2)
+    shared = mdps.with_features([[2, 0], [1, -1], [0, 1]])
+    assert shared.features.shape == (2, 3, 2) and (shared.num_features, shared.num_observations) == (2, 3)
+    assert "3 features, at most 2 in a state" in repr(shared) and shared[0].features.tolist()[0] == [2, 0]
+    separate = mdps.with_features([[[0, 1], [1, 2], [2, 0]], [[3, 1], [-1, 2], [2, 0]]], num_observations=9)
+    assert separate.num_observations == 9 and separate[1].features.tolist()[1] == [-1, 2]
+    plain = mdps.with_features([[1], [0], [1]])
+    assert plain.observation.tolist() == [[1, 0, 1]] * 2 and plain.num_features == 1
+    assert mdps.features.shape == (2, 3, 1)
+    again = shared.with_observation([0, 0, 1])
+    assert again.num_features == 1 and again.num_observations == 2
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ([0, 1, 2], r"features must be \[S, F\] or \[M, S, F\]"),
+        (np.zeros((3, 0), int), "features must be"),
+        ([[0, 1]] * 4, "features must have shape"),
+        ([[0.5, 1.0]] * 3, "features must hold integers"),
+        ([[0, 1], [1, 3], [0, -1]], r"features must be in \[0, 3\), or -1 .*, got 3 at index \(1, 1\)"),
+        ([[0, 1], [1, -2], [0, -1]], "got -2"),
+        ([[0, 1], [1, 1], [0, -1]], "features has row 1 twice in state 1; a state may use a row"),
+        ([[0, 1], [1, 2], [-1, -1]], "features has none in state 2: every state needs a row"),
+        ([[0], [-1], [0]], "features must be at least 0"),
+        (np.broadcast_to(0, (3, 2**27)), "more than 268435456 entries; use fewer features"),
+    ],
+)
+def test_wrong_features(features, message):
+    mdp = MDP.from_arrays(**small_arrays())
+    with pytest.raises(ValueError, match=message) as error:
+        mdp.with_features(features, 3)
+    assert "\n" not in str(error.value)
+    if np.ndim(features) == 2 and "twice" in message:
+        with pytest.raises(ValueError, match="twice in state 1 of world 0"):
+            stack([mdp, mdp]).with_features(features, 3)
