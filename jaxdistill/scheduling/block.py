@@ -53,7 +53,7 @@ class Block:
         self.settled = np.zeros(width, np.int64)
         self.lanes: Lanes | None = None
         self.until = np.zeros(width, np.int32)
-        self.status: np.ndarray | jax.Array = np.zeros((4, width), np.int32)
+        self.status: Any = np.zeros((4, width), np.int32)
         self._take_status(np.zeros((4, width), np.int32))
         self.lengths = IterationLengths(width, task.num_iterations)
         self.ticks_left = np.zeros(0)
