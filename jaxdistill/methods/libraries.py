@@ -111,8 +111,7 @@ _TRL = (
                 ZOO["gkd"], {"beta": BETWEEN_0_AND_1}, {"beta": "beta"},
                 "Its scale is beta times the forward KL near 0 and 1 - beta times the reverse KL near 1.",
             ),
-            # On the way back, jsd is this as well, with the student alone.
-            Case(ZOO["jsd"], {"beta": BETWEEN_0_AND_1}, {"beta": "beta"}),
+            Case(ZOO["jsd"], {"beta": BETWEEN_0_AND_1}, {"beta": "beta"}, back_only=True),
         ),
         f"{_DATA} One draw decides for a whole batch. Its temperature (0.9) changes the sampling alone: the loss is "
         "taken at temperature 1.",
@@ -151,8 +150,8 @@ _TRL = (
             Case(
                 _MINILLM_RETURN,
                 {"gamma": 1, "length_normalization": False, "rkl_advantage": True, "single_step_decomposition": True},
-                note="The paper's return begins at the next step. Here as there it begins at the step itself, so that "
-                "the step's own reverse KL counts twice.",
+                note="The paper's return begins at the next step. The library's begins at the step itself, so that the "
+                "step's own reverse KL counts twice.",
             ),
             Case(
                 _K1_RETURN,
@@ -221,7 +220,7 @@ _TRL = (
     ),
 )  # fmt: skip
 
-_CLAMPED = "Both log ratios beyond 20 and values above 10 are clamped, where the gradient is 0."
+_CLAMPED = "Log ratios beyond +-20 and values above 10 are clamped, and have the gradient 0."
 _VERL = (
     LibraryUpdate(
         "verl.distillation", sources.VERL, VERL,
@@ -409,10 +408,9 @@ _MS_SWIFT = (
                 ZOO["gkd"], {"beta": BETWEEN_0_AND_1, "temperature": 1, "gkd_logits_topk": None, "sft_alpha": 0},
                 {"beta": "beta"},
             ),
-            # On the way back, jsd is this as well, with the student alone.
             Case(
                 ZOO["jsd"], {"beta": BETWEEN_0_AND_1, "temperature": 1, "gkd_logits_topk": None, "sft_alpha": 0},
-                {"beta": "beta"},
+                {"beta": "beta"}, back_only=True,
             ),
             Case(
                 ZOO["tempered_reverse_kl"], {"beta": 1, "gkd_logits_topk": None, "sft_alpha": 0},

@@ -41,16 +41,18 @@ class Case:
       when: for each setting that decides it, the value, a tuple of values, or a `Rule`.
       numbers: the settings that are numbers of the method: the name of the setting -> that of the number.
       note: where the library's update differs from its own formula in this case; may be empty.
+      back_only: whether the case serves the way back from the method alone, because another method comes first.
     """
 
     method: Method
     when: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     numbers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     note: str = ""
+    back_only: bool = False
 
     def matches(self, settings: Mapping[str, Any]) -> bool:
         """Whether all settings are those of this case."""
-        return _match(self.when, settings)
+        return not self.back_only and _match(self.when, settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +97,14 @@ class LibraryUpdate:
         """The case of settings, which are given with all defaults; ValueError if no method here is that update."""
         for refusal in self.refusals:
             if _match(refusal.when, settings):
-                raise ValueError(f"{self.key} with {_text(refusal.when)} has no method here: {refusal.reason}")
+                raise ValueError(f"{self.key} with {settings_text(refusal.when)} has no method here: {refusal.reason}")
         for case in self.cases:
             if case.matches(settings):
                 return case
-        known = "; ".join(dict.fromkeys(_text(case.when) for case in self.cases))
-        raise ValueError(f"{self.key} has no method here for {_text(settings)}; the settings known are {known}.")
+        known = "; ".join(dict.fromkeys(settings_text(case.when) for case in self.cases))
+        raise ValueError(
+            f"{self.key} has no method here for {settings_text(settings)}; the settings known are {known}."
+        )
 
     def method(self, **settings: Any) -> Method:
         """The method whose update is that of the settings; the others have the library's defaults.
@@ -171,7 +175,7 @@ def _with_student_share(method: Method, share: float) -> Method:
 def _discounted(method: Method, discount: float) -> Method:
     """The method with another discount and Monte Carlo returns; its claim of a loss does not hold any more."""
     checks.number("the discount", discount, 0, 1)
-    claims = dict(gradient_of="", description="", state_loss=None, total_loss=None)
+    claims: dict[str, Any] = dict(gradient_of="", description="", state_loss=None, total_loss=None)
     lost = claims if isinstance(method, Objective) else {}
     name = f"{method.name}:discount={discount:g}"
     return dataclasses.replace(method, name=name, discount=discount, estimator="mc", **lost)
@@ -204,12 +208,12 @@ def _holds(expected: Any, value: Any) -> bool:
     return value in expected if isinstance(expected, tuple) else value == expected
 
 
-def _text(settings: Mapping[str, Any]) -> str:
+def settings_text(settings: Mapping[str, Any]) -> str:
     """Settings in words, such as "beta = 1, lmbda = 0.5"."""
-    return ", ".join(setting_text(name, value) for name, value in settings.items())
+    return ", ".join(_setting_text(name, value) for name, value in settings.items())
 
 
-def setting_text(name: str, value: Any) -> str:
+def _setting_text(name: str, value: Any) -> str:
     """A setting with its value, its values, or its condition in words."""
     if isinstance(value, Rule):
         return f"{name} {value.text}"
