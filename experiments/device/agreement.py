@@ -17,7 +17,7 @@ from jaxdistill.engine.tick import advance
 from jaxdistill.estimators import ESTIMATORS
 from jaxdistill.kernels import launch
 from jaxdistill.runtime import streams
-from jaxdistill.scheduling.group import ordinal_of
+from jaxdistill.scheduling.loops import ordinal_of
 from jaxdistill.scheduling.task import Task
 from jaxdistill.teachers.tabular import with_others
 from jaxdistill.training.config import config_of, resolve_cell
@@ -82,7 +82,7 @@ def compare(case: Case, mdps: jaxdistill.MDP, teacher: Teacher, num_ticks: int =
     else:
         cells = [resolve_cell(m.name, m, None, config, case.make_rule) for m in case.methods]
     (task,) = make_tasks(streams.from_seed(1), mdps, cells, np.ones(mdps.num_mdps), lambda *_: None)
-    task.program = task.program.with_lanes(len(task.cost))
+    task.program = task.loop.program.with_lanes(len(task.cost))
     if task.loop.kernel is None:
         return {"lanes": len(task.cost), "equal": 0.0, "different": 0.0, "agrees": False, "reason": task.loop.reason}
     lanes = _lanes(task)

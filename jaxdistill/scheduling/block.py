@@ -42,7 +42,7 @@ class Block:
         self.kernel = task.loop.kernel
         if width is None:
             width = task.program.num_lanes if self.kernel is None else min(task.program.num_lanes, max(share, 1))
-        self.program = task.program.with_lanes(width)
+        self.program = task.loop.program.with_lanes(width)
         self.ticks_per_step = task.program.estimator.ticks_per_step
         inputs = task.worlds, task.teachers, task.schedules, task.students
         self.worlds, self.teachers, self.schedules, self.students = jax.device_put(inputs, device)

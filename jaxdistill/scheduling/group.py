@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from jaxdistill.kernels import launch
@@ -12,6 +11,7 @@ from jaxdistill.runtime.checkpoints import Snapshots
 from jaxdistill.scheduling.block import Block
 from jaxdistill.scheduling.chunks import ChunkSize
 from jaxdistill.scheduling.forecast import TickCost
+from jaxdistill.scheduling.loops import ordinal_of
 from jaxdistill.scheduling.task import Task
 
 
@@ -140,8 +140,3 @@ class Group:
             block.settle()
         taken = [(block.task, block.snapshots()) for block in busy]
         return [(task, snapshots) for task, snapshots in taken if snapshots is not None]
-
-
-def ordinal_of(device: jax.Device) -> int:
-    """The number of a device among those of its kind on this machine."""
-    return getattr(device, "local_hardware_id", None) or 0

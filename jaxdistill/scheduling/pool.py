@@ -26,7 +26,7 @@ from jaxdistill.runtime.progress import say, waiting
 from jaxdistill.scheduling import loops
 from jaxdistill.scheduling.block import Block
 from jaxdistill.scheduling.forecast import RemainingWork, seconds_left
-from jaxdistill.scheduling.group import Group, ordinal_of
+from jaxdistill.scheduling.group import Group
 from jaxdistill.scheduling.task import Task
 
 _POLL_SECONDS = 0.02  # between two checks of the main thread
@@ -224,7 +224,8 @@ class _Pool:
             waiting.remove(task)
         kernels = [task.loop.kernel for task in tasks if task.loop.kernel is not None]
         shares = [-(-task.num_students // self.num_workers) for task in tasks]
-        widths = loops.lanes_of(kernels, ordinal_of(device), [task.total_work for task in tasks], shares)
+        work, sizes = [task.total_work for task in tasks], [task.lane_bytes() for task in tasks]
+        widths = loops.lanes_of(kernels, device, work, shares, sizes)
         return Group([Block(task, device, width, width) for task, width in zip(tasks, widths, strict=True)])
 
     def work_done(self) -> float:

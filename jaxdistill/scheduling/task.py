@@ -71,7 +71,14 @@ class Task:
     @functools.cached_property
     def loop(self) -> Loop:
         """The loop that runs the ticks; chosen at the first use, in the thread that trains."""
-        return choose(self.program, self.worlds, self.teachers, self.schedules, self.students)
+        inputs = self.worlds, self.teachers, self.schedules, self.students
+        return choose(self.program, *inputs, self.num_iterations)
+
+    def lane_bytes(self) -> int:
+        """Bytes of a lane in the memory of a device."""
+        program = self.loop.program.with_lanes(1)
+        lane = jax.eval_shape(lambda: empty(program, self.worlds, self.blank_students(1)))
+        return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(lane))
 
     def next_students(self, number: int) -> np.ndarray:
         """Takes so many students from the front of the queue; their indices."""
