@@ -21,7 +21,7 @@ from jaxdistill.runtime.errors import guard_imports
 
 guard_imports()  # before the first import that reads the environment and can fail because of it
 
-from jaxdistill import executors, methods, results, teachers, theory
+from jaxdistill import executors, methods, results, teachers, theory, worlds
 from jaxdistill.engine import xla
 from jaxdistill.mdp import MDP, Teacher, exact, measures, stack
 from jaxdistill.methods import (
@@ -33,9 +33,11 @@ from jaxdistill.methods import (
     Method,
     Schedule,
     Step,
+    from_library,
     guide,
     losses,
     plus_reward,
+    to_library,
 )
 from jaxdistill.methods import zoo as objectives
 from jaxdistill.methods.zoo import ZOO
@@ -84,6 +86,7 @@ __all__ = [
     "fields",
     "flows",
     "from_gymnasium",
+    "from_library",
     "from_text",
     "garnet",
     "gridworld",
@@ -103,6 +106,8 @@ __all__ = [
     "sweep",
     "teachers",
     "theory",
+    "to_library",
     "train",
     "variance",
+    "worlds",
 ]

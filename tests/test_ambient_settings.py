@@ -94,6 +94,7 @@ def doors():
         "adversarial": lambda key: jd.teachers.adversarial(world, ties="random", key=key),
         "from_q": lambda key: jd.teachers.from_q(world, logits, ties="random", key=key),
         "check_ties": lambda key: check_ties("random", key),
+        "zipf": lambda key: jd.teachers.zipf(key, world),
         "q_learning": lambda key: jd.teachers.q_learning(key, world),
         "actor_critic": lambda key: jd.teachers.actor_critic(key, world),
         "random_problems": lambda key: fields.random_problems(key, 2),

@@ -57,6 +57,8 @@ def examples():
         "teacher": teacher,
         "step": example_step(1, beta=0.5),
         "grids": jaxdistill.GridConfig(),
+        "text": (text := jaxdistill.worlds.texts.from_string("ab. ba.")),
+        "language": jaxdistill.worlds.language(text, 2),
         "result": result,
         "summary": result.summary("final"),
         "comparison": jaxdistill.compare(result, "baseline"),

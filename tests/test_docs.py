@@ -48,7 +48,8 @@ def test_commands_name_what_exists():
             assert asked <= flags, f"{page.name}: {' '.join(words)}"
         elif words[:3] == ["python", "-m", "jaxdistill"]:
             main._parser().parse_args(words[3:])  # exits where a command or a flag is unknown
-            assert words[3] not in ("methods", "check") or all(methods.get(name) for name in words[4:])
+            names = [word for word in words[4:] if not word.startswith("--")]
+            assert words[3] not in ("methods", "check") or all(methods.get(name) for name in names)
         elif words[:2] == ["pip", "install"] and "-e" in words:
             named = re.fullmatch(r"\.(?:\[(.+)\])?", words[words.index("-e") + 1])
             assert named and set(filter(None, (named[1] or "").split(","))) <= set(extras), f"{page.name}: {words}"

@@ -12,10 +12,11 @@ from sphinx.util.docutils import SphinxDirective
 from experiments import all as run_all
 from experiments.common.presets import preset_flags
 from jaxdistill import Result, methods, presets
-from jaxdistill.cli.describing import claim_of, control_text, gradient_of, numbers_of
+from jaxdistill.cli.describing import case_numbers, claim_of, control_text, gradient_of, numbers_of
 from jaxdistill.mdp.named_measures import MEASURES
-from jaxdistill.methods import Method, zoo
+from jaxdistill.methods import LIBRARY_UPDATES, Method, to_library, zoo
 from jaxdistill.methods.combinators import Objective
+from jaxdistill.methods.library_settings import LibraryUpdate, settings_text
 from jaxdistill.methods.method_formulas import method_formula
 from jaxdistill.methods.policy_sums import definitions
 from jaxdistill.methods.registry import sources_of
@@ -73,14 +74,15 @@ def zoo_table(group: str) -> list[list[str]]:
 
 def find_table(_: str) -> list[list[str]]:
     """Every method with the papers and the libraries that it comes from."""
-    rows = [["name", "of", "paper", "library"]]
+    rows = [["name", "of", "paper", "library", "settings of"]]
     for group, members in _groups().items():
         for method in members:
             cells = [
                 "; ".join(f"[{source}]({source.url})" for source in sources_of(method) if source.kind == kind)
                 for kind in ("paper", "library")
             ]
-            rows.append([_link(method.name), group, *cells])
+            settings = (f"[{key}](libraries.md#{_library_anchor(key)})" for key in to_library(method))
+            rows.append([_link(method.name), group, *cells, "; ".join(settings)])
     return [rows[0], *sorted(rows[1:])]
 
 
@@ -117,6 +119,48 @@ def _formula_section(method: Method) -> list[str]:
     lines += [f"- Source: [{_escaped(str(source))}]({source.url})" for source in sources_of(method)]
     plain = [f"{left} = {right}" for left, right in formula.lines()] + definitions(*expressions)
     return [*lines, "", "```text", *plain, "```", ""]
+
+
+def _library_anchor(key: str) -> str:
+    return f"library-{key.replace('.', '-').replace('_', '-')}"
+
+
+def back_table(_: str) -> list[list[str]]:
+    """The methods with the settings of other libraries whose update is the same."""
+    rows = [["method", "settings"]]
+    for members in _groups().values():
+        for method in members:
+            settings = to_library(method)
+            texts = [
+                f"[{key}](#{_library_anchor(key)}): {f'`{settings_text(x)}`' if x else 'its defaults'}"
+                for key, x in settings.items()
+            ]
+            if texts:
+                rows.append([_link(method.name), "; ".join(texts)])
+    return [rows[0], *sorted(rows[1:])]
+
+
+def libraries_page() -> list[str]:
+    """The lines of a section for each update of another library."""
+    lines = []
+    for update in LIBRARY_UPDATES.values():
+        lines += [f"({_library_anchor(update.key)})=", f"## {update.key}", ""]
+        places = "; ".join(f"`{place.strip()}`" for place in update.place.split(";"))
+        lines += [f"[{update.library}]({update.library.url}) {update.version}. {places}", ""]
+        lines += [f"Defaults: `{settings_text(update.defaults)}`.", "", *to_markdown(_library_rows(update)), ""]
+        lines += [f"Where it differs: {_escaped(update.difference)}", ""]
+    return lines
+
+
+def _library_rows(update: LibraryUpdate) -> list[list[str]]:
+    rows = [["settings", "method", "with", "note"]]
+    for case in (case for case in update.cases if not case.back_only):
+        name = case.method.name
+        method = _link(name) if name in methods.METHODS or name in methods.ZOO else f"`{name}`"
+        settings = f"`{settings_text(case.when)}`" if case.when else "any"
+        rows.append([settings, method, case_numbers(update, case), case.note])
+    rows += [[f"`{settings_text(refusal.when)}`", "none", "", refusal.reason] for refusal in update.refusals]
+    return rows
 
 
 def experiments_table(_: str) -> list[list[str]]:
@@ -160,11 +204,15 @@ _TABLES: dict[str, Callable[[str], list[list[str]]]] = {
     "paper-methods": paper_table,
     "objectives": zoo_table,
     "find": find_table,
+    "back": back_table,
     "experiments": experiments_table,
     "axes": axes_table,
     "measures": measures_table,
     "presets": presets_table,
 }
+
+
+_PAGES: dict[str, Callable[[], list[str]]] = {"formulas": formulas_page, "libraries": libraries_page}
 
 
 def _escaped(text: str) -> str:
@@ -182,7 +230,8 @@ def to_markdown(rows: list[list[str]]) -> list[str]:
 class Catalogue(SphinxDirective):
     """The directive of the tables: ```{catalogue} paper-methods``` or ```{catalogue} objectives top-k```.
 
-    ```{catalogue} formulas``` gives a section for each method.
+    ```{catalogue} formulas``` gives a section for each method, and ```{catalogue} libraries``` one for each update of
+    another library.
     """
 
     required_arguments = 1
@@ -192,8 +241,8 @@ class Catalogue(SphinxDirective):
         """The table."""
         kind, group = (*self.arguments, "")[:2]
         container = nodes.container()
-        if kind == "formulas":
-            lines = StringList(formulas_page(), "catalogue")
+        if kind in _PAGES:
+            lines = StringList(_PAGES[kind](), "catalogue")
             self.state.nested_parse(lines, self.content_offset, container, match_titles=True)
             return container.children
         if kind not in _TABLES or group not in ("", *GROUPS):

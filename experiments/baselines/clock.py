@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.baselines import Trained
 
-_COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's own event, also where a program came from the cache
+COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's own event, also where a program came from the cache
 _MOST_DISCARDED = 3  # runs of a turn that are repeated because something was compiled
 
 
@@ -27,7 +27,7 @@ class Compilations:
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
     def _on_event(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
-        self.count += event == _COMPILED
+        self.count += event == COMPILED
 
 
 def in_turns(runs: Mapping[str, Callable[[], Trained]], repeats: int, name: str) -> dict[str, Any]:

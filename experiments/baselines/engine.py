@@ -58,11 +58,11 @@ def _used(problem: Problem, steps: np.ndarray, chunks: list[tuple[Estimator, int
 def _counted_ticks() -> Iterator[list[tuple[Estimator, int]]]:
     """A list of (estimator, lanes * ticks) of every chunk that runs inside the context."""
     chunks: list[tuple[Estimator, int]] = []
-    run_ticks = group.Group.run_ticks
+    start = group.Group.start
 
     def counting(self: Any, number: int) -> Any:
         chunks.extend((block.program.estimator, len(block.occupant) * number) for block in self.blocks)
-        return run_ticks(self, number)
+        return start(self, number)
 
-    with mock.patch.object(group.Group, "run_ticks", counting):
+    with mock.patch.object(group.Group, "start", counting):
         yield chunks

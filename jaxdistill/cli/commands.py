@@ -43,7 +43,12 @@ DEFAULTS = {"num_checkpoints": 20} | dict.fromkeys(RATES, RATE)  # these replace
 
 
 def run_methods(args: argparse.Namespace) -> None:
-    """Lists METHODS and ZOO, or prints the formula of a method."""
+    """Lists METHODS and ZOO, or prints the formula of a method, or the settings of other libraries."""
+    if args.library is not None:
+        if args.name:
+            raise ValueError(f"Give a method or --library, not both; 'methods {args.name}' names libraries too.")
+        print(describing.library_text(args.library))
+        return
     if args.name:
         print(describing.details(get(args.name), args.latex))
         return
@@ -57,6 +62,7 @@ def run_methods(args: argparse.Namespace) -> None:
         print()
     print("The sums over steps are undiscounted. 'jaxdistill methods NAME' prints the formula of a method.")
     print("A name of METHODS with the ending _r adds the reward of the environment to the method.")
+    print("'jaxdistill methods --library' lists the settings of other libraries with the methods of the same update.")
 
 
 def run_check(args: argparse.Namespace) -> None:

@@ -1,12 +1,16 @@
-"""What the command `methods` prints of a method: its formula, numbers, sources, and what it is the gradient of."""
+"""What the command `methods` prints: formulas, numbers and sources of methods, and the settings of other libraries."""
+
+import textwrap
 
 from jaxdistill.estimators import ESTIMATORS
-from jaxdistill.methods import METHODS, Method
+from jaxdistill.methods import LIBRARY_UPDATES, METHODS, Method, to_library
 from jaxdistill.methods.combinators import NO_LOSS, Objective
 from jaxdistill.methods.expressions import Expression
+from jaxdistill.methods.library_settings import Case, LibraryUpdate, settings_text
 from jaxdistill.methods.method_formulas import FURTHER, SYMBOLS, method_formula
 from jaxdistill.methods.policy_sums import definitions
 from jaxdistill.methods.registry import sources_of
+from jaxdistill.runtime import checks
 from jaxdistill.theory.stated_losses import LOSSES
 
 WIDTH = 100  # of the printed text, in characters
@@ -75,11 +79,54 @@ def details(method: Method, latex: bool = False) -> str:
         parts += [("estimator", [estimator_text(method)]), ("discount", [discount])]
     parts.append(("reduction", [method.reduction or "mean, sum or fixed, as configured; g is that of sum"]))
     parts.append(("source", [f"{source}: {source.url}" for source in sources_of(method)]))
-    parts += [
-        ("try it", [f"jaxdistill check {method.name}"]),
-        ("symbols", _wrapped(SYMBOLS + FURTHER * ("floor" in method.params))),
-    ]
+    parts.append(
+        ("libraries", [f"{key}: {settings_text(x) or 'its defaults'}" for key, x in to_library(method).items()])
+    )
+    symbols = SYMBOLS + FURTHER * ("floor" in method.params)
+    parts += [("try it", [f"jaxdistill check {method.name}"]), ("symbols", textwrap.wrap(symbols, WIDTH - _INDENT))]
     lines = [f"{method.name}: {method.description}"]
     for title, texts in parts:
         lines += [f"  {title if i == 0 else '':{_INDENT - 2}}{text}" for i, text in enumerate(texts)]
     return "\n".join(lines)
+
+
+# --- Other libraries ----------------------------------------------------------------------------------------------
+
+
+def case_numbers(update: LibraryUpdate, case: Case) -> str:
+    """The settings that become numbers of the method of a case, such as "k = topk"; "" where there are none."""
+    pairs = [(number, setting) for setting, number in case.numbers.items()]
+    pairs += [("student share", update.student_share), ("discount", update.discount), ("times", update.coefficient)]
+    texts = (f"{number} = {setting}" if number != setting else setting for number, setting in pairs if setting)
+    return ", ".join(texts).replace("times = ", "times ")
+
+
+def library_updates(prefix: str) -> list[LibraryUpdate]:
+    """The updates of a library such as "trl", or one such as "trl.gkd"; all of them for "". ValueError for none."""
+    updates = [update for key, update in LIBRARY_UPDATES.items() if prefix in ("", key, key.partition(".")[0])]
+    if not updates:
+        libraries = dict.fromkeys(key.partition(".")[0] for key in LIBRARY_UPDATES)
+        checks.known("library", prefix, [*libraries, *LIBRARY_UPDATES], "they are")
+    return updates
+
+
+def library_text(prefix: str) -> str:
+    """The settings of libraries with the method of each, and where the libraries differ from their formulas."""
+    return "\n\n".join(map(_update_text, library_updates(prefix)))
+
+
+def _update_text(update: LibraryUpdate) -> str:
+    lines = [f"{update.key}: {update.library}, {update.version}", f"  place     {update.place}"]
+    lines.append(f"  defaults  {settings_text(update.defaults)}")
+    for case in (case for case in update.cases if not case.back_only):
+        numbers = case_numbers(update, case)
+        method = f"{case.method.name}{': ' if numbers else ''}{numbers}"
+        lines.append(f"  {settings_text(case.when) or 'always'}  ->  {method}")
+        lines += _indented(case.note, 6)
+    for refusal in update.refusals:
+        lines += _indented(f"{settings_text(refusal.when)}  ->  no method: {refusal.reason}", 2)
+    return "\n".join([*lines, *_indented(f"Differs: {update.difference}", 2)])
+
+
+def _indented(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * width, subsequent_indent=" " * (width + 2))

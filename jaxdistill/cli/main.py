@@ -2,6 +2,7 @@
 
 python -m jaxdistill methods                 lists all methods and objectives, and what they are the gradient of
 python -m jaxdistill methods n_distill       prints the formula of a method
+python -m jaxdistill methods --library=trl   prints which settings of another library are which method
 python -m jaxdistill check on_policy_distill tests on random MDPs what the expected update is the gradient of
 python -m jaxdistill compare --methods=baseline,n_distill --num_mdps=64
 python -m jaxdistill show compare.npz        prints the contents of a results file
@@ -68,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("methods", commands.run_methods, "list the methods and what they are the gradient of, or show one")
     sub.add_argument("name", nargs="?", default=None, help="a method, whose formula is printed")
     sub.add_argument("--latex", action="store_true", help="print the formula as LaTeX")
+    sub.add_argument(
+        "--library",
+        nargs="?",
+        const="",
+        default=None,
+        help="print which settings of a library, such as trl or trl.gkd, are which method here; alone: of all",
+    )
     sub = add("check", commands.run_check, "test on random MDPs what a method's expected update is the gradient of")
     sub.add_argument("name", help="a method")
     sub.add_argument("--num_mdps", type=int, default=20, help="number of random MDPs")

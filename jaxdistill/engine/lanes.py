@@ -100,13 +100,13 @@ class LaneTables:
 
     Attributes:
       rows: [W * O, width] for each part of the rule's rows; with features, F - 1 spare rows follow those of each lane.
-      scales: [W * ring, 2], by which an iteration's directions of logits and value are multiplied.
+      scales: [W * ring, 2], by which an iteration's directions of logits and value are multiplied; None in `resting`.
       curves: [W * C, 2], sums over the iterations of a bin of undiscounted return and of length.
       records: int32 [W * num_records, 4], the `StepRecord`s of the episode; None if the estimator needs none.
     """
 
     rows: Row
-    scales: jax.Array
+    scales: Any
     curves: jax.Array
     records: jax.Array | None
 
@@ -158,6 +158,10 @@ class Lanes:
 
     tables: LaneTables
     state: LaneState
+
+    def without_scales(self) -> "Lanes":
+        """The lanes without the ring of scales."""
+        return Lanes(dataclasses.replace(self.tables, scales=None), self.state)
 
 
 def lane_index(program: Program) -> jax.Array:
@@ -276,18 +280,10 @@ def load(program: Program, lanes: Lanes, worlds: Worlds, mask, students: Student
       initial: float32 [W, O, num_params], the parameters to start from, or None for zeros.
     """
     width, rule, tables = program.num_lanes, program.rule, lanes.tables
-    (masked,) = jnp.nonzero(mask, size=width)
 
     def put(table: jax.Array, rows: jax.Array | float = 0.0) -> jax.Array:
-        """Writes the rows of the masked lanes alone, because tables may be large."""
-        lane_rows = table.shape[0] // width
-        rows = jnp.broadcast_to(jnp.asarray(rows, table.dtype), (width, lane_rows, table.shape[1]))
-
-        def put_lane(i: jax.Array, table: jax.Array) -> jax.Array:
-            start = masked[i] * lane_rows
-            return lax.dynamic_update_slice(table, rows[masked[i]], (start, jnp.zeros_like(start)))
-
-        return lax.fori_loop(0, jnp.sum(mask), put_lane, table)
+        rows = jnp.broadcast_to(jnp.asarray(rows, table.dtype), (width, table.shape[0] // width, table.shape[1]))
+        return lax.platform_dependent(table, rows, mask, cpu=put_in_turn, default=put_at_once)
 
     params, *other_parts = tables.rows
     padding = ((0, 0), (0, program.num_spare), (0, rule.width - rule.num_params))
@@ -304,6 +300,25 @@ def load(program: Program, lanes: Lanes, worlds: Worlds, mask, students: Student
     mdp_state, observation, control = begin_episode(program, worlds, fresh)
     fresh = dataclasses.replace(fresh, mdp_state=mdp_state, observation=observation, control=control)
     return Lanes(tables, jax.tree.map(functools.partial(where_lane, mask), fresh, lanes.state))
+
+
+def put_in_turn(table: jax.Array, rows: jax.Array, mask: jax.Array) -> jax.Array:
+    """Writes rows [W, n, R] to the masked lanes of a table [W * n, R], one lane after another, and to no other lane."""
+    width, lane_rows, _ = rows.shape
+    (masked,) = jnp.nonzero(mask, size=width)
+
+    def put_lane(i: jax.Array, table: jax.Array) -> jax.Array:
+        start = masked[i] * lane_rows
+        return lax.dynamic_update_slice(table, rows[masked[i]], (start, jnp.zeros_like(start)))
+
+    return lax.fori_loop(0, jnp.sum(mask), put_lane, table)
+
+
+def put_at_once(table: jax.Array, rows: jax.Array, mask: jax.Array) -> jax.Array:
+    """`put_in_turn` in one operation, which suits an accelerator."""
+    (masked,) = jnp.nonzero(mask, size=len(mask), fill_value=len(mask))
+    lanes = table.reshape(rows.shape)
+    return lanes.at[masked].set(rows[masked], mode="drop", unique_indices=False).reshape(table.shape)
 
 
 def where_lane(mask: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
@@ -342,3 +357,39 @@ def settle(program: Program, lanes: Lanes) -> Lanes:
     rows = _settled(program, lanes, lane_index(program))
     rows = jax.tree.map(lambda part: part.reshape(-1, program.rule.width), rows)
     return dataclasses.replace(lanes, tables=dataclasses.replace(lanes.tables, rows=rows))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def resting(program: Program, lanes: Lanes, lane: jax.Array, num_records: int) -> Lanes:
+    """The students of the lanes `lane` [E], whose rows are settled, with all that they need to go on elsewhere.
+
+    The scales are left out, because a student whose rows are settled needs none of finished iterations.
+
+    Args:
+      program, lanes: as in `tick.advance`.
+      lane: int32 [E].
+      num_records: the records that are kept, of the first steps of the episode; at least those that are written.
+
+    Returns:
+      Every array has a leading axis [E].
+    """
+    taken = jax.tree.map(lambda table: table[lane], by_lane(program, lanes.without_scales().tables))
+    if taken.records is not None:
+        taken = dataclasses.replace(taken, records=taken.records[:, :num_records])
+    return Lanes(taken, jax.tree.map(lambda leaf: leaf[lane], lanes.state))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def put_back(program: Program, lanes: Lanes, lane: jax.Array, rest: Lanes) -> Lanes:
+    """Puts students that were taken by `resting` into the lanes `lane` [E]; a number of no lane leaves one out."""
+
+    def put(leaf: jax.Array, saved: jax.Array) -> jax.Array:
+        return leaf.at[lane].set(saved, mode="drop")
+
+    def put_table(table: jax.Array, saved: jax.Array) -> jax.Array:
+        of_lanes = by_lane(program, table)
+        return of_lanes.at[lane, : saved.shape[1]].set(saved, mode="drop").reshape(table.shape)
+
+    tables = jax.tree.map(put_table, lanes.without_scales().tables, rest.tables)
+    tables = dataclasses.replace(tables, scales=lanes.tables.scales)
+    return Lanes(tables, jax.tree.map(put, lanes.state, rest.state))

@@ -235,8 +235,16 @@ def packed(plans: Sequence[Plan], sizes: Sizes) -> Packed:
     num_steps, num_stages = (
         np.array([len(getattr(p, name)) for p in plans], np.int32) for name in ("origin", "stages")
     )
-    tables = (padded(name) for name in ("divisions", "products", "stages"))
-    return Packed(steps, num_steps, *tables, num_stages, np.stack([p.right_side for p in plans]), padded("initial"))
+    return Packed(
+        steps,
+        num_steps,
+        padded("divisions"),
+        padded("products"),
+        padded("stages"),
+        num_stages,
+        np.stack([p.right_side for p in plans]),
+        padded("initial"),
+    )
 
 
 def visits(plans: Packed, mdps: MDP, flows: Flows) -> tuple[jax.Array, jax.Array]:

@@ -10,12 +10,14 @@ plain rows, and `guide` is the decision guide of Fig. 1. `numerics` computes wit
 
 Formulas are data as well. `expressions` holds their trees, and `policy_sums` the parts of them that sum over actions;
 `formulas` gives a function its formula, and `method_formulas` puts that of a method together. `sources` are the papers
-and libraries that methods come from.
+and libraries that methods come from. `libraries` says which settings of other libraries are which method here, in the
+terms of `library_settings`.
 """
 
 from jaxdistill.methods.checking import check_functions, check_zeros
 from jaxdistill.methods.domains import Domain, reads
 from jaxdistill.methods.episodes import check_episodes_end
+from jaxdistill.methods.libraries import LIBRARY_UPDATES, from_library, to_library
 from jaxdistill.methods.method import (
     STUDENT,
     TEACHER,
@@ -46,6 +48,7 @@ from jaxdistill.methods.schedules import Schedule
 from jaxdistill.methods.zoo import ZOO
 
 __all__ = [
+    "LIBRARY_UPDATES",
     "METHODS",
     "STUDENT",
     "TEACHER",
@@ -64,6 +67,7 @@ __all__ = [
     "check_zeros",
     "cross_entropy",
     "environment_reward",
+    "from_library",
     "get",
     "log_ratio",
     "loss_gradient",
@@ -76,5 +80,6 @@ __all__ = [
     "score",
     "teacher_log_prob",
     "teacher_value_reward",
+    "to_library",
     "value_conditioned_cross_entropy",
 ]

@@ -17,7 +17,7 @@ import numpy as np
 from jaxdistill.methods import formulas, numerics, policy_sums
 from jaxdistill.methods.composed import composes
 from jaxdistill.methods.divergences import Rows
-from jaxdistill.methods.domains import FINITE, NUM_ACTIONS, POSITIVE, TEMPERATURE, Domain, domains_of, reads
+from jaxdistill.methods.domains import FINITE, NUM_ACTIONS, POSITIVE, SHARE, TEMPERATURE, Domain, domains_of, reads
 from jaxdistill.methods.expressions import STUDENT, Expression, Frozen, Number, Sum, Symbol, least_of
 from jaxdistill.methods.formulas import WithoutFormula, derives, formula_of
 from jaxdistill.methods.method import Method, Step, StepFn
@@ -284,6 +284,13 @@ def added(*fns: StepFn) -> StepFn:
 def weighted(fn: StepFn, name: str) -> StepFn:
     """The function fn multiplied by `params[name]`."""
     return reads(**{name: FINITE})(lambda step: step.params[name] * fn(step))
+
+
+@composes
+@derives(lambda fn, other, name: Symbol(name) * fn + (1 - Symbol(name)) * other)
+def mixed(fn: StepFn, other: StepFn, name: str) -> StepFn:
+    """The mean of two functions, weighted by `params[name]` and 1 - `params[name]`."""
+    return reads(**{name: SHARE})(lambda step: step.params[name] * fn(step) + (1 - step.params[name]) * other(step))
 
 
 @composes

@@ -22,12 +22,12 @@ class Place(NamedTuple):
 
     Attributes:
       latex: whether as LaTeX; otherwise as plain text.
-      index: the action at which a row is meant, "a", "b" or "a_t"; "" where a policy is meant as a whole.
+      action: the action at which a row is meant, "a", "b" or "a_t"; "" where a policy is meant as a whole.
       later: whether all is meant one step later, at t + 1.
     """
 
     latex: bool = False
-    index: str = ""
+    action: str = ""
     later: bool = False
 
     def spelled(self, text: str, latex: str) -> str:
@@ -40,7 +40,7 @@ class Place(NamedTuple):
 
     def indexed(self, name: str, is_row: bool) -> str:
         """A name, with the action behind it where the place has one."""
-        return self.timed(f"{name}({self.index})" if is_row and self.index else name)
+        return self.timed(f"{name}({self.action})" if is_row and self.action else name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,16 +100,18 @@ def restricted(terms: Expression, owner: str, renormalise: str = "none", tail: b
     """The formula of `top_k`."""
     actions = Actions({"student": STUDENT, "teacher": PI}[owner])
     if tail:
-        policies = {policy: joined(actions, policy) for policy in (PI, STUDENT)}
-        return Inside(terms.replaced(policies), dataclasses.replace(actions, has_rest=True))
+        joint: dict[Expression, Expression] = {policy: joined(actions, policy) for policy in (PI, STUDENT)}
+        return Inside(terms.replaced(joint), dataclasses.replace(actions, has_rest=True))
     divided = {"none": (), "teacher": (PI,), "both": (PI, STUDENT)}[renormalise]
-    return Inside(terms.replaced({p: given(actions, p) for p in divided}), actions)
+    by: dict[Expression, Expression] = {policy: given(actions, policy) for policy in divided}
+    return Inside(terms.replaced(by), actions)
 
 
 def softened(terms: Expression, scaled: bool = False) -> Expression:
     """The formula of `tempered`."""
     temperature = Symbol("temperature")
-    soft = terms.replaced({policy: policy_sums.softened(policy, temperature) for policy in (PI, STUDENT)})
+    by: dict[Expression, Expression] = {p: policy_sums.softened(p, temperature) for p in (PI, STUDENT)}
+    soft = terms.replaced(by)
     return temperature**2 * soft if scaled else soft
 
 

@@ -38,7 +38,7 @@ SYMBOLS = (
 )
 """What the symbols of formulas mean."""
 
-FURTHER = " ref and pi_2 are the first further policy of the teacher (Teacher.others), in a logarithm at least the number floor."
+FURTHER = " ref and pi_2 are the teacher's first further policy (Teacher.others), in a logarithm at least floor."
 """What the symbols of formulas with a further policy mean."""
 
 
@@ -81,7 +81,7 @@ def method_formula(method: Method) -> MethodFormula:
     if loss is not None:
         equations.append((LOSS, loss))
     if method.has_return:
-        parts = [reward] * (reward is not None) + ([Later(next_reward)] if next_reward is not None else [])
+        parts = [x for x in (reward, None if next_reward is None else Later(next_reward)) if x is not None]
         equations += [(REWARD_SUM, Sum.of(*parts)), (RETURN, _return(method))]
     return MethodFormula(tuple(equations))
 

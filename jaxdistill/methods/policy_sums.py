@@ -48,8 +48,8 @@ class Actions(Expression):
         return "R" if self.has_rest else "S"
 
     def member(self, place: Place) -> str:
-        """The text "a in S" for the index of a place."""
-        return place.timed(f"{place.index} {place.spelled(*_IN)} {self.written(place)}")
+        """The text "a in S" for the action of a place."""
+        return place.timed(f"{place.action} {place.spelled(*_IN)} {self.written(place)}")
 
     def line(self, place: Place) -> str:
         """The definition."""
@@ -97,7 +97,7 @@ class Taken(Expression):
         return self.row.binding
 
     def written(self, place: Place) -> str:
-        return self.row.written(place._replace(index="a_t"))
+        return self.row.written(place._replace(action="a_t"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +114,8 @@ class Total(Expression):
         return False
 
     def written(self, place: Place) -> str:
-        inner = Place(place.latex, "b" if place.index == "a" else "a")
-        below = inner.index if self.actions is None else f"{{{self.actions.member(inner)}}}"
+        inner = Place(place.latex, "b" if place.action == "a" else "a")
+        below = inner.action if self.actions is None else f"{{{self.actions.member(inner)}}}"
         text = f"{place.spelled(*_SUM)}_{below} {self.row.enclosed(inner, PRODUCT)}"
         return f"[{text}]_{{t+1}}" if place.later else text
 
@@ -158,8 +158,7 @@ class Definition(Expression):
 
     def replaced(self, by: Any, suffix: str = "") -> Expression:
         new = super().replaced(by, suffix)
-        changed = isinstance(new, Definition) and new != self
-        return dataclasses.replace(new, suffix=suffix) if changed else new
+        return dataclasses.replace(new, suffix=suffix) if isinstance(new, Definition) and new != self else new
 
     def written(self, place: Place) -> str:
         return place.indexed((self.tex if place.latex else self.name) + self.suffix, self.is_row)

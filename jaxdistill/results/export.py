@@ -20,15 +20,22 @@ _ROWS_AT_ONCE = 2**16  # bounds the csv text that is held in memory
 
 
 def tidy_columns(result: "Result") -> dict[str, np.ndarray]:
-    """Columns of a table with one row per method, MDP and checkpoint; the checkpoint changes fastest."""
+    """Columns of a table with one row per method, MDP and checkpoint; the checkpoint changes fastest.
+
+    A column for each measure comes last. A measure that is called like another column becomes "measured NAME".
+    """
     method, mdp, checkpoint = np.indices(result.returns.shape).reshape(3, -1)
-    return {
+    columns = {
         "label": np.array(result.labels, object)[method],
         "mdp": result.mdp_ids[mdp],
         "iteration": result.iterations[checkpoint],
         "return": result.returns.reshape(-1),
         "length": result.lengths.reshape(-1),
     }
+    for i, name in enumerate(result.measure_names):
+        assert result.measurements is not None
+        columns[f"measured {name}" if name in columns else name] = result.measurements[..., i].reshape(-1)
+    return columns
 
 
 def write_csv(columns: dict[str, np.ndarray], path: str | os.PathLike[str]) -> Path:

@@ -265,7 +265,7 @@ class Result:
         return plotting.plot_profiles(self, checkpoint, labels)
 
     def to_dataframe(self) -> Any:
-        """Tidy pandas DataFrame with the columns label, mdp, iteration, return, length; needs pandas."""
+        """Tidy pandas DataFrame: label, mdp, iteration, return, length and a column for each measure; needs pandas."""
         return import_pandas().DataFrame(tidy_columns(self))
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:

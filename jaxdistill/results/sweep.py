@@ -238,7 +238,7 @@ class Sweep:
         return is_ordered and setting.parameters[name] in (min(values), max(values))
 
     def to_dataframe(self) -> Any:
-        """Tidy pandas DataFrame: method, a column for each parameter, mdp, iteration, return and length.
+        """Tidy pandas DataFrame: method, a column for each parameter, mdp, iteration, return, length, and each measure.
 
         A parameter that a method does not have is NaN in its rows. Needs pandas.
         """

@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +50,26 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(Outputs))
 
 
 @dataclasses.dataclass(frozen=True)
-class StudentSnapshot:
-    """An unfinished student.
+class Snapshots:
+    """N unfinished students of a task.
 
     Attributes:
-      pause: index of its next pause.
-      settled: iteration at which its directions were last applied to its whole table.
-      leaves: its part of every array of `lanes.Lanes`.
+      students: int [N], their indices.
+      pauses: int [N], indices of their next pauses.
+      iterations: int [N], the iterations that they have finished, whose directions are applied to all rows.
+      leaves: the arrays of `lanes.resting`, each [N, ...].
     """
 
-    pause: int
-    settled: int
+    students: np.ndarray
+    pauses: np.ndarray
+    iterations: np.ndarray
     leaves: list[np.ndarray]
 
+    def __getitem__(self, index: Any) -> "Snapshots":
+        """Those of some of the students."""
+        leaves = [leaf[index] for leaf in self.leaves]
+        return Snapshots(self.students[index], self.pauses[index], self.iterations[index], leaves)
 
-StudentId = tuple[int, int]
-"""(task, student index)."""
 
 Handed = tuple[np.ndarray, np.ndarray, Outputs]
 """Student indices [N], pauses [N], and what each student handed out there."""
@@ -80,12 +84,12 @@ class Store:
 
     Attributes:
       outputs: read at the start, by task; no student and pause is there twice.
-      snapshots: read at the start, by task and student index.
+      snapshots: read at the start, by task; no student is there twice.
     """
 
     def __init__(self, folder: Path, seconds: float):
         self.folder, self.seconds = folder, seconds
-        self.snapshots: dict[StudentId, StudentSnapshot] = {}
+        self.snapshots: dict[int, list[Snapshots]] = {}
         self._unsaved: list[tuple[int, Handed]] = []
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tmp"):  # of a write that was killed
@@ -109,7 +113,7 @@ class Store:
         """Keeps what students of a task hand out for the next save."""
         self._unsaved.append((task, (students, pauses, outputs)))
 
-    def save(self, snapshots: Mapping[StudentId, StudentSnapshot]) -> None:
+    def save(self, snapshots: Sequence[tuple[int, Snapshots]]) -> None:
         """Writes the new outputs and all unfinished students. A full disk is reported, and training goes on."""
         outputs, self._number, self._last_save = list(self._unsaved), self._number + 1, time.monotonic()
         try:
@@ -141,16 +145,13 @@ class Store:
             self._parts.setdefault(task, []).append(handed)
 
     def _take_snapshots(self, arrays: dict[str, np.ndarray]) -> None:
-        snapshots = {}
+        self.snapshots = {}
         for name in [name for name in arrays if name.endswith(".students")]:
-            task = int(name.split(".")[0])
-            num_leaves = sum(key.startswith(f"{task}.leaf") for key in arrays)
-            leaves = [arrays[f"{task}.leaf{i}"] for i in range(num_leaves)]
-            positions = arrays[f"{task}.positions"].tolist()
-            for i, (student_index, position) in enumerate(zip(arrays[name].tolist(), positions, strict=True)):
-                pause, settled = position
-                snapshots[task, student_index] = StudentSnapshot(pause, settled, [leaf[i] for leaf in leaves])
-        self.snapshots = snapshots
+            part = name.removesuffix("students")
+            num_leaves = sum(key.startswith(f"{part}leaf") and key.count(".") == 2 for key in arrays)
+            leaves = [_dense(arrays, f"{part}leaf{i}") for i in range(num_leaves)]
+            snapshots = Snapshots(arrays[name], arrays[f"{part}pauses"], arrays[f"{part}iterations"], leaves)
+            self.snapshots.setdefault(int(name.split(".")[0]), []).append(snapshots)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -194,16 +195,38 @@ def _packed_outputs(handed: list[tuple[int, Handed]]) -> dict[str, np.ndarray]:
     return {"keys": np.concatenate(keys), **arrays}
 
 
-def _packed_snapshots(snapshots: Mapping[StudentId, StudentSnapshot]) -> dict[str, np.ndarray]:
-    arrays = {}
-    for task in {task for task, _ in snapshots}:
-        indices = [student_index for t, student_index in snapshots if t == task]
-        snapshots_of_task = [snapshots[task, student_index] for student_index in indices]
-        arrays[f"{task}.students"] = np.array(indices)
-        arrays[f"{task}.positions"] = np.array([(s.pause, s.settled) for s in snapshots_of_task])
-        for i, leaf in enumerate(zip(*(snapshot.leaves for snapshot in snapshots_of_task), strict=True)):
-            arrays[f"{task}.leaf{i}"] = np.stack(leaf)
+def _packed_snapshots(snapshots: Sequence[tuple[int, Snapshots]]) -> dict[str, np.ndarray]:
+    arrays = dict[str, np.ndarray]()
+    for number, (task, part) in enumerate(snapshots):
+        name = f"{task}.{number}."
+        arrays |= {f"{name}{x}": getattr(part, x) for x in ("students", "pauses", "iterations")}
+        for i, leaf in enumerate(part.leaves):
+            arrays |= _sparse(f"{name}leaf{i}", leaf)
     return arrays
+
+
+def _sparse(name: str, leaf: np.ndarray) -> dict[str, np.ndarray]:
+    """An array under its name; if it is a table most of whose rows are 0, those that are not, their places, its shape.
+
+    Of the directions of a student's table only those of the current episode are not 0.
+    """
+    if leaf.ndim < 3:
+        return {name: leaf}
+    rows = np.ascontiguousarray(leaf).reshape(-1, leaf.shape[-1])
+    places = np.flatnonzero(rows.view(np.uint8).any(axis=1))  # so that -0.0 is not 0
+    if 2 * len(places) > len(rows):
+        return {name: leaf}
+    return {name: rows[places], f"{name}.places": places, f"{name}.shape": np.array(leaf.shape)}
+
+
+def _dense(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """The array that `_sparse` has taken apart."""
+    values = arrays[name]
+    if f"{name}.places" not in arrays:
+        return values
+    rows = np.zeros((int(np.prod(arrays[f"{name}.shape"][:-1])), values.shape[-1]), values.dtype)
+    rows[arrays[f"{name}.places"]] = values
+    return rows.reshape(arrays[f"{name}.shape"])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -259,7 +282,7 @@ def resumable(folder: Any, *, seconds: float = 30.0) -> Iterator[Path]:
 
     Args:
       folder: made if need be; each training takes a folder in it.
-      seconds: between two saves, > 0. A save holds every lane in use, some tens of MB on CPU.
+      seconds: between two saves, > 0. A save holds the tables and the current episode of every student in a lane.
 
     Raises:
       ValueError: another process is inside `resumable` of the same folder.

@@ -1,16 +1,19 @@
 """A block of lanes of one program, and which student is in each lane."""
 
+from typing import Any, NamedTuple
+
 import jax
 import numpy as np
 
-from jaxdistill.engine.lanes import Lanes, empty, extract, load, settle
+from jaxdistill.engine.lanes import Lanes, empty, extract, load, put_back, resting, settle
 from jaxdistill.engine.tick import advance
 from jaxdistill.kernels import launch
-from jaxdistill.runtime.checkpoints import Outputs, StudentSnapshot
+from jaxdistill.runtime.checkpoints import Outputs, Snapshots
 from jaxdistill.scheduling.forecast import IterationLengths
 from jaxdistill.scheduling.task import Task
 
-_EXTRACT_ENTRIES = 2**20  # table entries copied out per call
+_EXTRACT_ENTRIES, _KERNEL_ENTRIES = 2**20, 2**25  # table entries copied out per call, of XLA's lanes and of kernels'
+_FEW_LANES = 64  # blocks of so many lanes are small
 
 
 class Block:
@@ -39,7 +42,7 @@ class Block:
         self.kernel = task.loop.kernel
         if width is None:
             width = task.program.num_lanes if self.kernel is None else min(task.program.num_lanes, max(share, 1))
-        self.program = task.program.with_lanes(width)
+        self.program = task.loop.program.with_lanes(width)
         self.ticks_per_step = task.program.estimator.ticks_per_step
         inputs = task.worlds, task.teachers, task.schedules, task.students
         self.worlds, self.teachers, self.schedules, self.students = jax.device_put(inputs, device)
@@ -50,7 +53,7 @@ class Block:
         self.settled = np.zeros(width, np.int64)
         self.lanes: Lanes | None = None
         self.until = np.zeros(width, np.int32)
-        self.status: np.ndarray | jax.Array = np.zeros((4, width), np.int32)
+        self.status: Any = np.zeros((4, width), np.int32)
         self._take_status(np.zeros((4, width), np.int32))
         self.lengths = IterationLengths(width, task.num_iterations)
         self.ticks_left = np.zeros(0)
@@ -91,40 +94,46 @@ class Block:
             initial[free] = self.task.initial[entering]
         occupant = np.maximum(self.occupant, 0).astype(np.int32)
         self.lanes = load(self.program, self.lanes, self.worlds, mask, self.students, occupant, initial)
-        snapshots = self.task.snapshots
-        pairs = zip(free.tolist(), entering.tolist(), strict=True)
-        return (
-            self._resume([(lane, student_index) for lane, student_index in pairs if student_index in snapshots])
-            or is_new
-        )
+        return self._resume(free, entering) or is_new
 
-    def _resume(self, pairs: list[tuple[int, int]]) -> bool:
-        """Puts students (lane, student index) where an earlier run had left them; whether there are any."""
-        if not pairs:
+    def _resume(self, lanes: np.ndarray, students: np.ndarray) -> bool:
+        """Puts the students that an earlier run had begun where it had left them; whether there are any."""
+        known, width = self.task.snapshots, len(self.occupant)
+        if not known:
             return False
-        leaves, structure = jax.tree.flatten(self.lanes)
-        leaves = [np.array(leaf) for leaf in leaves]
-        for lane, student_index in pairs:
-            snapshot = self.task.snapshots.pop(student_index)
-            self.pause[lane], self.settled[lane] = snapshot.pause, snapshot.settled
-            for leaf, saved in zip(leaves, snapshot.leaves, strict=True):
-                leaf.reshape(len(self.occupant), -1, *leaf.shape[1:])[lane] = saved
-        self.lanes = jax.device_put(jax.tree.unflatten(structure, leaves), self.device)
-        return True
+        pairs = zip(lanes.tolist(), students.tolist(), strict=True)
+        lane_of = {student: lane for lane, student in pairs if student in known}
+        for part in self.task.take_snapshots(lane_of):
+            number = len(part.students)
+            # As many as there are lanes, so that nothing recompiles.
+            places = np.full(width, width, np.int32)
+            places[:number] = [lane_of[student] for student in part.students.tolist()]
+            self.pause[places[:number]], self.settled[places[:number]] = part.pauses, part.iterations
+            padded = [np.resize(leaf, (width, *leaf.shape[1:])) for leaf in part.leaves]
+            assert self.lanes is not None
+            rest = jax.tree.unflatten(jax.tree.structure(self.lanes.without_scales()), padded)
+            self.lanes = put_back(self.program, self.lanes, places, rest)
+        return bool(lane_of)
 
-    def snapshots(self) -> dict[int, StudentSnapshot]:
-        """The students in the lanes, by index, as a later run can go on with them."""
+    def snapshots(self) -> Snapshots | None:
+        """The students in the lanes, as a later run can go on with them; None if there are none.
+
+        Rows must be settled: `settle` does it, and a kernel that is to run no tick.
+        """
         busy = np.flatnonzero(self.occupant >= 0)
         if self.lanes is None or not len(busy):
-            return {}
-        leaves = [np.asarray(leaf) for leaf in jax.device_get(jax.tree.leaves(self.lanes))]
-        busy_leaves = [leaf.reshape(len(self.occupant), -1, *leaf.shape[1:])[busy] for leaf in leaves]
-        return {
-            int(self.occupant[lane]): StudentSnapshot(
-                int(self.pause[lane]), int(self.settled[lane]), [leaf[i] for leaf in busy_leaves]
-            )
-            for i, lane in enumerate(busy)
-        }
+            return None
+        time = int(np.asarray(self.lanes.state.time)[busy].max())
+        num_records = min(1 << time.bit_length(), self.program.num_records)  # few different numbers: each compiles
+        padded = np.resize(busy.astype(np.int32), len(self.occupant))  # so that nothing recompiles
+        rest = jax.device_get(resting(self.program, self.lanes, padded, num_records))
+        leaves = [leaf[: len(busy)] for leaf in jax.tree.leaves(rest)]
+        return Snapshots(self.occupant[busy], self.pause[busy], self.settled[busy], leaves)
+
+    def settle(self) -> None:
+        """Settles the rows of XLA's lanes."""
+        if self.kernel is None:
+            self.lanes, self.settled = settle(self.program, self.lanes), self.iteration.astype(np.int64)
 
     def begin(self, num_ticks: int) -> None:
         """Says where each lane stops in the ticks that follow, and lets XLA's loop run them; kernels run in `Group`."""
@@ -171,9 +180,9 @@ class Block:
         return np.array([*self.task.pauses, self.task.num_iterations])[self.pause]
 
     def settle_old(self) -> None:
-        """Settles all rows of XLA's lanes if some lane has to soon; kernels do so themselves."""
-        if self.kernel is None and (self.iteration - self.settled).max() > self.program.ring // 2:
-            self.lanes, self.settled = settle(self.program, self.lanes), self.iteration.astype(np.int64)
+        """Settles the rows of XLA's lanes if some lane has to soon; kernels do so themselves."""
+        if (self.iteration - self.settled).max() > self.program.ring // 2:
+            self.settle()
 
     def measure(self) -> None:
         """Estimates how long the students in the lanes will take."""
@@ -182,38 +191,67 @@ class Block:
         self.ticks_left = (self.lengths.per_iteration() * iterations_left)[busy]
         task.ticks[self.occupant[busy]] = self.ticks_per_step * self.count[busy] + self.ticks_left
 
-    def hand_out(self) -> None:
-        """Hands out the parameters of lanes at a pause, the end or a fault; frees those at the end or a fault."""
+    def is_ready(self) -> bool:
+        """Whether the ticks that `begin` has announced are over."""
+        return isinstance(self.status, np.ndarray) or self.status.is_ready()
+
+    def collect(self) -> list["Collected"]:
+        """Takes the parameters of lanes at a pause, the end or a fault; frees those at the end or a fault.
+
+        What is returned is still computed by the device, in few pieces, and is handed out by `deliver`.
+        """
         task = self.task
         ready = np.flatnonzero(self.idle & ((self.iteration >= self._next_pauses()) | self.fault))
         cost = task.cost[np.maximum(self.occupant, 0)]
         self.work_done = self._work_of_finished + float((cost * self.iteration).sum())
         self.steps = int(self._steps_of_finished + self.count.sum())
         self.lengths.update(self.count * self.ticks_per_step, self.iteration)
-        if not len(ready):
-            return
+        size = self._extracted_at_once(len(ready))
+        pieces = [ready[start : start + size] for start in range(0, len(ready), size)]
         # A fixed number of lanes per call, so that nothing recompiles.
-        entries = task.worlds.num_observations * self.program.rule.num_params
-        size = max(1, min(len(self.occupant), _EXTRACT_ENTRIES // entries))
-        for start in range(0, len(ready), size):
-            lanes = ready[start : start + size]
-            padded = np.zeros(size, np.int32)
-            padded[: len(lanes)] = lanes
-            arrays = jax.device_get(extract(self.program, self.lanes, padded))
-            # A copy, so that what is kept of a few lanes does not hold on to the memory of all.
-            self._hand_out_lanes(lanes, Outputs(*(array[: len(lanes)].copy() for array in arrays)))
+        arrays = [extract(self.program, self.lanes, np.resize(lanes.astype(np.int32), size)) for lanes in pieces]
+        return [Collected(*self._free(lanes), x) for lanes, x in zip(pieces, arrays, strict=True)]
 
-    def _hand_out_lanes(self, lanes: np.ndarray, outputs: Outputs) -> None:
+    def _extracted_at_once(self, number: int) -> int:
+        """How many lanes a call extracts of so many: all that may be, or an eighth of them if they suffice."""
+        width, entries = len(self.occupant), self.task.worlds.num_observations * self.program.rule.num_params
+        most = _EXTRACT_ENTRIES if self.kernel is None else _KERNEL_ENTRIES
+        size = max(1, min(width, most // entries))
+        return size // 8 if size > _FEW_LANES and number <= size // 8 else size
+
+    def _free(self, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ends the pause of some lanes, and frees those at the end or a fault; the students, and their pauses or -1."""
         task, students = self.task, self.occupant[lanes]
-        is_last = (outputs.fault > 0) | (self.pause[lanes] == len(task.pauses))
+        is_last = self.fault[lanes] | (self.pause[lanes] == len(task.pauses))
         pauses = np.where(is_last, -1, self.pause[lanes])
-        task.on_outputs(students, pauses, outputs)
-        if task.save_outputs is not None:
-            task.save_outputs(students, pauses, outputs)
         self.pause[lanes] += 1
-        finished, count = students[is_last], outputs.count[is_last].astype(np.int64)
+        finished, count = students[is_last], self.count[lanes][is_last].astype(np.int64)
         self.occupant[lanes[is_last]], self.pause[lanes[is_last]] = -1, 0
         task.num_finished += len(finished)
         self._work_of_finished += float(task.cost[finished].sum()) * task.num_iterations
         self._steps_of_finished += int(count.sum())
         task.ticks[finished] = self.ticks_per_step * count
+        return students, pauses
+
+    def deliver(self, collected: list["Collected"]) -> None:
+        """Hands out what was collected."""
+        for students, pauses, arrays in collected:
+            # A copy, so that what is kept of a few lanes does not hold on to the memory of all.
+            outputs = Outputs(*(array[: len(students)].copy() for array in jax.device_get(arrays)))
+            self.task.on_outputs(students, pauses, outputs)
+            if self.task.save_outputs is not None:
+                self.task.save_outputs(students, pauses, outputs)
+
+
+class Collected(NamedTuple):
+    """What students hand out, as long as the device computes it.
+
+    Attributes:
+      students: int [N], their indices.
+      pauses: int [N], indices of their pauses, or -1 at the end.
+      arrays: the fields of `Outputs`, with at least N entries.
+    """
+
+    students: np.ndarray
+    pauses: np.ndarray
+    arrays: Any

@@ -22,7 +22,7 @@ class ChunkSize:
 
     def __init__(self) -> None:
         self.tick_seconds = np.nan
-        self._largest = _FIRST
+        self._least, self._largest = _FEWEST, _FIRST
         self._host = np.zeros(2)  # decayed sums: seconds of the host, chunks
         self._last_end = np.nan
 
@@ -39,15 +39,25 @@ class ChunkSize:
         num_ticks = best_size(ticks_to_stop, seconds / max(chunks, 1) / tick_seconds)
         # The estimates are rough in the beginning, so that no chunk has more than twice the ticks of any before.
         num_ticks = min(num_ticks, _CHUNK_SECONDS / tick_seconds, 2 * self._largest)
-        num_ticks = math.ceil(min(max(num_ticks, _FEWEST), _MOST))
+        num_ticks = math.ceil(min(max(num_ticks, self._least), _MOST))
         self._largest = max(self._largest, num_ticks)
         return num_ticks
 
-    def update(self, start: float, end: float, num_ticks: int) -> None:
-        """Takes a chunk of `num_ticks` ticks into account that ran from `start` to `end`, in seconds of one clock."""
+    def update(self, start: float, end: float, num_ticks: int, is_late: bool = False) -> None:
+        """Takes a chunk into account that ran from `start` to `end`.
+
+        Args:
+          start, end: seconds, of one clock.
+          num_ticks: of the chunk.
+          is_late: whether the chunk was over before `end`, because the host had other work meanwhile.
+        """
         if not np.isnan(self._last_end):
             self._host = _MEMORY * self._host + np.array([start - self._last_end, 1.0])
-        self.tick_seconds, self._last_end = (end - start) / num_ticks, end
+        tick_seconds, self._last_end = (end - start) / num_ticks, end
+        # Of a chunk whose end was not seen, only the most that a tick can have taken is known. Longer chunks keep a
+        # device busy that waits for the host.
+        self.tick_seconds = np.fmin(self.tick_seconds, tick_seconds) if is_late else tick_seconds
+        self._least = min(2 * num_ticks, _MOST) if is_late else _FEWEST
 
 
 def best_size(ticks_to_stop: np.ndarray, host_ticks: float) -> float:

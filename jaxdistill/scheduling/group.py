@@ -4,14 +4,15 @@ import contextlib
 import time
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from jaxdistill.kernels import launch
-from jaxdistill.runtime.checkpoints import StudentSnapshot
+from jaxdistill.runtime.checkpoints import Snapshots
 from jaxdistill.scheduling.block import Block
 from jaxdistill.scheduling.chunks import ChunkSize
 from jaxdistill.scheduling.forecast import TickCost
+from jaxdistill.scheduling.loops import ordinal_of
+from jaxdistill.scheduling.task import Task
 
 
 class Group:
@@ -26,7 +27,7 @@ class Group:
         self.blocks, self.chunk_size = list(blocks), ChunkSize()
         self._has_kernels = self.blocks[0].kernel is not None
         self._tick_cost, self._ticks_before, self._round_start = TickCost(), 0, np.nan
-        self._num_ticks, self._running = 0, list[Block]()
+        self._num_ticks, self._running, self._chunk_start = 0, list[Block](), np.nan
 
     def is_busy(self) -> bool:
         """Whether any lane has a student."""
@@ -37,20 +38,34 @@ class Group:
         return all(block.is_draining() for block in self.blocks)
 
     def run_round(self, lock: contextlib.AbstractContextManager[object]) -> None:
-        """Refills the lanes, runs a chunk, and hands out what is ready; `lock` guards what workers share."""
-        with lock:
-            self.refill()
-        if self.is_busy():
-            self.advance()
+        """Refills the lanes, runs a chunk, and hands out what is ready; `lock` guards what workers share.
+
+        Kernels run the next chunk already while the outputs of this one are handed out.
+        """
+        self._round_start = time.perf_counter()
+        if not self._running:
             with lock:
-                self.hand_out()
+                self.refill()
+            if not self.is_busy():
+                return
+            self._begin_chunk()
+        self._end_chunk()
+        with lock:
+            collected = [(block, block.collect()) for block in self.blocks]
+            if self._has_kernels:
+                self.refill()
+        if self._has_kernels and self.is_busy():
+            self._begin_chunk()
+        with lock:
+            for block, outputs in collected:
+                block.deliver(outputs)
+            self._measure()
 
     def refill(self) -> None:
-        """Starts a round: gives free lanes the next students.
+        """Gives free lanes the next students.
 
         The first worker to make lanes compiles their program, under the lock, and the others find it compiled.
         """
-        self._round_start = time.perf_counter()
         changed = [block.refill() for block in self.blocks]
         if any(changed):
             self.run_ticks(0)
@@ -83,19 +98,23 @@ class Group:
             block.end(self._num_ticks)
         self._running = []
 
-    def advance(self) -> None:
-        """Runs a chunk of ticks."""
-        start = time.perf_counter()
-        num_ticks = self.chunk_size.choose(np.concatenate([block.ticks_to_stop() for block in self.blocks]))
-        self.run_ticks(num_ticks)
-        self.chunk_size.update(start, time.perf_counter(), num_ticks)
+    def _begin_chunk(self) -> None:
+        self._chunk_start = time.perf_counter()
+        self.start(self.chunk_size.choose(np.concatenate([block.ticks_to_stop() for block in self.blocks])))
+
+    def _end_chunk(self) -> None:
+        """Waits for the chunk that runs, and notes what it took."""
+        if not self._running:  # its end was waited for in order to save
+            return
+        is_late = self._has_kernels and all(block.is_ready() for block in self._running)
+        self.finish()
+        self.chunk_size.update(self._chunk_start, time.perf_counter(), self._num_ticks, is_late)
         for block in self.blocks:
             block.settle_old()
 
-    def hand_out(self) -> None:
-        """Ends a round: hands out what is ready, and measures what a tick of a student costs."""
+    def _measure(self) -> None:
+        """Ends a round: measures what a tick of a student costs."""
         for block in self.blocks:
-            block.hand_out()
             block.measure()
         num_ticks = sum(block.ticks_per_step * block.steps for block in self.blocks)
         seconds, new_ticks = time.perf_counter() - self._round_start, num_ticks - self._ticks_before
@@ -111,11 +130,13 @@ class Group:
         self._ticks_before -= sum(block.ticks_per_step * block.steps for block in finished)
         self.blocks = [block for block in self.blocks if block not in finished]
 
-    def snapshots(self) -> list[tuple[Block, dict[int, StudentSnapshot]]]:
-        """The students in the lanes of each block, as a later run can go on with them."""
-        return [(block, block.snapshots()) for block in self.blocks]
-
-
-def ordinal_of(device: jax.Device) -> int:
-    """The number of a device among those of its kind on this machine."""
-    return getattr(device, "local_hardware_id", None) or 0
+    def snapshots(self) -> list[tuple[Task, Snapshots]]:
+        """The students in the lanes of each task, as a later run can go on with them."""
+        self.finish()
+        busy = [block for block in self.blocks if block.is_busy()]
+        if self._has_kernels and busy:
+            self.run_ticks(0)
+        for block in busy:
+            block.settle()
+        taken = [(block.task, block.snapshots()) for block in busy]
+        return [(task, snapshots) for task, snapshots in taken if snapshots is not None]

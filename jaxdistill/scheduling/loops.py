@@ -15,6 +15,10 @@ from jaxdistill.kernels.values import Untranslatable
 from jaxdistill.runtime.files import one_line
 from jaxdistill.runtime.progress import say
 
+RINGS = (2**10, 2**15)
+"""Rings of kernels: the first that holds all iterations of a student, or the last; few, because each is compiled."""
+
+_MEMORY = 2**34  # bytes of a device that does not say how many it has
 _SAID: set[str] = set()  # lines that were printed
 
 
@@ -23,10 +27,12 @@ class Loop:
     """The loop of a task.
 
     Attributes:
+      program: as the loop runs it, but for the number of lanes.
       kernel: None for XLA's loop.
       reason: why there is no kernel; "" if there is one, and on a CPU.
     """
 
+    program: Program
     kernel: Kernel | None
     reason: str = ""
 
@@ -38,12 +44,14 @@ class Loop:
         return {"loop": "XLA"} | ({"reason": self.reason} if self.reason else {})
 
 
-def choose(program: Program, worlds: Worlds, teachers: Any, schedules: Any, students: Student) -> Loop:
+def choose(
+    program: Program, worlds: Worlds, teachers: Any, schedules: Any, students: Student, num_iterations: int
+) -> Loop:
     """The loop of a program on the devices of this process: a kernel wherever one can be made.
 
     Where it is not XLA's loop on a CPU, one line says which loop it is, and why there is no kernel.
     """
-    loop = _choose(program, worlds, teachers, schedules, students)
+    loop = _choose(program, (worlds, teachers, schedules, students), num_iterations)
     if loop.kernel is not None:
         line = f"training runs in kernels, a thread for each student: {loop.kernel.toolchain.name}"
     else:
@@ -54,19 +62,22 @@ def choose(program: Program, worlds: Worlds, teachers: Any, schedules: Any, stud
     return loop
 
 
-def _choose(program: Program, worlds: Worlds, teachers: Any, schedules: Any, students: Student) -> Loop:
+def _choose(program: Program, inputs: tuple[Worlds, Any, Any, Student], num_iterations: int) -> Loop:
     try:
         toolchain = toolchain_of(jax.local_devices()[0])
     except NoToolchain as error:
-        return Loop(None, str(error))
+        return Loop(program, None, str(error))
+    # A lane of a kernel needs the host when its ring of scales is full.
+    ring = next((ring for ring in RINGS if num_iterations <= ring - 2), RINGS[-1])
+    with_ring = dataclasses.replace(program, ring=ring)
     try:
-        kernel = kernel_of(toolchain, program, worlds, teachers, schedules, students)
+        kernel = kernel_of(toolchain, with_ring, *inputs)
         assert kernel.function
     except Untranslatable as error:
-        return Loop(None, _clause(error))
+        return Loop(program, None, _clause(error))
     except RuntimeError as error:  # of the compiler
-        return Loop(None, one_line(error))
-    return Loop(kernel)
+        return Loop(program, None, one_line(error))
+    return Loop(with_ring, kernel)
 
 
 def _clause(error: Exception) -> str:
@@ -75,18 +86,21 @@ def _clause(error: Exception) -> str:
     return text[:1].lower() + text[1:]
 
 
-def lanes_of(kernels: Sequence[Kernel], ordinal: int, work: Sequence[float], students: Sequence[int]) -> list[int]:
+def lanes_of(
+    kernels: Sequence[Kernel], device: jax.Device, work: Sequence[float], students: Sequence[int], sizes: Sequence[int]
+) -> list[int]:
     """The lanes of kernels that run at the same time: as many as the device's cache holds, divided by their work.
 
     More lanes would read their tables from memory, and would be slower together; fewer leave the device idle.
 
     Args:
       kernels: of one toolchain.
-      ordinal: the device's number.
+      device: on which they run.
       work: expected ticks of each kernel's students.
       students: how many each has; more lanes would stay empty.
+      sizes: bytes of a lane of each; together they take at most half of the device's memory.
     """
-    left, lanes = kernels[0].toolchain.num_lanes(ordinal), [0] * len(kernels)
+    left, lanes = kernels[0].toolchain.num_lanes(ordinal_of(device)), [0] * len(kernels)
     waiting = list(range(len(kernels)))
     while waiting:
         total = sum(work[i] for i in waiting) or 1.0
@@ -97,4 +111,11 @@ def lanes_of(kernels: Sequence[Kernel], ordinal: int, work: Sequence[float], stu
             lanes[i] = min(shares[i], students[i])
             left = max(left - lanes[i], 1)
         waiting = [i for i in waiting if i not in full]
-    return lanes
+    memory = (device.memory_stats() or {}).get("bytes_limit", _MEMORY)
+    fitting = memory / 2 / sum(number * size for number, size in zip(lanes, sizes, strict=True))
+    return [max(int(number * min(fitting, 1.0)), 1) for number in lanes]
+
+
+def ordinal_of(device: jax.Device) -> int:
+    """The number of a device among those of its kind on this machine."""
+    return getattr(device, "local_hardware_id", None) or 0

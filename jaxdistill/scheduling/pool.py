@@ -21,12 +21,12 @@ import jax
 
 from jaxdistill.engine import xla
 from jaxdistill.runtime import checkpoints
-from jaxdistill.runtime.checkpoints import Store, StudentId, StudentSnapshot
+from jaxdistill.runtime.checkpoints import Snapshots, Store
 from jaxdistill.runtime.progress import say, waiting
 from jaxdistill.scheduling import loops
 from jaxdistill.scheduling.block import Block
 from jaxdistill.scheduling.forecast import RemainingWork, seconds_left
-from jaxdistill.scheduling.group import Group, ordinal_of
+from jaxdistill.scheduling.group import Group
 from jaxdistill.scheduling.task import Task
 
 _POLL_SECONDS = 0.02  # between two checks of the main thread
@@ -124,8 +124,7 @@ def _open_store(tasks: Sequence[Task]) -> tuple[Store | None, int, float]:
     num_steps, work = 0, 0.0
     for task_index, task in enumerate(tasks):
         handed = store.outputs.get(task_index)
-        snapshots = {s: snapshot for (t, s), snapshot in store.snapshots.items() if t == task_index}
-        num_steps += task.restore(handed, snapshots)
+        num_steps += task.restore(handed, store.snapshots.get(task_index, []))
         if handed is not None:
             work += float(task.cost[handed[0][handed[1] < 0]].sum()) * task.num_iterations
         task.save_outputs = functools.partial(store.add_outputs, task_index)
@@ -151,7 +150,7 @@ class _Pool:
         self._seconds_left, self._estimated_at = math.nan, -math.inf
         self._saves_requested = 0
         self._saves_served = [0.0] * num_workers  # by worker: the last save for which it published its snapshots
-        self._snapshots: list[dict[StudentId, StudentSnapshot]] = [{} for _ in range(num_workers)]
+        self._snapshots: list[list[tuple[int, Snapshots]]] = [[] for _ in range(num_workers)]  # (task, snapshots)
 
     def save(self, store: Store, workers: Sequence[Future] = ()) -> None:
         """Saves all students, after the current round of every worker or, given `workers`, after their end."""
@@ -159,17 +158,14 @@ class _Pool:
         wait(workers)
         while not workers and min(self._saves_served) < self._saves_requested:
             time.sleep(0.01)
-        store.save({student: snapshot for part in self._snapshots for student, snapshot in part.items()})
+        store.save([snapshots for part in self._snapshots for snapshots in part])
 
     def _publish_snapshots(self, index: int, groups: Sequence[Group], save: float) -> None:
         """Publishes a worker's snapshots once for every save up to number `save`."""
         if self._saves_served[index] < save:
-            self._snapshots[index] = {
-                (self.tasks.index(block.task), student_index): snapshot
-                for group in groups
-                for block, snapshots in group.snapshots()
-                for student_index, snapshot in snapshots.items()
-            }
+            self._snapshots[index] = [
+                (self.tasks.index(task), snapshots) for group in groups for task, snapshots in group.snapshots()
+            ]
             self._saves_served[index] = save
 
     def work(self, index: int, device: jax.Device) -> None:
@@ -182,6 +178,8 @@ class _Pool:
                 self._publish_snapshots(index, groups, math.inf)
         finally:
             self._saves_served[index] = math.inf  # no save must wait for this worker any more
+            for group in groups:
+                group.finish()  # no chunk runs on when training has stopped
 
     def _rounds(self, index: int, device: jax.Device) -> Iterator[Sequence[Group]]:
         """Runs the tasks in turn, a chunk of ticks per round; yields the groups of blocks after each round.
@@ -226,7 +224,8 @@ class _Pool:
             waiting.remove(task)
         kernels = [task.loop.kernel for task in tasks if task.loop.kernel is not None]
         shares = [-(-task.num_students // self.num_workers) for task in tasks]
-        widths = loops.lanes_of(kernels, ordinal_of(device), [task.total_work for task in tasks], shares)
+        work, sizes = [task.total_work for task in tasks], [task.lane_bytes() for task in tasks]
+        widths = loops.lanes_of(kernels, device, work, shares, sizes)
         return Group([Block(task, device, width, width) for task, width in zip(tasks, widths, strict=True)])
 
     def work_done(self) -> float:

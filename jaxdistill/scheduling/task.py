@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from jaxdistill.engine.lanes import Program, empty
 from jaxdistill.engine.packing import Worlds
 from jaxdistill.engine.rules import Student
 from jaxdistill.engine.tick import advance
-from jaxdistill.runtime.checkpoints import Handed, Outputs, StudentSnapshot
+from jaxdistill.runtime.checkpoints import Handed, Outputs, Snapshots
 from jaxdistill.runtime.surroundings import package_versions, surroundings
 from jaxdistill.scheduling.loops import Loop, choose
 
@@ -64,14 +64,21 @@ class Task:
         self.ticks = np.full(len(self.cost), np.nan)  # of each student from first to last; estimated while it runs
         self.tick_cost = np.nan  # seconds of a worker, see `forecast.RemainingWork`
         self.num_finished = 0
-        self.snapshots: dict[int, StudentSnapshot] = {}  # students that an earlier run had begun
+        self.snapshots: dict[int, tuple[Snapshots, int]] = {}  # of students that an earlier run had begun: their places
         # Called as `on_outputs`, where saves are made.
         self.save_outputs: Callable[[np.ndarray, np.ndarray, Outputs], None] | None = None
 
     @functools.cached_property
     def loop(self) -> Loop:
         """The loop that runs the ticks; chosen at the first use, in the thread that trains."""
-        return choose(self.program, self.worlds, self.teachers, self.schedules, self.students)
+        inputs = self.worlds, self.teachers, self.schedules, self.students
+        return choose(self.program, *inputs, self.num_iterations)
+
+    def lane_bytes(self) -> int:
+        """Bytes of a lane in the memory of a device."""
+        program = self.loop.program.with_lanes(1)
+        lane = jax.eval_shape(lambda: empty(program, self.worlds, self.blank_students(1)))
+        return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(lane))
 
     def next_students(self, number: int) -> np.ndarray:
         """Takes so many students from the front of the queue; their indices."""
@@ -117,14 +124,25 @@ class Task:
         """`Student` of zeros for every lane of a block."""
         return jax.tree.map(lambda x: np.zeros((num_lanes, *x.shape[1:]), x.dtype), self.students)
 
-    def restore(self, handed: Handed | None, snapshots: Mapping[int, StudentSnapshot]) -> int:
+    def take_snapshots(self, students: Iterable[int]) -> list[Snapshots]:
+        """Takes the snapshots of some students, together as they were saved; those without one are left out."""
+        places: dict[int, list[int]] = {}
+        parts: dict[int, Snapshots] = {}
+        for student in students:
+            if student in self.snapshots:
+                part, place = self.snapshots.pop(student)
+                parts[id(part)] = part
+                places.setdefault(id(part), []).append(place)
+        return [parts[key][np.array(of_part)] for key, of_part in places.items()]
+
+    def restore(self, handed: Handed | None, snapshots: Sequence[Snapshots]) -> int:
         """Takes over what an earlier run left.
 
         Outputs are handed out again; finished students are not trained again, and the others go on from their snapshot.
 
         Args:
           handed: what students handed out, or None if none did.
-          snapshots: by student index.
+          snapshots: of students that had begun.
 
         Returns:
           The environment steps that the finished students took.
@@ -141,8 +159,9 @@ class Task:
         self.queued_cost = float(self.cost[list(self.queue)].sum())
         # A student whose outputs at earlier pauses are lost with a damaged file begins anew.
         self.snapshots = {
-            index: snapshot
-            for index, snapshot in snapshots.items()
-            if index not in finished and all((index, pause) in known for pause in range(snapshot.pause))
+            index: (part, place)
+            for part in snapshots
+            for place, (index, pause) in enumerate(zip(part.students.tolist(), part.pauses.tolist(), strict=True))
+            if index not in finished and all((index, earlier) in known for earlier in range(pause))
         }
         return num_steps

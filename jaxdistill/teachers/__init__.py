@@ -1,9 +1,10 @@
 """Functions that make teachers.
 
-`tabular` makes them from tables, functions, exact values or other teachers. `learned` trains them on the engine. `ties`
-makes policies of actions that are equally good.
+`tabular` makes them from tables, functions, exact values or other teachers. `language` makes the n-gram models of
+language worlds. `learned` trains them on the engine. `ties` makes policies of actions that are equally good.
 """
 
+from jaxdistill.teachers.language import ngram, zipf
 from jaxdistill.teachers.learned import actor_critic, q_learning
 from jaxdistill.teachers.tabular import (
     adversarial,
@@ -26,9 +27,11 @@ __all__ = [
     "from_q",
     "from_table",
     "mixture",
+    "ngram",
     "optimal",
     "q_learning",
     "uniform",
     "with_noise",
     "with_others",
+    "zipf",
 ]

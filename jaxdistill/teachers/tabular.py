@@ -39,12 +39,70 @@ def from_table(
     return _with_values(mdps, table, ranking, discount, name)
 
 
-def from_logits(mdps: MDP, logits: npt.ArrayLike, *, discount: float = 0.99, name: str = "logits") -> Teacher:
-    """A teacher from a table of logits, [M, O, A] or [M, S, A], whose policy is the softmax of each row."""
-    logits = _by_state(validate(mdps), logits, "logits")
-    if not np.isfinite(logits).all():
-        raise ValueError("logits must be finite; for a deterministic teacher give from_table its probabilities.")
-    return _with_values(mdps, jax.nn.softmax(jnp.asarray(logits, jnp.float32)), logits, discount, name)
+def from_logits(
+    mdps: MDP,
+    logits: npt.ArrayLike,
+    *,
+    ids: npt.ArrayLike | None = None,
+    rest: int | None = None,
+    discount: float = 0.99,
+    name: str = "logits",
+) -> Teacher:
+    """A teacher from a table of logits, or from the ids and values of the k largest, as inference servers return them.
+
+    Args:
+      mdps: M stacked MDPs, or one.
+      logits: [M, O, A] or [M, S, A], whose policy is the softmax of each row; without M for one MDP, or for the same
+        policy in all MDPs. With `ids`, [..., k].
+      ids: int [..., k], of the shape of `logits`, the action of each value. The other actions have no probability.
+      rest: an action that is not among the ids, to which the probability of all other actions goes; the values must
+        then be log-probabilities. None: the k probabilities are divided by their sum.
+      discount: the discount of V_pi, which is computed exactly.
+      name: the teacher's name in labels.
+
+    Raises:
+      ValueError: tables that do not fit the worlds, values that are not finite, ids that are no actions or repeat in a
+        row, or log-probabilities that leave nothing for the rest.
+    """
+    if ids is None:
+        if rest is not None:
+            raise ValueError("rest has an effect together with ids only; remove it, or give the ids of the values.")
+        logits = _by_state(validate(mdps), logits, "logits")
+        if not np.isfinite(logits).all():
+            raise ValueError("logits must be finite; for a deterministic teacher give from_table its probabilities.")
+        return _with_values(mdps, jax.nn.softmax(jnp.asarray(logits, jnp.float32)), logits, discount, name)
+    return from_table(mdps, _of_top_k(validate(mdps), logits, ids, rest), discount=discount, name=name)
+
+
+def _of_top_k(mdps: MDP, values: npt.ArrayLike, ids: npt.ArrayLike, rest: int | None) -> np.ndarray:
+    """Probabilities [..., A] from the values and the ids of some actions, [..., k]; arguments as for `from_logits`."""
+    logs, actions = checks.numbers("logits", values), checks.reals("ids", ids)
+    if logs.ndim < 2 or logs.shape != actions.shape or actions.dtype.kind not in "iu":
+        raise ValueError(
+            f"ids must be whole numbers of the shape of logits, rows of k; got {logs.shape} and {actions.shape}."
+        )
+    if not np.isfinite(logs).all():
+        raise ValueError("logits must be finite; leave out actions that have no probability.")
+    if ((actions < 0) | (actions >= mdps.num_actions)).any():
+        raise ValueError(f"ids must be actions in [0, {mdps.num_actions}); got {actions.min()} to {actions.max()}.")
+    in_order = np.sort(actions, axis=-1)
+    if (in_order[..., 1:] == in_order[..., :-1]).any():
+        raise ValueError("ids must not repeat an action in a row; add up the probabilities of equal ones first.")
+    probs = np.zeros((*logs.shape[:-1], mdps.num_actions))
+    if rest is None:
+        weights = np.exp(logs - logs.max(axis=-1, keepdims=True))
+        np.put_along_axis(probs, actions, weights / weights.sum(axis=-1, keepdims=True), axis=-1)
+        return probs
+    action = checks.whole("rest", rest, 0, mdps.num_actions - 1)
+    remaining = 1 - np.exp(logs).sum(axis=-1)
+    if (actions == action).any() or (remaining < -1e-4).any():
+        raise ValueError(
+            f"rest needs log-probabilities of other actions whose probabilities sum to at most 1; action {action} is "
+            f"among the ids, or a sum is {1 - remaining.min():.4g}."
+        )
+    np.put_along_axis(probs, actions, np.exp(logs), axis=-1)
+    probs[..., action] = np.maximum(remaining, 0)
+    return probs / probs.sum(axis=-1, keepdims=True)
 
 
 def from_policy(

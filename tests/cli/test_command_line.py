@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxdistill
-from jaxdistill import METHODS, ZOO, load, train
+from jaxdistill import METHODS, ZOO, load, methods, train
 from jaxdistill.cli import commands, main
 from jaxdistill.methods import get
 from tests.lockstep import lockstep
@@ -68,6 +68,24 @@ def test_the_formulas_are_those_of_the_method(capsys):
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert r"l_t          \beta \, \text{KL}(\pi \| m) + (1 - \beta) \, \text{KL}(\pi_\theta \| m)" in lines
     assert any(line.startswith("numbers      beta = 0.1, in [1e-06, 0.999999]. At 0 and 1") for line in lines)
+
+
+def test_the_settings_of_libraries(capsys):
+    assert main.main(["methods", "--library"]) == 0
+    everything = capsys.readouterr().out
+    assert all(f"{key}: " in everything for key in methods.LIBRARY_UPDATES)
+    assert main.main(["methods", "--library=trl"]) == 0
+    assert capsys.readouterr().out.count("commit f2cd577") == sum(
+        key.startswith("trl.") for key in methods.LIBRARY_UPDATES
+    )
+    assert main.main(["methods", "--library=tinker.off_policy"]) == 0
+    text = capsys.readouterr().out
+    assert "  always  ->  top_k_forward_kl_on_data: k = n_teacher_targets\n" in text and "Differs: " in text
+    main.main(["methods", "k3_ratio"])
+    text = capsys.readouterr().out
+    assert "trl.grpo_kl: use_bias_correction_kl = True, beta = 1.0" in text
+    main.main(["methods", "reverse_kl"])
+    assert "trl.distillation: its defaults" in capsys.readouterr().out
 
 
 def test_check_passes_its_arguments_on(capsys, monkeypatch):
@@ -218,6 +236,8 @@ def test_several_files_in_one_table(capsys, tmp_path):
         ([], "COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["methods", "sgd"], "Unknown method 'sgd'"),
+        (["methods", "--library=tril"], "Unknown library 'tril' (did you mean 'trl'?)"),
+        (["methods", "jsd", "--library=trl"], "Give a method or --library, not both"),
         (["check", "sgd"], "Unknown method 'sgd'"),
         (["compare", "--methods=baseline,sgd"], "Unknown method 'sgd'"),
         (["compare", "--num_mdps=many"], "--num_mdps: invalid int value: 'many'"),

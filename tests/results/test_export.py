@@ -32,6 +32,17 @@ def test_data_frame_and_csv_hold_the_same_tidy_rows(tmp_path, monkeypatch):
     assert packed.read_bytes() == result.to_csv(tmp_path / "again.csv.gz").read_bytes()
 
 
+def test_the_table_has_a_column_for_each_measure():
+    pytest.importorskip("pandas")
+    result = make_with_everything(measure_names=("return", "entropy"))
+    frame = result.to_dataframe()
+    assert list(frame.columns)[5:] == ["measured return", "entropy"]
+    row = frame[(frame.label == result.labels[2]) & (frame.mdp == 11) & (frame.iteration == result.iterations[1])]
+    assert row["return"].item() == result.returns[2, 1, 1]
+    assert row["measured return"].item() == result.measurements[2, 1, 1, 0]
+    assert row["entropy"].item() == result.measurements[2, 1, 1, 1]
+
+
 def test_long_csv_is_written_in_parts_without_seams(tmp_path):
     result = make(num_mdps=300, num_checkpoints=100, tables=False)  # 90000 rows, more than one part
     with open(result.to_csv(tmp_path / "long.csv"), newline="") as file:

@@ -70,7 +70,12 @@ def test_stopped_often_and_still_the_same_bits(problem, tmp_path, estimator, mon
     whole = train(problem, estimator=estimator)
     read = []
     take = checkpoints.Store._take_snapshots
-    monkeypatch.setattr(checkpoints.Store, "_take_snapshots", lambda s, a: (take(s, a), read.append(len(s.snapshots))))
+
+    def counted(self, arrays):
+        take(self, arrays)
+        read.append(sum(len(part.students) for parts in self.snapshots.values() for part in parts))
+
+    monkeypatch.setattr(checkpoints.Store, "_take_snapshots", counted)
     for fraction in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9):
         with pytest.raises(Stopped), lockstep(), checkpoints.resumable(tmp_path / "run", seconds=EVERY_ROUND):
             train(problem, estimator=estimator, on_chunk=stop_after(fraction))
@@ -105,6 +110,24 @@ def test_a_damaged_file_is_seen_and_costs_only_time(problem, whole, tmp_path, ki
     expected = contextlib.nullcontext() if damage == "gone" else pytest.warns(UserWarning, match=f"{path} is damaged")
     with expected, checkpoints.resumable(folder):
         assert_same(train(problem), whole)
+
+
+@pytest.mark.parametrize("estimator", ["td", "mc"])
+def test_a_save_holds_settled_rows_and_the_current_episode(problem, tmp_path, estimator):
+    """Neither the ring of scales, 64 kB a student, nor records of 4097 steps; and of directions few rows."""
+    with pytest.raises(Stopped), lockstep(), checkpoints.resumable(tmp_path, seconds=EVERY_ROUND):
+        train(problem, on_chunk=stop_after(0.3), estimator=estimator)
+    arrays = checkpoints.read_arrays(newest(tmp_path, "lanes"))
+    num_students = sum(len(array) for name, array in arrays.items() if name.endswith(".students"))
+    row_bytes = 4 * 8 * problem[0].num_observations
+    assert num_students > 3 and sum(array.nbytes for array in arrays.values()) < num_students * (2 * row_bytes + 4096)
+    shapes = [tuple(array) for name, array in arrays.items() if name.endswith(".shape")]
+    assert any(shape[1:] == (problem[0].num_observations, 8) for shape in shapes)  # a table of directions
+    np.testing.assert_array_equal(checkpoints._dense({"a": np.eye(3)}, "a"), np.eye(3))
+    table = np.zeros((2, 30, 4))
+    table[1, 7, 2], table[0, 3, 1] = 5, -0.0
+    back = checkpoints._dense(checkpoints._sparse("a", table), "a")
+    np.testing.assert_array_equal(back.view(np.uint8), table.view(np.uint8))
 
 
 def test_other_inputs_do_not_go_on_from_it(problem, tmp_path):

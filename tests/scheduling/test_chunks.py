@@ -57,3 +57,25 @@ def test_the_longest_chunk_lasts_as_long_as_a_person_waits():
     for _ in range(30):
         size.update(0.0, 5e-7 * (num_ticks := size.choose(left)), num_ticks)
     assert num_ticks == pytest.approx(0.4 / 5e-7, abs=1)
+
+
+def test_no_chunk_has_more_than_twice_the_ticks_of_any_before():
+    size, left = ChunkSize(), np.full(8, 1e12)
+    sizes = []
+    for _ in range(3):
+        sizes.append(size.choose(left))
+        size.update(0.0, 1e-6 * sizes[-1], sizes[-1])
+    assert sizes[1] == 2 * sizes[0] and sizes[2] == 2 * sizes[1]
+
+
+def test_a_host_that_is_late_makes_chunks_longer():
+    """It learns nothing of a tick but that it takes at most so long, and lanes that stop soon do not shorten chunks."""
+    size, left = ChunkSize(), np.full(8, 20.0)
+    first = size.choose(left)
+    size.update(0.0, 1e-6 * first, first)
+    assert size.choose(left) == 20
+    size.update(1e-3, 0.1, 20, is_late=True)
+    assert size.tick_seconds == pytest.approx(1e-6) and size.choose(left) == 40
+    unseen = ChunkSize()
+    unseen.update(0.0, 0.1, 1000, is_late=True)
+    assert unseen.tick_seconds == pytest.approx(1e-4)

@@ -61,13 +61,13 @@ class Clock:
 def test_what_is_said_from_a_tenth_of_the_run_on(monkeypatch):
     """600 students of unlike worlds; one of them may need a hundred times the other's ticks."""
     clock, said = Clock(), []
-    ticks = group.Group.run_ticks
+    start = group.Group.start
 
     def counted(self, number):
         clock.now += number * 1e-4
-        return ticks(self, number)
+        return start(self, number)
 
-    monkeypatch.setattr(group.Group, "run_ticks", counted)
+    monkeypatch.setattr(group.Group, "start", counted)
     monkeypatch.setattr(group, "time", clock)
     monkeypatch.setattr(chunks, "_CHUNK_SECONDS", 5e-3)
     one_worker = pool.workers()[:1]

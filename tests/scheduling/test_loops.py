@@ -10,11 +10,12 @@ import pytest
 
 import jaxdistill
 from jaxdistill import Cell, teachers
-from jaxdistill.engine.lanes import Program
 from jaxdistill.kernels import choice, launch, translation
 from jaxdistill.kernels.native import NativeToolchain
 from jaxdistill.runtime import checkpoints
-from jaxdistill.scheduling import chunks, loops
+from jaxdistill.scheduling import block, chunks, group, loops
+from jaxdistill.training.config import config_of, resolve_cell
+from jaxdistill.training.tasks import make_tasks
 from tests.lockstep import lockstep
 
 METHODS = ["on_policy_distill_r", "teacher_distill", "n_distill"]
@@ -82,9 +83,7 @@ def test_company_changes_nothing(problem, whole):
 def test_a_small_ring_changes_nothing(problem, whole, monkeypatch):
     """Lanes that stop before they overwrite scales settle their rows by the same arithmetic."""
     result, estimator = whole
-    default = Program.__init__.__defaults__
-    assert 8192 in default
-    monkeypatch.setattr(Program.__init__, "__defaults__", tuple(8 if x == 8192 else x for x in default))
+    monkeypatch.setattr(loops, "RINGS", (8,))
     assert_same(train(problem, estimator=estimator), result)
 
 
@@ -154,13 +153,51 @@ def test_what_has_no_kernel_says_so_in_one_line(problem, what, capsys, monkeypat
     assert result.settings["loops"][0]["loop"] == "XLA" and text in result.settings["loops"][0]["reason"]
 
 
+def test_outputs_are_handed_out_while_the_next_chunk_runs(problem, monkeypatch):
+    """Numbers are those of a training in which the host waits for every chunk."""
+    running = []
+    deliver = block.Block.deliver
+
+    def delivered(self, collected):
+        if collected:
+            running.append(any(group._running for group in groups))
+        deliver(self, collected)
+
+    groups, init = [], group.Group.__init__
+    monkeypatch.setattr(group.Group, "__init__", lambda self, blocks: groups.append(self) or init(self, blocks))
+    monkeypatch.setattr(block.Block, "deliver", delivered)
+    overlapped = train(problem, lanes=5)
+    assert 0 < np.mean(running) < 1
+    begin = group.Group._begin_chunk
+    monkeypatch.setattr(group.Group, "_begin_chunk", lambda self: begin(self) or self.finish())
+    assert_same(train(problem, lanes=5), overlapped)
+
+
 def test_lanes_are_divided_by_work():
     kernels = [types.SimpleNamespace(toolchain=NativeToolchain(1000))] * 3
-    assert loops.lanes_of(kernels[:1], 0, [5.0], [10_000]) == [1000]
-    assert loops.lanes_of(kernels[:1], 0, [5.0], [10]) == [10]
-    assert loops.lanes_of(kernels[:2], 0, [1.0, 3.0], [10_000, 10_000]) == [250, 750]
-    assert loops.lanes_of(kernels, 0, [1.0, 1.0, 2.0], [100, 10_000, 10_000]) == [100, 300, 600]
-    assert loops.lanes_of(kernels[:2], 0, [0.0, 1.0], [5, 10_000]) == [1, 1000]
+
+    def lanes(work, students, sizes=(1, 1, 1), **memory):
+        card = types.SimpleNamespace(local_hardware_id=0, memory_stats=lambda: memory)
+        return loops.lanes_of(kernels[: len(work)], card, work, students, sizes[: len(work)])
+
+    assert lanes([5.0], [10_000]) == [1000]
+    assert lanes([5.0], [10]) == [10]
+    assert lanes([1.0, 3.0], [10_000, 10_000]) == [250, 750]
+    assert lanes([1.0, 1.0, 2.0], [100, 10_000, 10_000]) == [100, 300, 600]
+    assert lanes([0.0, 1.0], [5, 10_000]) == [1, 1000]
+    assert lanes([1.0, 3.0], [10_000, 10_000], (2, 2), bytes_limit=1000) == [62, 187]
+
+
+@pytest.mark.parametrize(("num_iterations", "ring"), [(1022, 1024), (1023, 2**15), (10**6, 2**15)])
+def test_the_ring_holds_all_iterations_of_short_trainings(problem, num_iterations, ring):
+    cell = resolve_cell(
+        "baseline", jaxdistill.METHODS["baseline"], None, config_of(None, {"num_iterations": num_iterations})
+    )
+    (task,) = make_tasks(jax.random.key(0), problem[0], [cell], np.ones(10), lambda *_: None)
+    with choice.on_cpu(NativeToolchain()):
+        assert task.loop.program.ring == ring
+    table_bytes = 4 * (2 * 8 * problem[0].num_observations + 2 * ring + 2 * 100)
+    assert table_bytes < task.lane_bytes() < table_bytes + 1000
 
 
 def device(**attributes):
