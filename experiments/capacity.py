@@ -105,12 +105,17 @@ def run(settings: Settings, kind: str) -> dict[str, np.ndarray]:
 
 
 def judged(values: np.ndarray, is_higher_better: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The measure [P, M'] of each method at its best rate, on the worlds that did not choose it, and the rates [P]."""
+    """The measure [P, M'] of each method at its best rate, on the worlds that did not choose it, and the rates [P].
+
+    A rate at which a student diverged is the worst. Worlds without any number, in which no policy earns more than
+    another, are left out.
+    """
     is_choosing = np.arange(values.shape[-1]) % 2 == 0
-    worst = -np.inf if is_higher_better else np.inf
-    means = np.nan_to_num(np.nanmean(values[..., is_choosing], axis=-1), nan=worst)
+    has_numbers = ~np.isnan(values).all(axis=(0, 1))
+    means = values[..., is_choosing & has_numbers].mean(axis=-1)
+    means = np.where(np.isnan(means), -np.inf if is_higher_better else np.inf, means)
     best = means.argmax(1) if is_higher_better else means.argmin(1)
-    return values[np.arange(len(values)), best][:, ~is_choosing], best
+    return values[np.arange(len(values)), best][:, ~is_choosing & has_numbers], best
 
 
 def table(settings: Settings, data: dict[str, dict[str, np.ndarray]]) -> list[str]:
