@@ -16,7 +16,7 @@ import pytest
 import jaxdistill as jd
 from jaxdistill import METHODS, ZOO, Control, expected_update
 from jaxdistill.methods import loss_gradient, make_step
-from jaxdistill.methods.libraries import LIBRARY_UPDATES
+from jaxdistill.methods.library_rows import LIBRARY_UPDATES
 from jaxdistill.methods.library_settings import Case
 from jaxdistill.theory.precision import float64
 
