@@ -13,10 +13,9 @@ from jaxdistill.scheduling.forecast import IterationLengths
 from jaxdistill.scheduling.task import Task
 
 _EXTRACT_ENTRIES, _KERNEL_ENTRIES = 2**20, 2**25  # table entries copied out per call, of XLA's lanes and of kernels'
-_empty_in_one_program = jax.jit(
-    empty, static_argnums=0
-)  # On a GPU a program for each array would take long to compile.
 _FEW_LANES = 64  # blocks of so many lanes are small
+# On a GPU a program for each array would take long to compile.
+_empty_in_one_program = jax.jit(empty, static_argnums=0)
 
 
 class Block:
