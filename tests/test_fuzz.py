@@ -50,7 +50,7 @@ from jaxdistill.methods import guide
 from jaxdistill.results.result import AXES, Result
 from jaxdistill.theory import fields, flows, variance
 from jaxdistill.training.sampling import sampled_updates
-from jaxdistill.worlds import corridor, garnet, gridworld, gymnasium
+from jaxdistill.worlds import corridor, features, garnet, gridworld, gymnasium
 from tests import small
 from tests.results.random_results import make
 
@@ -302,6 +302,13 @@ DOORS: dict[str, Door] = {
     "with_observation": Door(lambda **changes: worlds().with_observation(**changes),
         lambda: {"observation": np.array([0, 0, 1, 1]), "num_observations": 2}, 40, finite,
         says={"num_observations": "observation"}),
+    "with_features": Door(lambda **changes: worlds().with_features(**changes),
+        lambda: {"features": np.array([[0, 1], [1, -1], [2, 0], [1, 2]]), "num_observations": 3}, 80, finite,
+        says={"num_observations": "features|observation"}),
+    "tiles": Door(lambda **changes: features.tiles(from_text(["S.+"]), **changes),
+        lambda: {"width": 2, "offsets": [(0, 0), (1, 1)]}, 60, finite, says={"width": "offsets"}),
+    "ngram": Door(features.ngram, lambda: {"contexts": np.array([[-1, 0], [0, 1], [1, 1]]), "max_order": 2}, 60,
+        finite),
     "validate": Door(lambda **damaged: validate(dataclasses.replace(worlds(), **damaged)),
         lambda: {field.name: getattr(worlds(), field.name) for field in dataclasses.fields(MDP) if field.name !=
         "grid"}, 100, says={"num_observations": "observation", "id": "mdps|stack|MDPs",

@@ -422,6 +422,10 @@ class SumRule(Rule):
 
     def taken_over(self, is_same: jax.Array, other: Row, row: Row) -> Row:
         """`row`, with the row g of `other` in place of its row f where `is_same` [F, F] at [f, g]."""
+        if self.num_features > numerics.LONGEST_UNROLLED:
+            is_shared, index = jnp.any(is_same, axis=1), jnp.argmax(is_same, axis=1)
+            others = jax.tree.map(lambda part: part.at[index].get(mode="promise_in_bounds"), other)
+            return select(is_shared, others, row)
         for g in range(self.num_features):
             row = jax.tree.map(lambda new, old, g=g: jnp.where(is_same[:, g, None], new[g], old), other, row)
         return row

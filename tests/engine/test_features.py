@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdistill import MDP, exact, stack, teachers, train
+from jaxdistill import MDP, exact, resumable, stack, teachers, train
 from jaxdistill.engine.packing import pack_worlds
 from tests import reference, small
 from tests.engine.test_tick import DECAYS, KEY, Adam, assert_same, assert_same_mean, repeated
+from tests.lockstep import lockstep
 
 # 0 -> 1 -> 2 -> 1' -> end, whatever the action. Each step shares rows with the next one and with later ones.
 STEPS = [0, 1, 2, 3]
@@ -203,3 +204,30 @@ def test_spare_rows_take_the_places_without_a_feature():
     mdps = repeated(small.random_mdp(0).with_features([[3, 0, -1], [-1, 2, -1], [0, 1, 2], [2, -1, 1]]), 1)
     features = np.asarray(pack_worlds(mdps).features)
     np.testing.assert_array_equal(features, [[0, 3, 4], [2, 4, 5], [0, 1, 2], [1, 2, 4]])
+
+
+class Interrupted(Exception):
+    """Stands for Ctrl-C."""
+
+
+@pytest.mark.parametrize("estimator", ["td", "mc"])
+def test_a_training_that_was_stopped_goes_on(estimator, tmp_path):
+    """Bit for bit."""
+    mdps = stack([small.random_mdp(i) for i in range(24)]).with_features([[0, 1], [1, 2], [2, -1], [0, 2]])
+    reports = []
+
+    def run(**more):
+        options = {"num_iterations": 3000, "num_checkpoints": 3, "estimator": estimator} | more
+        return train(KEY, mdps, teachers.uniform(mdps), "n_distill", **options)
+
+    def stop(fraction, steps, seconds):
+        reports.append(fraction)
+        if 0 < fraction < 1:
+            raise Interrupted
+
+    whole = run()
+    with pytest.raises(Interrupted), lockstep(), resumable(tmp_path, seconds=1e-9):
+        run(on_chunk=stop)
+    assert 0 < reports[-1] < 1
+    with resumable(tmp_path):
+        assert_same(run(), whole)

@@ -37,3 +37,8 @@ def test_episodes_that_are_cut(kernels, truncation):
 
 def test_visits_that_count_once(kernels):
     unbiased.test_visits_that_count_once_and_a_fixed_length("td", ("once", "every"))
+
+
+@pytest.mark.parametrize(("num_features", "case", "estimator"), [(2, "next action", "td"), (4, "divided", "mc")])
+def test_states_that_share_features(kernels, num_features, case, estimator):
+    unbiased.test_states_that_share_features(num_features, case, estimator)
