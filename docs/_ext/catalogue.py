@@ -111,12 +111,15 @@ def _formula_section(method: Method) -> list[str]:
     named = definitions(*expressions, latex=True)
     lines += ["where", "", *(f"- ${line}$" for line in named), ""] if named else []
     if claim is not None and words.endswith(claim.text):
-        words = f"{words.removesuffix(claim.text)}${claim.latex}$"
+        lines += [f"It is the gradient, {words.removesuffix(claim.text).strip(' :') or 'over whole episodes'}, of", ""]
+        lines += [f"$${claim.latex}$$", ""]
     else:
-        words = _escaped(words)
-    lines += [f"- It is the gradient of: {words}", f"- The control policy: {control_text(method)}"]
+        lines += [f"It is the gradient of {_escaped(words)}.", ""]
+    lines.append(f"- Control policy: {control_text(method)}")
     lines += [f"- Number: {_escaped(text)}" for text in numbers_of(method)]
     lines += [f"- Source: [{_escaped(str(source))}]({source.url})" for source in sources_of(method)]
+    settings = "; ".join(f"[{key}](libraries.md#{_library_anchor(key)})" for key in to_library(method))
+    lines += [f"- Settings of other libraries: {settings}"] if settings else []
     plain = [f"{left} = {right}" for left, right in formula.lines()] + definitions(*expressions)
     return [*lines, "", "```text", *plain, "```", ""]
 
@@ -132,8 +135,7 @@ def back_table(_: str) -> list[list[str]]:
         for method in members:
             settings = to_library(method)
             texts = [
-                f"[{key}](#{_library_anchor(key)}): {f'`{settings_text(x)}`' if x else 'its defaults'}"
-                for key, x in settings.items()
+                f"[{key}](#{_library_anchor(key)}): {settings_text(x) or 'its defaults'}" for key, x in settings.items()
             ]
             if texts:
                 rows.append([_link(method.name), "; ".join(texts)])
@@ -157,9 +159,8 @@ def _library_rows(update: LibraryUpdate) -> list[list[str]]:
     for case in (case for case in update.cases if not case.back_only):
         name = case.method.name
         method = _link(name) if name in methods.METHODS or name in methods.ZOO else f"`{name}`"
-        settings = f"`{settings_text(case.when)}`" if case.when else "any"
-        rows.append([settings, method, case_numbers(update, case), case.note])
-    rows += [[f"`{settings_text(refusal.when)}`", "none", "", refusal.reason] for refusal in update.refusals]
+        rows.append([settings_text(case.when) or "any", method, case_numbers(update, case), case.note])
+    rows += [[settings_text(refusal.when), "none", "", refusal.reason] for refusal in update.refusals]
     return rows
 
 

@@ -28,7 +28,7 @@ from jaxdistill.training.config import RATE, RATES, Config, check_effects, resol
 from jaxdistill.training.measuring import configured
 from jaxdistill.training.train import train
 from jaxdistill.worlds import garnet
-from jaxdistill.worlds.gridworld import sample_mdps
+from jaxdistill.worlds.gridworld import GridConfig, sample_mdps
 from jaxdistill.worlds.gymnasium import from_gymnasium
 
 TEACHERS = ("q_learning", "actor_critic", "optimal", "adversarial", "uniform")
@@ -131,6 +131,8 @@ def prepared(args: argparse.Namespace, methods: dict[str, Method]) -> tuple[Conf
 
 def made_teacher(args: argparse.Namespace, keys: list[jax.Array], mdps: MDP, config: Config) -> Teacher:
     """The teacher of a command that trains, with its noise."""
+    if args.teacher == "uniform" and args.teacher_noise:
+        raise ValueError("--teacher_noise has no effect on the uniform teacher, which has no worst action; remove it.")
     teacher = _teacher(args, keys[0], mdps, config)
     return teachers.with_noise(keys[1], mdps, teacher, args.teacher_noise) if args.teacher_noise else teacher
 
@@ -158,9 +160,17 @@ def trained(args: argparse.Namespace, path: Path, run: Callable[[], Result]) -> 
     return result
 
 
+def given_settings(args: argparse.Namespace) -> set[str]:
+    """The settings of the training whose flags are not at their defaults."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)} | DEFAULTS
+    return {name for name in TRAINING if getattr(args, name) != defaults[name]}
+
+
 def _finished(result: Result) -> str:
     """How many students of each method have finished, in words."""
     counts = np.isfinite(result.final_returns).sum(axis=1)
+    if len(counts) > 12:
+        return f"{counts.sum()} of {result.final_returns.size} students have finished"
     return f"of {result.num_mdps} students each have finished: " + ", ".join(
         f"{label} {count}" for label, count in zip(result.labels, counts, strict=True)
     )
@@ -234,6 +244,9 @@ def checked_path(args: argparse.Namespace, measure_names: list[str]) -> Path:
 def _worlds(args: argparse.Namespace, key: jax.Array) -> MDP:
     """The MDPs of --worlds."""
     kind, _, name = args.worlds.partition(":")
+    sizes = [flag for flag in ("num_rows", "num_cols") if getattr(args, flag) != getattr(GridConfig, flag)]
+    if kind != "grid" and sizes:
+        raise ValueError(f"--{sizes[0]} has an effect with --worlds=grid only; remove it.")
     if args.num_mdps < 1:
         raise ValueError(f"--num_mdps must be at least 1; got {args.num_mdps}.")
     if kind == "grid" and not name:

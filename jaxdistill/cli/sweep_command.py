@@ -12,7 +12,7 @@ from jaxdistill.results.sweep import AREA, Sweep
 from jaxdistill.runtime import checks
 from jaxdistill.statistics import LEAST_MDPS
 from jaxdistill.training.measuring import configured
-from jaxdistill.training.sweep import planned, sweep
+from jaxdistill.training.sweep import check_steps, planned, sweep
 
 
 def run_sweep(args: argparse.Namespace) -> None:
@@ -20,18 +20,22 @@ def run_sweep(args: argparse.Namespace) -> None:
     methods = {name: get(name) for name in args.methods.split(",")}
     grid, measure_names = _grid(args.grid), commands.named_measures(args)
     tuned = _tuned(args, measure_names)
+    check_steps(grid, args.equal_steps)
     if args.baseline is not None:
         checks.one_of("--baseline", args.baseline, methods)
     path = commands.checked_path(args, measure_names)
+    _check_figures(args, path, grid)
     config, keys, mdps = commands.prepared(args, methods)
-    planned(mdps, None, methods, grid, config, {}, args.max_students)  # This refuses a wrong grid before any training.
+    changes = {name: getattr(config, name) for name in grid if name in commands.given_settings(args)}
+    planned(mdps, None, methods, grid, config, changes, args.max_students)  # refuses a wrong grid before any training
 
     def run() -> Result:
         teacher = commands.made_teacher(args, keys, mdps, config)
         options = dict(max_students=args.max_students, equal_steps=args.equal_steps, measure=measure_names or None)
         return sweep(keys[2], mdps, teacher, methods, grid, config, progress=True, **options).result
 
-    _deliver(Sweep(commands.trained(args, path, run)), tuned, args.baseline, path)
+    others = [name for name in measure_names if name != tuned]
+    _deliver(Sweep(commands.trained(args, path, run)), tuned, others, args.baseline, path)
 
 
 def _tuned(args: argparse.Namespace, measure_names: list[str]) -> str:
@@ -67,15 +71,27 @@ def _value(text: str) -> float | str:
         return text
 
 
-def _deliver(result: Sweep, tuned: str, baseline: str | None, path: Path) -> None:
-    """Draws the figures and prints the tables and the paths of all files, even if a figure cannot be drawn."""
+def _check_figures(args: argparse.Namespace, path: Path, grid: dict[str, list[Any]]) -> None:
+    """ValueError if a figure exists that must not be replaced."""
+    stem = path.with_suffix("")
+    for name in [*grid, "heatmap"]:
+        figure = stem.with_name(f"{stem.name}_{name}.png")
+        if figure.exists() and not path.exists() and not args.overwrite:
+            raise ValueError(f"{figure} exists; use another --out, or --overwrite.")
+
+
+def _deliver(result: Sweep, tuned: str, others: list[str], baseline: str | None, path: Path) -> None:
+    """Draws the figures and prints the tables and the paths of all files, even if a figure cannot be drawn.
+
+    The comparison of the best settings is by the measure that chose them, and then by each of the `others`.
+    """
     stem, paths = path.with_suffix(""), [path]
     tables = [str(result.best(tuned))]
     if result.result.num_mdps < 2 * LEAST_MDPS:
         reason = "which would judge the settings on other worlds than those that chose them"
         tables.append(f"note: no comparison, {reason}: it needs at least {2 * LEAST_MDPS} worlds")
     elif len(result.methods) > 1:
-        tables.append(str(compare(result, baseline, tuned=tuned, measure=None if tuned == AREA else tuned)))
+        tables += [str(compare(result, baseline, tuned=tuned, measure=name)) for name in [None, *others]]
     try:
         for name in result.grid:
             paths += commands.save(result.lines(name, tuned), stem.with_name(f"{stem.name}_{name}"))

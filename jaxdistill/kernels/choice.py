@@ -54,7 +54,7 @@ def _cuda_toolchain(architecture: str) -> CudaToolchain:
             "'jaxdistill[cuda13]', as for JAX"
         ) from error
     try:
-        assert toolchain.identity
+        _ = toolchain.identity  # NVRTC is loaded here.
     except Exception as error:  # of a missing or unusable library, of classes of several packages
         raise NoToolchain(f"NVRTC cannot be used ({one_line(error)})") from error
     return toolchain

@@ -10,14 +10,15 @@ plain rows, and `guide` is the decision guide of Fig. 1. `numerics` computes wit
 
 Formulas are data as well. `expressions` holds their trees, and `policy_sums` the parts of them that sum over actions;
 `formulas` gives a function its formula, and `method_formulas` puts that of a method together. `sources` are the papers
-and libraries that methods come from. `libraries` says which settings of other libraries are which method here, in the
-terms of `library_settings`.
+and libraries that methods come from. `libraries` finds the method of another library's settings, and the way back, in
+`library_rows`; `library_settings` says what a row is, and `library_methods` holds the methods of these rows alone.
 """
 
 from jaxdistill.methods.checking import check_functions, check_zeros
 from jaxdistill.methods.domains import Domain, reads
 from jaxdistill.methods.episodes import check_episodes_end
-from jaxdistill.methods.libraries import LIBRARY_UPDATES, from_library, to_library
+from jaxdistill.methods.libraries import from_library, to_library
+from jaxdistill.methods.library_rows import LIBRARY_UPDATES
 from jaxdistill.methods.method import (
     STUDENT,
     TEACHER,

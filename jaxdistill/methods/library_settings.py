@@ -162,7 +162,7 @@ def scaled(method: Method, coefficient: float) -> Method:
 def _with_student_share(method: Method, share: float) -> Method:
     """The method in which the student acts in this share of episodes, and the teacher in the others."""
     checks.number("the student's share of episodes", share, 0, 1)
-    alone = {1.0: STUDENT, 0.0: TEACHER}
+    alone: dict[float, Control] = {1.0: STUDENT, 0.0: TEACHER}
     control = alone[share] if share in alone else Control(student=share, teacher=1 - share, per="episode")
     if control == method.control:
         return method

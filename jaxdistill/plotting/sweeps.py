@@ -19,8 +19,9 @@ _MOST_NUMBERS = 100  # cells of a panel up to which each shows its number
 def plot_lines(sweep: Any, x: str, measure: str = "return") -> Figure:
     """Draws the mean over worlds of a measure by one parameter, a line with a 95 % band for each method.
 
-    At each value of `x`, the other parameters of a method are at their best for that value. A larger marker shows the
-    best setting of a method. A method without the parameter is a horizontal line.
+    At each value of `x`, the other parameters of a method are at their best for that value, on the same worlds. A
+    larger marker shows the best setting of a method. A method without the parameter is a horizontal line without
+    markers.
 
     Args:
       sweep: the result of `sweep`.
@@ -33,6 +34,8 @@ def plot_lines(sweep: Any, x: str, measure: str = "return") -> Figure:
     _check_parameter(sweep, x)
     values, indices = sweep.grid[x], palette_indices(sweep.methods)
     places = _places(values)
+    means = [sweep.best_estimate(method, {x: value}, measure)[0] for method in sweep.methods for value in values]
+    _finite(np.array(means), measure)
     figure, axes = new_figure(size=(5.2, 4.2))
     ax = axes[0, 0]
     with style():
@@ -41,15 +44,15 @@ def plot_lines(sweep: Any, x: str, measure: str = "return") -> Figure:
             estimates = [sweep.best_estimate(method, {x: value}, measure) for value in values]
             mean, low, high = (np.array([getattr(e, part) for e in estimates]) for part in ("estimate", "low", "high"))
             options: dict[str, Any] = dict(color=entry.color, linestyle=entry.linestyle, label=typeset(entry.label))
-            ax.plot(places, mean, marker=entry.marker, **options)
+            has_parameter = any(s.method == method and x in s.parameters for s in sweep.settings)
+            ax.plot(places, mean, marker=entry.marker if has_parameter else "", **options)
             ax.fill_between(places, low, high, color=entry.color, alpha=0.18, linewidth=0)
-            best = sweep.best(measure)[method]
-            if x in best.setting.parameters:
-                place = places[values.index(best.setting.parameters[x])]
-                ax.plot([place], [best.estimate.estimate], marker=entry.marker, color=entry.color, markersize=9)
+            if has_parameter and np.isfinite(mean).any():
+                place = int(np.nanargmax(sweep.sign(measure) * mean))
+                ax.plot([places[place]], [mean[place]], marker=entry.marker, color=entry.color, markersize=9)
         _label_values(ax, values, places)
         ax.set_xlabel(x)
-        ax.set_ylabel(_quantity(measure, sweep, {x}))
+        ax.set_ylabel(_quantity(measure, sweep, {x}, True))
     add_legend(figure)
     return figure
 
@@ -79,8 +82,8 @@ def plot_heatmap(sweep: Any, x: str, y: str, measure: str = "return") -> Figure:
         method: np.array([[sweep.best_estimate(method, {x: a, y: b}, measure).estimate for a in columns] for b in rows])
         for method in methods
     }
-    finite = np.concatenate([table[np.isfinite(table)] for table in tables.values()])
-    limits = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    finite = _finite(np.concatenate([table.ravel() for table in tables.values()]), measure)
+    limits = (finite.min(), finite.max())
     size = (1.2 + max(2.4, 0.55 * len(columns)) * len(methods), 1.3 + max(1.6, 0.4 * len(rows)))
     figure, axes = new_figure(1, len(methods), size=size)
     with style():
@@ -91,24 +94,35 @@ def plot_heatmap(sweep: Any, x: str, y: str, measure: str = "return") -> Figure:
             ax.set_xticks(range(len(columns)), [_text(value) for value in columns])
         axes[0, 0].set_ylabel(y)
         axes[0, 0].set_yticks(range(len(rows)), [_text(value) for value in rows])
-        figure.colorbar(image, ax=axes[0].tolist(), label=_quantity(measure, sweep, {x, y}))
+        figure.colorbar(image, ax=axes[0].tolist(), label=_quantity(measure, sweep, {x, y}, False))
     return figure
 
 
 def _draw_table(ax: Any, table: np.ndarray, limits: tuple[float, float], sweep: Any, measure: str) -> Any:
     """Draws a table of numbers [rows, columns] as colours, with a frame around the best one; returns the image."""
-    image = ax.imshow(table, origin="lower", aspect="auto", cmap="viridis", vmin=limits[0], vmax=limits[1])
+    better = sweep.sign(measure)  # Better values are lighter.
+    colors = "viridis" if better > 0 else "viridis_r"
+    image = ax.imshow(table, origin="lower", aspect="auto", cmap=colors, vmin=limits[0], vmax=limits[1])
     ax.grid(False)
     if table.size <= _MOST_NUMBERS:
         middle = (limits[0] + limits[1]) / 2
         for (row, column), number in np.ndenumerate(table):
-            color = "white" if number <= middle else "black"  # black on the white of a number that is not finite
+            # The background of a number that is not finite is white.
+            color = "white" if np.isfinite(number) and better * (number - middle) <= 0 else "black"
             text = f"{number:.3g}" if np.isfinite(number) else "-"
             ax.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
     if np.isfinite(table).any():
-        row, column = np.unravel_index(np.nanargmax(sweep.sign(measure) * table), table.shape)
+        row, column = np.unravel_index(np.nanargmax(better * table), table.shape)
         ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2))
     return image
+
+
+def _finite(means: np.ndarray, measure: str) -> np.ndarray:
+    """The finite numbers among `means`; ValueError if there are none, because there would be nothing to draw."""
+    finite = means[np.isfinite(means)]
+    if not finite.size:
+        raise ValueError(f"No setting of this sweep has a finite {measure} in all worlds, so that there is no figure.")
+    return finite
 
 
 def _check_parameter(sweep: Any, name: str) -> None:
@@ -126,18 +140,28 @@ def _places(values: Sequence[Any]) -> list[float]:
 def _label_values(ax: Any, values: Sequence[Any], places: Sequence[float]) -> None:
     """Makes the axis logarithmic where the values span a large range, and labels each of a few values."""
     is_named = any(isinstance(value, str) for value in values)
-    if not is_named and min(places) > 0 and max(places) / min(places) >= _LOGARITHMIC:
+    if not is_named and _spans_magnitudes(places):
         ax.set_xscale("log")
     if is_named or len(values) <= 8:
         ax.set_xticks(places, [_text(value) for value in values])
         ax.minorticks_off()
 
 
+def _spans_magnitudes(places: Sequence[float]) -> bool:
+    """Whether values spread over a large range, with steps that are more even by their ratios than by their sizes."""
+    if min(places) <= 0 or max(places) / min(places) < _LOGARITHMIC:
+        return False
+    steps = [np.diff(np.sort(values)) for values in (np.asarray(places), np.log(places))]
+    by_size, by_ratio = (step.std() / step.mean() for step in steps)
+    return bool(by_ratio <= by_size)
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def _quantity(measure: str, sweep: Any, drawn: set[str]) -> str:
-    """The label of a measure, which says that the parameters that are not drawn are at their best."""
+def _quantity(measure: str, sweep: Any, drawn: set[str], drawn_lines: bool) -> str:
+    """The label of a measure in words, which says that the parameters that are not drawn are at their best."""
     others = [name for name in sweep.grid if name not in drawn]
-    return f"{measure} of the final students" + (f"\n({', '.join(others)} at their best)" if others else "")
+    best = f", best {', '.join(others)}" if others else ""
+    return f"{sweep.title(measure)}\n(mean{', 95 % interval' if drawn_lines else ''}{best})"

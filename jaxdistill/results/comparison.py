@@ -11,7 +11,7 @@ from jaxdistill.results import measured
 from jaxdistill.results.fairness import note_on_many_comparisons, notes_on_steps, notes_on_unfinished_curves
 from jaxdistill.results.result import Result
 from jaxdistill.results.summary import Column, Summary, SummaryRow, cell, named, summarise
-from jaxdistill.results.sweep import Sweep
+from jaxdistill.results.sweep import AREA, Sweep
 from jaxdistill.runtime import checks
 from jaxdistill.statistics import (
     Interval,
@@ -162,7 +162,8 @@ def compare(
         shows after how many iterations half of the MDPs had reached it, by the first point of each MDP's curve at or
         above the level, or at or below it for a measure of which lower values are better. With few long bins
         (num_checkpoints) a curve seldom reaches the level by chance.
-      measure: what to compare, as in `Result.measure`, such as "forward_kl"; by default the undiscounted return.
+      measure: what to compare, as in `Result.measure`, such as "forward_kl"; by default the measure of `tuned`, or else
+        the undiscounted return.
 
     Returns:
       A `Comparison`: print it, `to_markdown()`, `to_latex()`, `to_dataframe()`, `plot()`, or index it by label.
@@ -172,6 +173,8 @@ def compare(
         not exist.
     """
     results, baseline, tuned_notes = _tuned(results, baseline, tuned)
+    if measure is None and tuned not in (None, AREA):
+        measure = tuned
     lines = _lines(results)
     labels = [line.label for line in lines]
     baseline = labels[0] if baseline is None else baseline
@@ -268,8 +271,8 @@ def _check_same_mdps(results: list[Result]) -> None:
         for name in ("uniform_returns", "optimal_returns"):
             if not np.allclose(getattr(first, name), getattr(other, name), rtol=1e-3, atol=1e-3, equal_nan=True):
                 raise ValueError(
-                    f"compare needs results on the same MDPs, but the {name} of result {position} are not those of the "
-                    "first: the ids are equal and the worlds are not."
+                    f"compare needs results on the same MDPs, but the MDPs of result {position} have the ids of the "
+                    f"first result's and are others: their {name} differ."
                 )
 
 

@@ -19,8 +19,8 @@ def note_on_many_comparisons(number: int, baseline: str) -> list[str]:
     if number < 2:
         return []
     return [
-        f"note: {number} comparisons with {baseline}: if none of the methods differed from it, the intervals of "
-        f"{0.05 * number:.2g} of them would exclude 0 on average, by chance"
+        f"note: {number} comparisons with {baseline}: on average, {0.05 * number:.2g} of their intervals exclude 0 by "
+        "chance alone"
     ]
 
 

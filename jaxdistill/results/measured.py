@@ -86,7 +86,8 @@ class Description(NamedTuple):
     Attributes:
       title: in words; the name itself for a number of the user's own.
       unit: "" for a number of the user's own.
-      better: whether "higher" or "lower" values are better; "" where neither is, or where it is not known.
+      better: whether "higher" or "lower" values are better; "" where neither is, or where a function of the user does
+        not say it.
       kinds: for each method, whether the curve is "exact" or "sampled"; "" for a number of the user's own.
     """
 
@@ -101,9 +102,24 @@ def describe(result: "Result", name: str | None) -> Description:
     stored = stored_name(result, name)
     measure = parse(_kind(name)) if stored is None else definition(result, stored)
     if measure is None:
-        return Description(str(stored), "", "", ("",) * len(result.labels))
+        return Description(str(stored), "", _better_of_own(result, str(stored)), ("",) * len(result.labels))
     kinds = result.curve_kind if stored is None else ("exact",) * len(result.labels)
     return Description(measure.title, measure.unit, measure.better, kinds)
+
+
+def _better_of_own(result: "Result", name: str) -> str:
+    """Which values of a number of the user's own are better, as its function says it; "" if it does not."""
+    for settings in result.settings.get("parts", [result.settings]):
+        if isinstance(settings, dict) and name in settings.get("better", {}):
+            return str(settings["better"][name])
+    return ""
+
+
+def needs_floor(result: "Result", name: str) -> bool:
+    """Whether a measure can be infinite, because it divides by the teacher's probabilities without a floor."""
+    stored = stored_name(result, name) if name in result.measure_names or _parsed(name) else None
+    measure = definition(result, stored) if stored is not None else None
+    return measure is not None and measure.kind.endswith("reverse_kl") and not measure.floor
 
 
 def final_values(result: "Result", name: str | None) -> np.ndarray:

@@ -1,5 +1,6 @@
 """`Sweep`, the result of training every combination of some numbers, and the best combination of each method."""
 
+import collections
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,14 +47,14 @@ class BestRow(NamedTuple):
       setting: the setting.
       estimate: the mean over worlds of the measure, with its interval.
       num_settings: how many settings of the method were compared.
-      num_diverged: how many of them were left out, because a student diverged.
+      left_out: how many of them were left out, by the reason, such as "because a student diverged".
       at_edge: names of the parameters whose best value is the first or last of the grid.
     """
 
     setting: Setting
     estimate: Interval
     num_settings: int
-    num_diverged: int
+    left_out: dict[str, int]
     at_edge: tuple[str, ...]
 
 
@@ -88,15 +89,16 @@ class Best:
             if row.at_edge:
                 edge = f"{' and '.join(row.at_edge)} at the edge of the grid"
                 notes.append(f"note: {row.setting.method}: {edge}; a wider one may be better")
-            if row.num_diverged:
-                missing = f"{row.num_diverged} settings were left out, because a student diverged"
+            for reason, number in row.left_out.items():
+                missing = f"{number} setting{'s were' if number > 1 else ' was'} left out, {reason}"
                 notes.append(f"note: {row.setting.method}: {missing}")
         return tuple(notes)
 
     def __str__(self) -> str:
-        cells = [("method", "best setting", "mean [95 %]", "of settings")]
+        cells = [("method", "best setting", "mean [95 %]", "settings tried")]
         cells += [
-            (row.setting.method, row.setting.text, f"{row.estimate:.3f}", str(row.num_settings)) for row in self.rows
+            (row.setting.method, row.setting.text or "(none to tune)", f"{row.estimate:.3f}", str(row.num_settings))
+            for row in self.rows
         ]
         widths = [max(len(line[i]) for line in cells) for i in range(4)]
         lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in cells]
@@ -140,7 +142,7 @@ class Sweep:
         return tuple(dict.fromkeys(setting.method for setting in self.settings))
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{name}: {len(values)} values" for name, values in self.grid.items())
+        values = ", ".join(f"{name}: {', '.join(map(value_text, values))}" for name, values in self.grid.items())
         return (
             f"Sweep(methods: {', '.join(self.methods)}; {values}; {len(self.settings)} settings; "
             f"{self.result.num_mdps} MDPs; iteration {self.result.iterations[-1]}; {len(self.result.faults)} faults)"
@@ -154,19 +156,28 @@ class Sweep:
         """
         return final_values(self.result, measure)
 
-    def sign(self, measure: str) -> int:
-        """1 if larger values of a measure are better, -1 if smaller ones are; ValueError if neither is.
+    def title(self, measure: str) -> str:
+        """A measure of `values` in words, with its unit."""
+        if measure == AREA:
+            return "mean return over training"
+        title, unit, *_ = self.result.describe(measure)
+        return f"{title} ({unit}) of the final students" if unit else f"{title} of the final students"
 
-        Larger values of a number of your own count as better.
-        """
+    def sign(self, measure: str) -> int:
+        """1 if larger values of a measure are better, -1 if smaller ones are; ValueError if neither is, or unknown."""
         if measure == AREA:
             return 1
         better = self.result.describe(measure).better
-        if not better and measured.definition(self.result, measured.stored_name(self.result, measure) or measure):
+        if better:
+            return -1 if better == "lower" else 1
+        if measured.definition(self.result, measured.stored_name(self.result, measure) or measure):
             raise ValueError(
                 f"Neither higher nor lower values of {measure} are better; choose settings by another measure."
             )
-        return -1 if better == "lower" else 1
+        raise ValueError(
+            f"It is not known whether higher or lower values of {measure} are better; say so before the training, such "
+            'as my_measure.better = "lower".'
+        )
 
     def tuned(self, measure: str = "return") -> tuple[Result, Best, str]:
         """The best setting of each method, chosen on one half of the worlds, with its students on the other half.
@@ -196,23 +207,31 @@ class Sweep:
     def best(self, measure: str = "return", mdps: int | Iterable[int] | None = None) -> Best:
         """The setting of each method with the best mean of a measure over worlds.
 
-        A setting in which a student diverged is never the best, unless one did so in all of them.
+        A setting is left out if a student diverged or has not finished, or if its value is infinite; a note says so.
 
         Args:
           measure: as in `values`.
           mdps: ids of the worlds that count; None: all.
+
+        Raises:
+          ValueError: all settings of a method would be left out, or it is not known which values are better.
         """
+        if isinstance(mdps, Iterable) and not (mdps := list(mdps)):
+            raise ValueError("mdps is empty; give ids of worlds, or None for all.")
         result = self.result if mdps is None else self.result.select(mdps=mdps)
         values, sign = final_values(result, measure), self.sign(measure)
         rows = []
         for method in self.methods:
             indices = [p for p, setting in enumerate(self.settings) if setting.method == method]
-            num_diverged = sum(not np.isfinite(values[p]).all() for p in indices)
+            reasons = [reason_to_leave_out(result, p, values[p], measure) for p in indices]
+            left_out = dict(collections.Counter(reason for reason in reasons if reason))
+            if sum(left_out.values()) == len(indices):
+                raise ValueError(f"No setting of {method} can be the best by {measure}, {'; or '.join(left_out)}.")
             first = best_row(sign * values, indices)
             setting = self.settings[first]
             rows.append(
                 BestRow(
-                    setting, mean_interval(values[first]), len(indices), num_diverged,
+                    setting, mean_interval(values[first]), len(indices), left_out,
                     tuple(name for name in setting.parameters if self._is_at_edge(setting, name)),
                 )
             )  # fmt: skip
@@ -222,14 +241,16 @@ class Sweep:
     def best_estimate(self, method: str, parameters: Mapping[str, Value], measure: str = "return") -> Interval:
         """The mean over worlds of the best setting of a method with these parameters, with its interval.
 
-        Settings that lack a parameter count only if all settings of the method lack it.
+        Settings that lack a parameter count only if all settings of the method lack it. The mean is nan where all
+        settings have a value that is not finite.
         """
         values = self.values(measure)
         of_method = [(p, setting.parameters) for p, setting in enumerate(self.settings) if setting.method == method]
         for name, value in parameters.items():
             if any(name in having for _, having in of_method):
                 of_method = [(p, having) for p, having in of_method if having.get(name) == value]
-        return mean_interval(values[best_row(self.sign(measure) * values, [p for p, _ in of_method])])
+        best = values[best_row(self.sign(measure) * values, [p for p, _ in of_method])]
+        return mean_interval(best if np.isfinite(best).all() else np.full_like(best, np.nan))
 
     def _is_at_edge(self, setting: Setting, name: str) -> bool:
         """Whether a number is the smallest or the largest of three or more of the grid."""
@@ -259,7 +280,7 @@ class Sweep:
         return named | columns
 
     def to_xarray(self) -> Any:
-        """The returns, lengths and final returns as an `xarray.Dataset` with an axis for each parameter; needs xarray.
+        """The returns, lengths and measures as an `xarray.Dataset` with an axis for each parameter; needs xarray.
 
         The axes are method, the parameters in the order of the grid, mdp and checkpoint. A method that lacks a
         parameter has the same numbers for all of its values::
@@ -281,6 +302,9 @@ class Sweep:
         arrays = {"returns": result.returns, "lengths": result.lengths, "final_returns": result.final_returns}
         axes = {"returns": ("mdp", "checkpoint"), "lengths": ("mdp", "checkpoint"), "final_returns": ("mdp",)}
         variables = {name: ((*names, *axes[name]), array[index]) for name, array in arrays.items()}
+        for i, name in enumerate(result.measure_names):
+            assert result.measurements is not None
+            variables[name] = ((*names, "mdp", "checkpoint"), result.measurements[..., i][index])
         coordinates: dict[str, Any] = {"method": list(self.methods), "mdp": result.mdp_ids}
         coordinates |= {"checkpoint": result.iterations} | {name: list(values) for name, values in grid.items()}
         return xarray.Dataset(variables, coords=coordinates)
@@ -313,9 +337,30 @@ def final_values(result: Result, measure: str) -> np.ndarray:
 
 
 def best_row(values: np.ndarray, rows: Sequence[int]) -> int:
-    """Which of some rows of `values` [P, M] has the largest mean; one in which a student diverged only if all have."""
+    """Which of some rows of `values` [P, M] has the largest mean; one that is not finite only if all are not."""
     eligible = [p for p in rows if np.isfinite(values[p]).all()]
     return max(eligible, key=lambda p: float(values[p].mean())) if eligible else rows[0]
+
+
+def reason_to_leave_out(result: Result, row: int, values: np.ndarray, measure: str) -> str:
+    """Why a setting cannot be the best one, as the end of a sentence; "" if it can.
+
+    Args:
+      result: of the sweep.
+      row: of the setting in the result.
+      values: [M], the measure of its final students.
+      measure: its name.
+    """
+    if np.isfinite(values).all():
+        return ""
+    if any(fault["method"] == result.labels[row] and fault["mdp"] in result.mdp_ids for fault in result.faults):
+        return "because a student diverged"
+    if (np.isnan(values) & np.isnan(result.final_returns[row])).any():
+        return "because its students have not all finished; run the same command again to go on"
+    reason = f"because {measure} is not finite"
+    if measured.needs_floor(result, measure):
+        reason += f": the teacher never takes some actions; measure it with a floor, such as {measure}:floor=0.001"
+    return reason
 
 
 def value_text(value: Value) -> str:

@@ -14,6 +14,8 @@ from jaxdistill.scheduling.task import Task
 
 _EXTRACT_ENTRIES, _KERNEL_ENTRIES = 2**20, 2**25  # table entries copied out per call, of XLA's lanes and of kernels'
 _FEW_LANES = 64  # blocks of so many lanes are small
+# On a GPU a program for each array would take long to compile.
+_empty_in_one_program = jax.jit(empty, static_argnums=0)
 
 
 class Block:
@@ -80,7 +82,8 @@ class Block:
             # The lanes are put on the device at once, because arrays without a device would make `advance` compile a
             # second time.
             students = self.task.blank_students(self.program.num_lanes)
-            self.lanes = jax.device_put(empty(self.program, self.worlds, students), self.device)
+            make = empty if self.kernel is None else _empty_in_one_program
+            self.lanes = jax.device_put(make(self.program, self.worlds, students), self.device)
         entering = self.task.next_students(len(free))
         # Neighbours with equal costs finish together: the threads of a warp wait for the slowest of them.
         entering = entering[np.argsort(-self.task.cost[entering], kind="stable")]

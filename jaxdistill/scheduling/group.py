@@ -52,6 +52,8 @@ class Group:
         self._end_chunk()
         with lock:
             collected = [(block, block.collect()) for block in self.blocks]
+            for block in self.blocks:
+                block.measure()  # before students come of whom nothing is known yet
             if self._has_kernels:
                 self.refill()
         if self._has_kernels and self.is_busy():
@@ -114,8 +116,6 @@ class Group:
 
     def _measure(self) -> None:
         """Ends a round: measures what a tick of a student costs."""
-        for block in self.blocks:
-            block.measure()
         num_ticks = sum(block.ticks_per_step * block.steps for block in self.blocks)
         seconds, new_ticks = time.perf_counter() - self._round_start, num_ticks - self._ticks_before
         self._ticks_before = num_ticks

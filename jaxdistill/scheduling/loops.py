@@ -72,7 +72,7 @@ def _choose(program: Program, inputs: tuple[Worlds, Any, Any, Student], num_iter
     with_ring = dataclasses.replace(program, ring=ring)
     try:
         kernel = kernel_of(toolchain, with_ring, *inputs)
-        assert kernel.function
+        _ = kernel.function  # It is compiled here, and not in the callback.
     except Untranslatable as error:
         return Loop(program, None, _clause(error))
     except RuntimeError as error:  # of the compiler

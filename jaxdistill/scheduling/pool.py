@@ -80,7 +80,7 @@ def run(tasks: Sequence[Task], on_progress: Callable[[float, int, float], None] 
     """
     devices = workers()
     for task in tasks:
-        assert task.loop  # It is chosen in this thread, which may be inside `kernels.choice.on_cpu`.
+        _ = task.loop  # It is chosen in this thread, which may be inside `kernels.choice.on_cpu`.
     total_work = sum(task.total_work for task in tasks) or 1.0
     store, steps_before, work_before = _open_store(tasks)
     pool = _Pool(tasks, len(devices), is_saving=store is not None)

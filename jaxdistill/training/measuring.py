@@ -29,6 +29,12 @@ class FunctionOfUser(NamedTuple):
     function: MeasureFunction
     names: tuple[str, ...]
 
+    @property
+    def better(self) -> dict[str, str]:
+        """Whether "higher" or "lower" values of each number are better, where the attribute `better` says it."""
+        better = getattr(self.function, "better", None)
+        return {} if better is None else dict.fromkeys(self.names, better)
+
 
 class Requested(NamedTuple):
     """What is measured at every checkpoint.
@@ -76,10 +82,12 @@ def requested(measure: Any, mdps: MDP, teacher: Teacher | None, config: Config) 
         if label is not None and not (isinstance(label, str) and label.isprintable() and label):
             raise ValueError(f"measure must map names of one line to measures; got the name {checks.shown(label)}.")
         if isinstance(item, str):
+            _check_label(label, item)
             parsed = configured(item, config.discount, config.probability_floor)
             named[label or parsed.name] = parsed
             names.append(label or parsed.name)
         elif callable(item):
+            _check_better(item)
             if teacher is None:
                 raise ValueError("A function as a measure needs a teacher; pass one, such as teachers.uniform(mdps).")
             functions.append(FunctionOfUser(item, _names_of(item, label, mdps, teacher)))
@@ -92,6 +100,26 @@ def requested(measure: Any, mdps: MDP, teacher: Teacher | None, config: Config) 
         if names.count(name) > 1:
             raise ValueError(f"Two measures are called {name!r}; name them with a mapping, {{'a': ..., 'b': ...}}.")
     return Requested(named, tuple(functions), tuple(names))
+
+
+def _check_label(label: str | None, item: str | None = None) -> None:
+    """ValueError if a label is the name of another measure than `item`, or of a curve that every result has."""
+    if label is None:
+        return
+    try:
+        meaning = parse(label)
+    except ValueError:
+        meaning = None
+    is_other = meaning is not None and (item is None or parse(item) != meaning)
+    if is_other or label == "area":
+        raise ValueError(f"{label!r} is the name of another measure; give this one a name of its own.")
+
+
+def _check_better(function: Any) -> None:
+    """ValueError unless the attribute `better` of a function, if it has one, says which values are better."""
+    better = getattr(function, "better", None)
+    if better is not None:
+        checks.one_of(f"{getattr(function, '__name__', 'the measure')}.better", better, ("higher", "lower"))
 
 
 def configured(name: str, discount: Any, probability_floor: Any) -> Measure:
@@ -123,16 +151,25 @@ def _names_of(function: MeasureFunction, label: str | None, mdps: MDP, teacher: 
             policies = jax.ShapeDtypeStruct((mdps.num_mdps, mdps.num_states, mdps.num_actions), jnp.float64)
             output = jax.eval_shape(lambda *world: function(*as_float64(world)), mdps, teacher, policies)
     except Exception as error:
-        raise ValueError(f"measure fails: {checks.why(error)}.") from error
+        raise failure(function, error) from error
     if label is not None and not isinstance(output, Mapping):
         output = {label: output}
     if not isinstance(output, Mapping) or any(
         not isinstance(name, str) or getattr(x, "shape", None) != (mdps.num_mdps,) for name, x in output.items()
     ):
         raise ValueError(f"measure must return {{name: numbers [M]}}, M = {mdps.num_mdps}; got {checks.shown(output)}.")
+    if not output:
+        raise ValueError("measure must return at least one number for each MDP; it returned none.")
+    for name in output:
+        _check_label(name)
     if label is not None and len(output) != 1:
         raise ValueError(f"The measure {label!r} must return one number for each MDP; got {checks.shown(output)}.")
     return tuple(output) if label is None else (label,)
+
+
+def failure(function: MeasureFunction, error: Exception) -> ValueError:
+    """The error of one line for a function of the user that has failed."""
+    return ValueError(f"The measure {getattr(function, '__name__', 'function')} fails: {checks.why(error)}.")
 
 
 @functools.lru_cache(maxsize=8)  # so that a second run with the same measure does not compile again
@@ -150,7 +187,10 @@ def compiled(function: MeasureFunction) -> Callable[..., Mapping[str, Any]]:
         return dict(output) if isinstance(output, Mapping) else {"": output}
 
     def in_float64(mdps: MDP, teacher: Teacher, logits: Any) -> Mapping[str, Any]:
-        with float64():
-            return jax.device_get(measured(*placed((mdps, teacher)), logits))
+        try:
+            with float64():
+                return jax.device_get(measured(*placed((mdps, teacher)), logits))
+        except Exception as error:
+            raise failure(function, error) from error
 
     return in_float64

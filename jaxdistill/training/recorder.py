@@ -1,6 +1,7 @@
 """Collects the results of a training run: curves, exact returns and measures of its students, a batch at a time."""
 
 import dataclasses
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,7 +63,7 @@ class Recorder:
         self.pending: list[tuple[int, int, int, np.ndarray]] = []
         self.evaluations: list[Future[None]] = []
         self.executor = ThreadPoolExecutor(1)
-        self.loops: list[dict[str, str]] = []  # of the programs that trained the students here
+        self.loops: list[dict[str, str]] = []  # the different loops that trained the students, see `note_loops`
         self.without_return: tuple[MDP, np.ndarray] | None = None  # the first student whose exact return is NaN
         self.measurements = np.full((num, m, c, len(measures.names)), np.nan) if measures.names else None
         # A schedule is never used, because `measuring` refuses measures that would take it.
@@ -121,6 +122,11 @@ class Recorder:
         student, place = np.nonzero(np.arange(len(checkpoints)) < number[:, None])
         for record, values in ((self.returns, means[..., 0]), (self.lengths, means[..., 1])):
             record[cell[student], mdp[student], place] = values[student, place]
+
+    def note_loops(self, loops: Sequence[Mapping[str, str]]) -> None:
+        """Notes the loops that train students: for each program its estimator and the settings of its `loops.Loop`."""
+        different = {tuple(sorted(loop.items())) for loop in (*self.loops, *loops)}
+        self.loops = [dict(loop) for loop in sorted(different)]
 
     def flush(self) -> None:
         """Evaluates the pending students, and waits until all students have been evaluated."""
@@ -193,7 +199,7 @@ class Recorder:
         if self.without_return is not None:
             mdp, arrays["without_return"] = self.without_return
             arrays["without_return_id"] = np.asarray(mdp.id)
-        return {**arrays, "faults": faults}
+        return {**arrays, "faults": faults, "loops": np.array(json.dumps(self.loops))}
 
     def insert(self, cells: np.ndarray, mdps: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
         """Takes over the finished and the diverged students of some cells on some MDPs.
@@ -207,6 +213,7 @@ class Recorder:
         for name in _RECORDS:
             if name in arrays:
                 getattr(self, name)[cells[p], mdps[m]] = arrays[name][p, m]
+        self.note_loops(json.loads(str(arrays["loops"])))
         self.faults |= {(int(cells[c]), int(mdps[w])): int(faults[c, w]) for c, w in np.argwhere(faults > 0)}
         if self.without_return is None and "without_return" in arrays:
             position = int(np.flatnonzero(np.asarray(self.mdps.id)[mdps] == arrays["without_return_id"])[0])
@@ -322,6 +329,7 @@ class Recorder:
             "config": _config_settings(self.config.with_rates()),
             "cells": cells,
             "measures": {name: measure.name for name, measure in self.measures.named.items()},
+            "better": {name: way for own in self.measures.functions for name, way in own.better.items()},
             "steps": int(steps),
             "seconds": round(seconds, 3),
             "truncated_episodes": int(self.truncated.sum()),

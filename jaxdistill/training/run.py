@@ -77,7 +77,7 @@ def run_students(
       cost: [M], expected episode length; the students with the longest episodes start first.
     """
     tasks = student_tasks(key, recorder, cost, initial)
-    recorder.loops = [{"estimator": task.program.estimator.name, **task.loop.settings} for task in tasks]
+    recorder.note_loops([{"estimator": task.program.estimator.name, **task.loop.settings} for task in tasks])
     pool.run(tasks, on_progress)
 
 

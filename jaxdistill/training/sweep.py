@@ -60,6 +60,7 @@ def sweep(
     """
     names = {field.name for field in dataclasses.fields(Config)}
     changes = {name: value for name, value in options.items() if name in names}
+    check_steps(grid, options.get("equal_steps", False))
     plan = planned(mdps, teacher, methods, grid, config_of(config, changes), changes, max_students)
     try:
         result = train(key, mdps, teacher, plan.cells, config, **options)
@@ -68,6 +69,12 @@ def sweep(
             stop.result = as_sweep(stop.result, plan.grid, plan.settings).result
         raise
     return as_sweep(result, plan.grid, plan.settings)
+
+
+def check_steps(grid: Any, equal_steps: Any) -> None:
+    """ValueError if the learning rates are in the grid and are to be scaled as well."""
+    if equal_steps is True and isinstance(grid, Mapping) and "learning_rate" in grid:
+        raise ValueError("equal_steps sets the learning rates; remove it, or learning_rate from the grid.")
 
 
 class Plan(NamedTuple):
@@ -110,7 +117,7 @@ def planned(
             setting = _setting(cell.label, parameters)
             settings.append(setting)
             lines[setting.label] = _cell(cell, parameters)
-    return Plan(lines, settings, {name: [_shown(value) for value in given] for name, given in values.items()})
+    return Plan(lines, settings, {name: [_shown(name, value) for value in given] for name, given in values.items()})
 
 
 def _checked_grid(grid: Any, cells: Sequence[ResolvedCell], changes: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -128,17 +135,28 @@ def _checked_grid(grid: Any, cells: Sequence[ResolvedCell], changes: Mapping[str
         if name in _SHARED:
             raise ValueError(f"{name} must be the same in all settings of a sweep; give it as an option.")
         checks.known("parameter", name, list(dict.fromkeys([*swept, *numbers])), "a sweep of these methods can have")
-        if name in changes:
-            raise ValueError(f"{name} is given twice, in the grid and as an option; remove one.")
+        _check_given_once(name, cells, changes)
         values[name] = checks.listed(given)
         if not values[name]:
             raise ValueError(f"grid has no value of {name}; give at least one, or leave {name} out.")
-        texts = [value_text(_shown(value)) for value in values[name]]
+        texts = [value_text(_shown(name, value)) for value in values[name]]
         for text in texts:
             if texts.count(text) > 1:
-                raise ValueError(f"grid has the value {text} of {name} twice; remove one.")
+                raise ValueError(
+                    f"grid has the value {text} of {name} twice; remove one, or give functions as jaxdistill.Schedule, "
+                    "whose values tell them apart."
+                )
     words = word_fields()
     return dict(sorted(values.items(), key=lambda item: item[0] not in words))
+
+
+def _check_given_once(name: str, cells: Sequence[ResolvedCell], changes: Mapping[str, Any]) -> None:
+    """ValueError if a parameter of the grid is also set as an option, in a cell or in the name of a method."""
+    if name in changes:
+        raise ValueError(f"{name} is given twice, in the grid and as an option; remove one.")
+    for cell in cells:
+        if name in cell.changes or f"{name}=" in cell.method.name:
+            raise ValueError(f"{name} is given twice, in the grid and for {cell.label}; remove one.")
 
 
 def _combinations(cell: ResolvedCell, values: Mapping[str, list[Any]], mdps: MDP) -> list[dict[str, Any]]:
@@ -217,12 +235,12 @@ def _cell(cell: ResolvedCell, parameters: Mapping[str, Any]) -> Cell:
 
 
 def _setting(method: str, parameters: Mapping[str, Any]) -> Setting:
-    shown = {name: _shown(value) for name, value in parameters.items()}
+    shown = {name: _shown(name, value) for name, value in parameters.items()}
     setting = Setting(method, method, shown)
     return setting._replace(label=f"{method} [{setting.text}]") if shown else setting
 
 
-def _shown(value: Any) -> Value:
+def _shown(name: str, value: Any) -> Value:
     """A value of a parameter as a number or a text that a file can hold."""
     if isinstance(value, Schedule):
         return ",".join(f"{i}:{x:g}" for i, x in zip(value.iterations, value.values, strict=True))
@@ -230,4 +248,4 @@ def _shown(value: Any) -> Value:
         return str(getattr(value, "__name__", None) or type(value).__name__)
     if isinstance(value, str):
         return value
-    return checks.number("a value of the grid", value)
+    return checks.number(f"a value of {name} in the grid", value)

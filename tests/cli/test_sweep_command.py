@@ -12,8 +12,9 @@ GRID = ["--grid=learning_rate=0.1,0.3", "--grid=beta=0.2,0.8"]
 
 def test_a_sweep(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main.main([*SWEEP, *GRID, "--tuned=forward_kl:teacher", "--equal_steps"]) == 0
+    assert main.main([*SWEEP, *GRID, "--tuned=forward_kl:teacher", "--measure=agreement"]) == 0
     out = capsys.readouterr().out
+    assert "agreement" in out.lower()
     assert "best settings by forward_kl:teacher, on 16 worlds" in out
     assert "chosen by forward_kl:teacher on 8 worlds, and are judged on 8 others" in out
     stems = ["sweep_learning_rate", "sweep_beta", "sweep_heatmap"]
@@ -32,6 +33,10 @@ REFUSED = {
     "too many": ([*GRID, "--max_students=5"], "6 settings, which are 96 students"),
     "no measure": ([*GRID, "--tuned=forward_k"], "did you mean 'forward_kl'"),
     "no best": ([*GRID, "--tuned=entropy"], "--tuned needs a measure with better and worse values"),
+    "steps": ([*GRID, "--equal_steps"], "equal_steps sets the learning rates"),
+    "rate twice": ([*GRID, "--learning_rate=0.7"], "learning_rate is given twice"),
+    "size": ([*GRID, "--worlds=garnet"], "--num_rows has an effect with --worlds=grid only"),
+    "noise": ([*GRID, "--teacher=uniform", "--teacher_noise=0.2"], "--teacher_noise has no effect on the uniform"),
     "baseline": ([*GRID, "--baseline=x"], "--baseline must be 'on_policy_distill' or 'jsd'"),
 }
 

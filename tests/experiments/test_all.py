@@ -236,7 +236,7 @@ def test_the_table_holds_every_experiment():
     modules = {path.stem for path in (ROOT / "experiments").glob("*.py") if "common.main(" in path.read_text()}
     names = [experiment.name for experiment in run_all.TABLE]
     assert sorted(set(names)) == sorted(names)
-    assert modules - {"all", "benchmark", "calibration", "targets"} <= set(names)
+    assert modules - {"all", "benchmark", "calibration", "device_check", "targets"} <= set(names)
     for experiment in run_all.available():
         fields = {field.name for field in dataclasses.fields(import_module(f"experiments.{experiment.name}").Settings)}
         assert {"out", "restart", "smoke"} <= fields

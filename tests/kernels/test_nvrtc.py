@@ -71,3 +71,17 @@ def test_functions_of_a_user(compiler, estimator):
 def test_an_error_is_reported(compiler):
     with pytest.raises(RuntimeError, match=r"(?s)NVRTC_ERROR_COMPILATION.*\(1\): error"):
         compiler[0].compile("int x = ;")
+
+
+@pytest.mark.slow
+def test_what_a_launch_uses_exists(compiler):
+    """Nothing can be launched here; but what is called then has these names, and takes these arguments."""
+    core = compiler[0]._core
+    config = core.LaunchConfig(grid=3, block=32)
+    assert (config.grid, config.block) == ((3, 1, 1), (32, 1, 1))
+    used = {"Stream": ("from_handle", "record", "wait"), "ObjectCode": ("from_cubin", "get_kernel"), "launch": ()}
+    used |= {"Device": ("set_current", "create_stream", "device_id", "properties")}
+    assert not [
+        (name, part) for name, parts in used.items() for part in parts if not hasattr(getattr(core, name), part)
+    ]
+    assert callable(core.launch)

@@ -16,7 +16,7 @@ import pytest
 import jaxdistill as jd
 from jaxdistill import METHODS, ZOO, Control, expected_update
 from jaxdistill.methods import loss_gradient, make_step
-from jaxdistill.methods.libraries import LIBRARY_UPDATES
+from jaxdistill.methods.library_rows import LIBRARY_UPDATES
 from jaxdistill.methods.library_settings import Case
 from jaxdistill.theory.precision import float64
 
@@ -436,7 +436,7 @@ def test_to_library_by_hand():
 REFUSED = [
     ("trl.gkt", {}, "Unknown update 'trl.gkt' (did you mean 'trl.gkd'?)"),
     ("trl.gkd", {"bta": 1}, "Unknown setting 'bta' (did you mean 'beta'?); the settings of trl.gkd are beta, lmbda."),
-    ("trl.gkd", {"beta": "x"}, "known settings: beta = 0; beta = 1; beta between 0 and 1."),
+    ("trl.gkd", {"beta": "x"}, "the settings known are beta = 0; beta = 1; beta between 0 and 1."),
     ("trl.gkd", {"beta": 1e-9}, "beta must be 0, 1 or in [1e-06, 0.999999]"),
     ("trl.gkd", {"lmbda": 2.0}, "the student's share of episodes must be in [0, 1]; got 2.0."),
     ("trl.minillm", {"gamma": 0.5}, "the return of step t is multiplied by gamma^t"),

@@ -1,5 +1,7 @@
 """`Sweep` and `compare(tuned=...)` on results that are made by hand, so that each number is known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -41,11 +43,50 @@ def test_the_best_settings():
 def test_a_setting_that_diverged_is_not_the_best():
     returns = np.arange(len(SETTINGS))[:, None] + np.zeros((len(SETTINGS), NUM_MDPS))
     returns[5, 3] = np.nan
-    returns[6:, :] = np.nan
-    best = made(returns).best()
-    assert best["jsd"].setting.label == "jsd 1.0 0.2" and best["jsd"].num_diverged == 1
-    assert "1 settings were left out" in str(best)
-    assert best["n_distill"].num_diverged == 3  # all of them: the first one stands for the method
+    sweep = made(returns)
+    fault = {"method": SETTINGS[5].label, "mdp": int(sweep.result.mdp_ids[3]), "iteration": 2}
+    best = jd.Sweep(dataclasses.replace(sweep.result, faults=[fault])).best()
+    assert best["jsd"].setting.label == "jsd 1.0 0.2"
+    assert best["jsd"].left_out == {"because a student diverged": 1}
+    assert "1 setting was left out, because a student diverged" in str(best)
+
+
+def test_settings_with_unfinished_students_are_left_out_and_none_is_the_best_of_none():
+    returns = np.arange(len(SETTINGS))[:, None] + np.zeros((len(SETTINGS), NUM_MDPS))
+    returns[5, 3] = np.nan
+    assert "students have not all finished" in str(made(returns).best())
+    returns[6:, 0] = np.nan
+    sweep = made(returns)
+    with pytest.raises(ValueError, match="No setting of n_distill can be the best by return, because its students"):
+        sweep.best()
+    assert np.isnan(sweep.best_estimate("n_distill", {"learning_rate": 0.1}).estimate)
+    with pytest.raises(ValueError, match="mdps is empty"):
+        sweep.best(mdps=[])
+
+
+def test_a_measure_that_is_infinite_has_no_best_setting_and_no_figure():
+    """A deterministic teacher never takes some actions, so the reverse divergence of every student is infinite."""
+    sweep = made()
+    name, values = "reverse_kl:student", np.full((*sweep.result.returns.shape, 1), np.inf)
+    settings = sweep.result.settings | {"measures": {name: name}}
+    sweep = jd.Sweep(dataclasses.replace(sweep.result, measurements=values, measure_names=(name,), settings=settings))
+    with pytest.raises(ValueError, match=r"reverse_kl is not finite.*reverse_kl:floor=0.001"):
+        sweep.best("reverse_kl")
+    for draw in (sweep.lines, lambda x, measure: sweep.heatmap(x, "learning_rate", measure)):
+        with pytest.raises(ValueError, match="No setting of this sweep has a finite reverse_kl"):
+            draw("beta", "reverse_kl")
+
+
+def test_a_number_of_the_user_needs_a_direction():
+    sweep = made()
+    values = np.arange(len(SETTINGS))[:, None, None, None] + np.zeros((*sweep.result.returns.shape, 1))
+    changes = dict(measurements=values, measure_names=("my_kl",))
+    unknown = jd.Sweep(dataclasses.replace(sweep.result, **changes))
+    with pytest.raises(ValueError, match=r'my_measure.better = "lower"'):
+        unknown.best("my_kl")
+    settings = sweep.result.settings | {"better": {"my_kl": "lower"}}
+    known = jd.Sweep(dataclasses.replace(sweep.result, **changes, settings=settings))
+    assert known.best("my_kl")["jsd"].setting == SETTINGS[0]
 
 
 def test_tables():
@@ -92,6 +133,10 @@ def test_figures():
     np.testing.assert_allclose(panel.images[0].get_array(), [[0, 2, 4], [1, 3, 5]], atol=0.1)
     (frame,) = panel.patches
     assert frame.get_xy() == (1.5, 0.5)
+    lines = sweep.lines("beta").axes[0].lines
+    (of_other,) = (line for line in lines if line.get_label() != "jsd" and not line.get_label().startswith("_"))
+    assert sweep.lines("beta").axes[0].get_xscale() == "linear"
+    assert of_other.get_marker() in ("", "None")  # it has no beta, so that nothing was measured at its values
     for call in (lambda: sweep.lines("x"), lambda: sweep.heatmap("learning_rate", "x")):
         with pytest.raises(ValueError, match="Unknown parameter 'x'"):
             call()

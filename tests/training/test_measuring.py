@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+import jaxdistill as jd
 from jaxdistill import Config, measures, teachers, train
 from jaxdistill.mdp import exact
 from jaxdistill.worlds.gridworld import sample_mdps
+from tests import small
 
 KEY = jax.random.key(0)
 OPTIONS = dict(num_iterations=40, num_checkpoints=4, progress=False)
@@ -130,3 +132,35 @@ def test_a_measure_of_the_teacher_needs_one_and_others_do_not(setting):
     result = train(KEY, mdps, None, "baseline", measure=["entropy", "return:uniform"], **OPTIONS)
     np.testing.assert_allclose(result.measure("return:uniform")[0, :, 0], result.uniform_returns, rtol=1e-12)
     assert (result.measure("entropy") > 0).all()
+
+
+def my_kl(mdps, teachers, policies):
+    return {"my_kl": policies[:, 0, 0]}
+
+
+def test_a_function_says_which_values_are_better(monkeypatch):
+    monkeypatch.setattr(my_kl, "better", "lower", raising=False)
+    world = jd.stack([small.random_mdp(1)])
+    options = dict(num_iterations=2, num_checkpoints=1, measure=my_kl)
+    result = jd.train(jax.random.key(0), world, jd.teachers.uniform(world), ["n_distill"], **options)
+    assert result.describe("my_kl").better == "lower"
+    monkeypatch.setattr(my_kl, "better", "less", raising=False)
+    with pytest.raises(ValueError, match=r"my_kl\.better must be 'higher' or 'lower'"):
+        jd.train(jax.random.key(0), world, jd.teachers.uniform(world), ["n_distill"], **options)
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        ({"return": "forward_kl"}, "'return' is the name of another measure"),
+        ({"length": "agreement"}, "'length' is the name of another measure"),
+        ({"area": "agreement"}, "'area' is the name of another measure"),
+        (lambda mdps, teachers, policies: {"return": policies[:, 0, 0]}, "'return' is the name of another measure"),
+        (lambda mdps, teachers, policies: {}, "at least one number"),
+        (lambda mdps, teachers, policies: 1 / 0, "fails: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_names_of_other_measures_and_functions_that_fail_are_refused(measure, message):
+    world = jd.stack([small.random_mdp(1)])
+    with pytest.raises(ValueError, match=message):
+        jd.train(jax.random.key(0), world, jd.teachers.uniform(world), ["n_distill"], num_iterations=2, measure=measure)
