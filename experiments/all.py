@@ -66,7 +66,7 @@ TABLE = [  # the cheapest first, but each after the experiment whose results it 
     Experiment("propositions", 15, 25),
     Experiment("estimators", 20, 45),
     Experiment("topk", 15, 60),
-    Experiment("capacity", 30, 300, worlds=60),
+    Experiment("capacity", 60, 1200, worlds=60),
     Experiment("fig6", 10, 30),
     Experiment("fig9", 15, 150),
     Experiment("fig3", 25, 215, worlds=100),

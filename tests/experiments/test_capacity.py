@@ -14,10 +14,12 @@ def test_the_rate_is_chosen_on_worlds_that_do_not_judge_it():
     lower, best = capacity.judged(values, is_higher_better=False)
     assert best.tolist() == [0, 1] and lower.tolist() == [[9, 9], [5, 5]]
     higher, best = capacity.judged(values, is_higher_better=True)
-    assert best.tolist() == [1, 0] and higher.tolist() == [[2, 2], [1, 1]]
+    assert best.tolist() == [1, 1] and higher.tolist() == [[2, 2], [5, 5]]  # the other rate has a student that diverged
     diverged = np.full((1, 2, 4), np.nan)
     diverged[0, 1] = 7
     assert capacity.judged(diverged, False)[1].tolist() == [1]
+    without_number = np.concatenate([values, np.full((2, 2, 2), np.nan)], axis=-1)
+    assert capacity.judged(without_number, True)[0].tolist() == [[2, 2], [5, 5]]
 
 
 def test_the_students_of_a_kind():
