@@ -172,9 +172,8 @@ def compare(
       ValueError: no result, results of different MDPs, equal labels, or a baseline, a checkpoint or a measure that does
         not exist.
     """
+    measure = tuned if measure is None and tuned != AREA else measure
     results, baseline, tuned_notes = _tuned(results, baseline, tuned)
-    if measure is None and tuned not in (None, AREA):
-        measure = tuned
     lines = _lines(results)
     labels = [line.label for line in lines]
     baseline = labels[0] if baseline is None else baseline

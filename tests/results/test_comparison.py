@@ -116,7 +116,7 @@ def test_notes_on_what_makes_a_comparison_unfair():
     worlds = dict(uniform_returns=np.zeros(20), optimal_returns=np.full(20, 9.0))
     options = dict(num_mdps=20, num_checkpoints=10, returns=returns, settings={"cells": cells}, **worlds)
     text = str(compare(make(**options)))
-    assert "2 comparisons with baseline: if none of the methods differed from it, the intervals of 0.1 of them" in text
+    assert "2 comparisons with baseline: on average, 0.1 of their intervals exclude 0 by chance alone" in text
     assert "first updates of n_distill are 3.1 times as large as those of baseline" in text
     assert "still improving at the end, by the change over the last tenth: n_distill (+1.01)" in text
     cells["n_distill"]["config"]["learning_rate"] = 0.05  # another rate: nothing is compared at equal rates
@@ -148,7 +148,7 @@ def test_a_note_for_every_contradiction(scale):
         (([make(), make()],), "several results have a method 'baseline'"),
         (([make(), make(first_id=1)],), "result 1 has 4 MDPs with other ids than the 4 of the first"),
         (([make(), make(num_mdps=3)],), "result 1 has 3 MDPs"),
-        (([make(labels=("x",)), make(labels=("y",), seed=2)],), "the ids are equal and the worlds are not"),
+        (([make(labels=("x",)), make(labels=("y",), seed=2)],), "have the ids of the first result.s and are others"),
         ((make(), "sgd"), "no method 'sgd' to compare with; there are baseline, n_distill, td_vpi"),
     ],
 )
