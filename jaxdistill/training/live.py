@@ -6,11 +6,13 @@ passed it; until then, only the share of finished students and the speed are kno
 """
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from jaxdistill.runtime import checks
 from jaxdistill.statistics import mean_interval
 from jaxdistill.training.recorder import Recorder
 
@@ -30,18 +32,29 @@ class LiveMetrics:
 
     Args:
       recorder: of the training.
-      on_metrics: called in the main thread.
+      on_metrics: called in the main thread. If it raises an exception, a warning says so, and it is not called again.
     """
 
     def __init__(self, recorder: Recorder, on_metrics: OnMetrics):
-        self.recorder, self.on_metrics = recorder, on_metrics
+        self.recorder, self._on_metrics = recorder, on_metrics
+        self._has_failed_once = False
         self.started = time.perf_counter()
         self.num_given = np.zeros(len(recorder.cells), int)  # checkpoints of each method that have been given
+
+    def _give(self, metrics: Metrics) -> None:
+        """Calls the function; if it fails, warns once and does not call it any more, so that the training goes on."""
+        if self._has_failed_once:
+            return
+        try:
+            self._on_metrics(metrics)
+        except Exception as error:
+            self._has_failed_once = True
+            warnings.warn(f"on_metrics failed and is not called any more: {checks.why(error)}.", stacklevel=2)
 
     def __call__(self, fraction: float, steps: int, seconds_left: float) -> None:
         """Gives the metrics by time, and those of the checkpoints that all students have passed since the last call."""
         recorder, seconds = self.recorder, time.perf_counter() - self.started
-        self.on_metrics(
+        self._give(
             {
                 "seconds": seconds,
                 "progress": float(fraction),
@@ -61,7 +74,7 @@ class LiveMetrics:
             passed = (known | has_failed[:, None]).all(axis=0)
             number = len(passed) if passed.all() else int(np.argmin(passed))
             for checkpoint in range(self.num_given[cell], number):
-                self.on_metrics(self._metrics(cell, checkpoint, ~has_failed))
+                self._give(self._metrics(cell, checkpoint, ~has_failed))
             self.num_given[cell] = max(number, self.num_given[cell])
 
     def _has_failed(self, cell: int) -> np.ndarray:

@@ -93,3 +93,16 @@ def test_tensorboard_reads_what_is_written(tmp_path):
         assert [event.step for event in events] == result.iterations.tolist()
         values = [event.tensor_proto.float_val[0] for event in events]
         np.testing.assert_allclose(values, result.returns[p].mean(0), rtol=1e-6)
+
+
+def test_a_function_that_fails_is_not_called_again_and_stops_nothing():
+    calls = []
+
+    def fails(metrics):
+        calls.append(metrics)
+        raise ConnectionError("no network")
+
+    with pytest.warns(UserWarning, match="on_metrics failed and is not called any more: ConnectionError: no network"):
+        result = jd.train(KEY, WORLDS, TEACHER, METHODS, on_metrics=fails, **OPTIONS)
+    assert len(calls) == 1
+    np.testing.assert_array_equal(result.returns, trained()[0].returns)
