@@ -44,11 +44,26 @@ def pytest_unconfigure():
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+MOST_MAPS, TESTS_BETWEEN, TESTS = 30_000, 10, {"run": 0}
+
+
 @pytest.fixture(autouse=True, scope="module")
 def clear_compiled_programs():
     """Drops what a file compiled: a program holds memory maps, and one process may hold 65530 (Linux), then crashes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def clear_many_compiled_programs():
+    """Drops the programs of a file with many tests before they hold too many memory maps."""
+    yield
+    TESTS["run"] += 1
+    if TESTS["run"] % TESTS_BETWEEN == 0 and os.path.exists("/proc/self/maps"):
+        with open("/proc/self/maps", "rb") as maps:
+            num_maps = sum(1 for _ in maps)
+        if num_maps > MOST_MAPS:
+            jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
