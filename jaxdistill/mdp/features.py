@@ -73,7 +73,7 @@ def shares(features: Any, is_divided: bool) -> Any:
     library = np if isinstance(features, np.ndarray) else jnp
     is_feature = features >= 0
     number = is_feature.sum(-1, keepdims=True) if is_divided else library.ones((), int)
-    return is_feature / number
+    return library.where(is_feature, 1 / number, 0.0)
 
 
 def table_by_state(mdps: MDP, table: Any) -> np.ndarray:

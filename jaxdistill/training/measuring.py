@@ -102,7 +102,7 @@ def requested(measure: Any, mdps: MDP, teacher: Teacher | None, config: Config) 
     return Requested(named, tuple(functions), tuple(names))
 
 
-def _check_label(label: str | None, item: str | None = None) -> None:
+def _check_label(label: str | None, item: str) -> None:
     """ValueError if a label is the name of another measure than `item`, or of a curve that every result has."""
     if label is None:
         return
@@ -110,8 +110,7 @@ def _check_label(label: str | None, item: str | None = None) -> None:
         meaning = parse(label)
     except ValueError:
         meaning = None
-    is_other = meaning is not None and (item is None or parse(item) != meaning)
-    if is_other or label == "area":
+    if label == "area" or (meaning is not None and parse(item) != meaning):
         raise ValueError(f"{label!r} is the name of another measure; give this one a name of its own.")
 
 
@@ -160,8 +159,6 @@ def _names_of(function: MeasureFunction, label: str | None, mdps: MDP, teacher: 
         raise ValueError(f"measure must return {{name: numbers [M]}}, M = {mdps.num_mdps}; got {checks.shown(output)}.")
     if not output:
         raise ValueError("measure must return at least one number for each MDP; it returned none.")
-    for name in output:
-        _check_label(name)
     if label is not None and len(output) != 1:
         raise ValueError(f"The measure {label!r} must return one number for each MDP; got {checks.shown(output)}.")
     return tuple(output) if label is None else (label,)

@@ -329,7 +329,7 @@ class Recorder:
             "config": _config_settings(self.config.with_rates()),
             "cells": cells,
             "measures": {name: measure.name for name, measure in self.measures.named.items()},
-            "better": {name: way for own in self.measures.functions for name, way in own.better.items()},
+            "better": {name: way for item in self.measures.functions for name, way in item.better.items()},
             "steps": int(steps),
             "seconds": round(seconds, 3),
             "truncated_episodes": int(self.truncated.sum()),

@@ -9,7 +9,7 @@ import pytest
 import jaxdistill
 from jaxdistill import teachers
 from jaxdistill.runtime import checkpoints
-from jaxdistill.scheduling import block
+from jaxdistill.scheduling import group
 from tests.lockstep import lockstep
 
 WORLDS = jaxdistill.sample_mdps(jax.random.key(0), 40, num_rows=6, num_cols=6, p_plus10=0.1)
@@ -24,13 +24,13 @@ def resident_bytes():
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's count of pages")
 def test_memory_is_flat_over_a_thousand_chunks(monkeypatch, tmp_path):
     """From chunk 300 to chunk 1500, before students are evaluated, with a save at every 50th: less than 10 MB."""
-    advance, sizes, polls = block.Block.advance, [], itertools.count(1)
+    end_chunk, sizes, polls = group.Group._end_chunk, [], itertools.count(1)
 
     def measured(self):
-        advance(self)
+        end_chunk(self)
         sizes.append(resident_bytes())
 
-    monkeypatch.setattr(block.Block, "advance", measured)
+    monkeypatch.setattr(group.Group, "_end_chunk", measured)
     monkeypatch.setattr(checkpoints.Store, "is_due", lambda self: next(polls) % 50 == 0)
     with lockstep(num_ticks=64), jaxdistill.resumable(tmp_path / "run"):
         jaxdistill.train(

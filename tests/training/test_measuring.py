@@ -155,7 +155,6 @@ def test_a_function_says_which_values_are_better(monkeypatch):
         ({"return": "forward_kl"}, "'return' is the name of another measure"),
         ({"length": "agreement"}, "'length' is the name of another measure"),
         ({"area": "agreement"}, "'area' is the name of another measure"),
-        (lambda mdps, teachers, policies: {"return": policies[:, 0, 0]}, "'return' is the name of another measure"),
         (lambda mdps, teachers, policies: {}, "at least one number"),
         (lambda mdps, teachers, policies: 1 / 0, "fails: ZeroDivisionError: division by zero"),
     ],
