@@ -34,15 +34,15 @@ def plot_lines(sweep: Any, x: str, measure: str = "return") -> Figure:
     _check_parameter(sweep, x)
     values, indices = sweep.grid[x], palette_indices(sweep.methods)
     places = _places(values)
-    means = [sweep.best_estimate(method, {x: value}, measure)[0] for method in sweep.methods for value in values]
-    _finite(np.array(means), measure)
+    estimates = {m: [sweep.best_estimate(m, {x: value}, measure) for value in values] for m in sweep.methods}
+    _finite(np.array([estimate[0] for of_method in estimates.values() for estimate in of_method]), measure)
     figure, axes = new_figure(size=(5.2, 4.2))
     ax = axes[0, 0]
     with style():
         for method, index in zip(sweep.methods, indices, strict=True):
             entry = method_style(method, index)
-            estimates = [sweep.best_estimate(method, {x: value}, measure) for value in values]
-            mean, low, high = (np.array([getattr(e, part) for e in estimates]) for part in ("estimate", "low", "high"))
+            parts = ("estimate", "low", "high")
+            mean, low, high = (np.array([getattr(e, part) for e in estimates[method]]) for part in parts)
             options: dict[str, Any] = dict(color=entry.color, linestyle=entry.linestyle, label=typeset(entry.label))
             has_parameter = any(s.method == method and x in s.parameters for s in sweep.settings)
             ax.plot(places, mean, marker=entry.marker if has_parameter else "", **options)

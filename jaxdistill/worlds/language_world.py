@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxdistill.mdp import MDP
+from jaxdistill.mdp.teacher import are_distributions
 from jaxdistill.runtime import checks
 from jaxdistill.worlds.texts import Text
 
@@ -35,7 +36,7 @@ class Language:
       order: n; a context has at most n - 1 symbols.
       mdps: M stacked MDPs, which are equal but for their ids, so that M independent students train at the same time.
       contexts: int32 [S, n - 1], the context of each state, its last symbol in the last column; V + 1 is the mark of
-        the beginning, and `NOTHING` fills the places before a shorter context.
+        the beginning, where state 0 is, and `NOTHING` fills the places before a shorter context.
     """
 
     text: Text
@@ -141,15 +142,10 @@ class Language:
     def _walk(self, symbols: np.ndarray) -> np.ndarray:
         """The states before each symbol and after the last one, int [length + 1]."""
         successor = np.asarray(self.mdps.successor[0])
-        states = [self.states[self._first]]
+        states = [0]
         for symbol in symbols:
             states.append(int(successor[states[-1], symbol]))
         return np.array(states)
-
-    @property
-    def _first(self) -> Context:
-        """The context of the beginning."""
-        return (self.end + 1,) if self.order > 1 else ()
 
     def _symbols(self, prompt: Any) -> np.ndarray:
         """The symbols of a string, or the sequence itself."""
@@ -178,7 +174,7 @@ class Language:
         shapes = [(self.mdps.num_states, self.end + 1), (self.mdps.num_observations, self.end + 1)]
         if table.shape not in shapes:
             raise ValueError(f"policy must have shape {shapes[0]} or {shapes[1]}; got {table.shape}.")
-        if not np.isfinite(table).all() or (table < 0).any() or (np.abs(table.sum(1) - 1) > 1e-4).any():
+        if not are_distributions(table):
             raise ValueError("policy must be finite, >= 0 and sum to 1 over actions; normalise the table.")
         table = table / table.sum(axis=1, keepdims=True)
         return table if table.shape == shapes[0] else table[np.asarray(self.mdps.observation[0])]
@@ -215,19 +211,25 @@ def language(
     table = np.full((len(states), max(order - 1, 0)), NOTHING, np.int32)
     for context, state in states.items():
         table[state, order - 1 - len(context) :] = context
-    start, start_probs = _starts(text, states, successor, checks.whole("prompt_length", prompt_length, 0), order, begin)
+    start, start_probs = _starts(text, successor, checks.whole("prompt_length", prompt_length, 0))
     terminal = np.zeros(successor.shape, bool)
     terminal[:, num_symbols] = True
-    num_mdps = checks.whole("num_mdps", num_mdps, 1)
-
-    def repeated(array: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(array, (num_mdps, *array.shape))
-
-    mdps = MDP.from_arrays(
-        repeated(successor), np.zeros(()), repeated(terminal), repeated(np.eye(num_symbols + 1)),
-        start=repeated(start), start_probs=repeated(start_probs), time_limit=checks.whole("max_length", max_length, 1),
-    )  # fmt: skip
+    limit = checks.whole("max_length", max_length, 1)
+    mdps = _equal_worlds(num_mdps, successor, terminal, start=start, start_probs=start_probs, time_limit=limit)
     return Language(text, order, mdps, table)
+
+
+def _equal_worlds(num_mdps: int, successor: np.ndarray, terminal: np.ndarray, **options: Any) -> MDP:
+    """M equal worlds without rewards, in which action a has outcome a; the arguments are those of `from_arrays`."""
+    shape = (checks.whole("num_mdps", num_mdps, 1),)
+
+    def repeated(array: Any) -> np.ndarray:
+        return np.broadcast_to(array, shape + np.shape(array))
+
+    tables = {name: repeated(option) for name, option in options.items()}
+    return MDP.from_arrays(
+        repeated(successor), np.zeros(()), repeated(terminal), repeated(np.eye(successor.shape[1])), **tables
+    )
 
 
 def _contexts(text: Text, order: int, begin: int) -> set[Context]:
@@ -244,7 +246,7 @@ def _contexts(text: Text, order: int, begin: int) -> set[Context]:
 def _successors(
     contexts: set[Context], order: int, num_symbols: int, begin: int
 ) -> tuple[dict[Context, int], np.ndarray]:
-    """The states that can be reached from the beginning, and the successor of each by each action, int [S, V + 1]."""
+    """The states, of which 0 is the beginning, and the successor of each by each action, int [S, V + 1]."""
     first: Context = (begin,) if order > 1 else ()
     states, waiting, rows = {first: 0}, collections.deque([first]), []
     while waiting:
@@ -266,14 +268,12 @@ def _successors(
     return states, np.array(rows, np.int32)
 
 
-def _starts(
-    text: Text, states: dict[Context, int], successor: np.ndarray, prompt_length: int, order: int, begin: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _starts(text: Text, successor: np.ndarray, prompt_length: int) -> tuple[np.ndarray, np.ndarray]:
     """The states after the prompts of a text, and how often each occurs among them."""
     counts: collections.Counter[int] = collections.Counter()
     for sequence in text.sequences:
         if len(sequence) > prompt_length or prompt_length == 0:
-            state = states[(begin,) if order > 1 else ()]
+            state = 0
             for symbol in sequence[:prompt_length]:
                 state = int(successor[state, symbol])
             counts[state] += 1
@@ -311,10 +311,4 @@ def token_tree(vocabulary: int, length: int, *, num_mdps: int = 1) -> MDP:
         )
     children = num_symbols * np.arange(num_states)[:, None] + np.arange(num_symbols) + 1
     terminal = children >= num_states
-    successor = np.where(terminal, np.arange(num_states)[:, None], children)
-
-    def repeated(array: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(array, (num_mdps, *array.shape))
-
-    rewards = np.zeros(successor.shape)
-    return MDP.from_arrays(repeated(successor), repeated(rewards), repeated(terminal), repeated(np.eye(num_symbols)))
+    return _equal_worlds(num_mdps, np.where(terminal, np.arange(num_states)[:, None], children), terminal)
