@@ -29,8 +29,8 @@ class Plan(NamedTuple):
     """The elimination of one world; entry 0 is not part of the system, and takes what belongs nowhere.
 
     Attributes:
-      origin: int [E], the entry of the table [S * K] of the probabilities of going on, for each possible step.
-      target: int [E], the entry of the system from which that probability is subtracted.
+      steps: int [E, 2], for each possible step the entry of the system from which its probability is subtracted, and
+        the entry of the table [S * K] of the probabilities of going on.
       divisions: int [D], t of each division.
       products: int [N, 3], t, a and b of each product.
       stages: int [L, 3], the pivot of each stage, and the numbers of divisions and of products at its end.
@@ -38,8 +38,7 @@ class Plan(NamedTuple):
       initial: float64 [entries], the system of a policy that ends every episode after one step.
     """
 
-    origin: np.ndarray
-    target: np.ndarray
+    steps: np.ndarray
     divisions: np.ndarray
     products: np.ndarray
     stages: np.ndarray
@@ -83,8 +82,7 @@ def plan(mdp: MDP, is_reached: np.ndarray, most_products: int) -> Plan | None:
     initial[[0, *np.diagonal(entry)]] = 1
     np.add.at(initial, right_side[np.asarray(mdp.start)], start / start.sum())
     return Plan(
-        origin.astype(np.int32),
-        entry[destination, source].astype(np.int32),
+        np.stack([entry[destination, source], origin], axis=1).astype(np.int32),
         *_stages(later, entry),
         right_side.astype(np.int32),
         initial,
@@ -203,7 +201,7 @@ class Packed(NamedTuple):
 class Sizes(NamedTuple):
     """The numbers of steps, of divisions, of products, of stages and of entries of packed plans."""
 
-    origin: int
+    steps: int
     divisions: int
     products: int
     stages: int
@@ -229,14 +227,9 @@ def packed(plans: Sequence[Plan], sizes: Sizes) -> Packed:
             row[: len(array)] = array
         return table
 
-    steps = np.zeros((len(plans), sizes.origin, 2), np.int32)
-    for i, item in enumerate(plans):
-        steps[i, : len(item.origin)] = np.stack([item.target, item.origin], axis=1)
-    num_steps, num_stages = (
-        np.array([len(getattr(p, name)) for p in plans], np.int32) for name in ("origin", "stages")
-    )
+    num_steps, num_stages = (np.array([len(getattr(p, name)) for p in plans], np.int32) for name in ("steps", "stages"))
     return Packed(
-        steps,
+        padded("steps"),
         num_steps,
         padded("divisions"),
         padded("products"),

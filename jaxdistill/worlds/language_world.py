@@ -226,7 +226,7 @@ def _equal_worlds(num_mdps: int, successor: np.ndarray, terminal: np.ndarray, **
     def repeated(array: Any) -> np.ndarray:
         return np.broadcast_to(array, shape + np.shape(array))
 
-    tables = {name: repeated(option) for name, option in options.items()}
+    tables: dict[str, Any] = {name: repeated(option) for name, option in options.items()}
     return MDP.from_arrays(
         repeated(successor), np.zeros(()), repeated(terminal), repeated(np.eye(successor.shape[1])), **tables
     )
